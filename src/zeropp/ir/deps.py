@@ -1,0 +1,90 @@
+"""Precedence: the one place that says which action must end before another may start.
+
+    F(s, m)   after  F(s-1, m)
+    B(s, m)   after  F(s, m) and the backward of (s+1, m)        the same for BW
+    W(s, m)   after  B(s, m)
+
+A message carries what crosses ranks: SEND_F of stage s is received as RECV_F of stage s+1,
+SEND_B of stage s as RECV_B of stage s-1.
+"""
+
+from typing import NamedTuple
+
+from zeropp.ir.action import BACKWARD, Action, Kind
+from zeropp.ir.placement import Placement
+from zeropp.ir.schedule import Schedule
+
+
+def predecessors(action: Action, schedule: Schedule) -> tuple[Action, ...]:
+    """The compute actions that must end before the compute action `action` starts."""
+    kind, stage, m = action
+    if kind is Kind.F:
+        return (Action(Kind.F, stage - 1, m),) if stage > 0 else ()
+    if kind is Kind.W:
+        return (Action(Kind.B, stage, m),)
+    forward = Action(Kind.F, stage, m)
+    if stage == schedule.placement.num_stages - 1:
+        return (forward,)
+    return (forward, schedule.backward_of(stage + 1, m))
+
+
+class Channel(NamedTuple):
+    """An ordered link between two ranks; forward and backward traffic have one each."""
+
+    source: int
+    destination: int
+    kind: Kind  # F or B
+
+    def __str__(self) -> str:
+        return f"{self.source}->{self.destination} {self.kind}"
+
+
+def outgoing(action: Action, placement: Placement) -> Action | None:
+    """The SEND that must follow a compute action, or None if nothing leaves the rank."""
+    if action.kind is Kind.F:
+        neighbour, kind = action.stage + 1, Kind.SEND_F
+    elif action.kind in BACKWARD:
+        neighbour, kind = action.stage - 1, Kind.SEND_B
+    else:
+        return None
+    if not 0 <= neighbour < placement.num_stages:
+        return None
+    if placement.rank_of(neighbour) == placement.rank_of(action.stage):
+        return None
+    return Action(kind, action.stage, action.microbatch)
+
+
+def incoming(action: Action, placement: Placement) -> Action | None:
+    """The RECV that a compute action consumes, or None if its input is made on the same rank."""
+    if action.kind is Kind.F:
+        neighbour, kind = action.stage - 1, Kind.RECV_F
+    elif action.kind in BACKWARD:
+        neighbour, kind = action.stage + 1, Kind.RECV_B
+    else:
+        return None
+    if not 0 <= neighbour < placement.num_stages:
+        return None
+    if placement.rank_of(neighbour) == placement.rank_of(action.stage):
+        return None
+    return Action(kind, action.stage, action.microbatch)
+
+
+def matching_receive(send: Action) -> Action:
+    """The RECV, on the other rank, of what `send` sends."""
+    if send.kind is Kind.SEND_F:
+        return Action(Kind.RECV_F, send.stage + 1, send.microbatch)
+    return Action(Kind.RECV_B, send.stage - 1, send.microbatch)
+
+
+def channel_of(action: Action, placement: Placement) -> Channel:
+    """The channel that a SEND or RECV uses."""
+    rank = placement.rank_of(action.stage)
+    if action.kind is Kind.SEND_F:
+        return Channel(rank, placement.rank_of(action.stage + 1), Kind.F)
+    if action.kind is Kind.RECV_F:
+        return Channel(placement.rank_of(action.stage - 1), rank, Kind.F)
+    if action.kind is Kind.SEND_B:
+        return Channel(rank, placement.rank_of(action.stage - 1), Kind.B)
+    if action.kind is Kind.RECV_B:
+        return Channel(placement.rank_of(action.stage + 1), rank, Kind.B)
+    raise ValueError(f"{action} uses no channel")

@@ -1,0 +1,66 @@
+"""A placement says which rank holds which stage.
+
+loop, P=4, V=2                 vee, P=4, V=2
+rank 0: stages 0 4             rank 0: stages 0 7
+rank 1: stages 1 5             rank 1: stages 1 6
+rank 2: stages 2 6             rank 2: stages 2 5
+rank 3: stages 3 7             rank 3: stages 3 4
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Shape(StrEnum):
+    """The way stages are laid over ranks: round and round, or there and back."""
+
+    LOOP = "loop"
+    VEE = "vee"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The map between global stage index, rank and chunk.
+
+    Args:
+        shape: `loop` (stage s on rank s mod P) or `vee` (odd chunks run backwards over the ranks).
+        pp_size: P, ranks in the pipeline.
+        num_chunks: V, stages per rank.
+
+    Raises:
+        ValueError: P or V below 1.
+    """
+
+    shape: Shape
+    pp_size: int
+    num_chunks: int
+
+    def __post_init__(self) -> None:
+        if self.pp_size < 1:
+            raise ValueError(f"pp_size must be at least 1, got {self.pp_size}")
+        if self.num_chunks < 1:
+            raise ValueError(f"num_chunks must be at least 1, got {self.num_chunks}")
+
+    @property
+    def num_stages(self) -> int:
+        """P * V."""
+        return self.pp_size * self.num_chunks
+
+    def rank_of(self, stage: int) -> int:
+        """The rank that holds `stage`."""
+        chunk, offset = divmod(stage, self.pp_size)
+        backwards = self.shape is Shape.VEE and chunk % 2 == 1
+        return self.pp_size - 1 - offset if backwards else offset
+
+    def chunk_of(self, stage: int) -> int:
+        """Which of its rank's stages `stage` is, counted in forward order."""
+        return stage // self.pp_size
+
+    def stage_of(self, rank: int, chunk: int) -> int:
+        """The global index of `rank`'s stage number `chunk`."""
+        backwards = self.shape is Shape.VEE and chunk % 2 == 1
+        return chunk * self.pp_size + (self.pp_size - 1 - rank if backwards else rank)
+
+    def stages_of(self, rank: int) -> tuple[int, ...]:
+        """The stages of `rank`, in forward order."""
+        return tuple(self.stage_of(rank, chunk) for chunk in range(self.num_chunks))

@@ -1,0 +1,33 @@
+"""A program is a schedule lowered for a machine: compute, collectives and point-to-point."""
+
+from dataclasses import dataclass
+
+from zeropp.ir.action import Action, Kind
+from zeropp.ir.placement import Placement
+from zeropp.ir.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Program:
+    """What every rank executes, action by action; the only thing the executor accepts.
+
+    Attributes:
+        schedule: the compute order that was lowered.
+        actions: for each rank, all its actions in order.
+        shard: the policy by which UNSHARD, RESHARD and REDUCE were inserted; None without them.
+        max_resident: most stages of a rank whose parameters are gathered at once; None: no limit.
+    """
+
+    schedule: Schedule
+    actions: tuple[tuple[Action, ...], ...]
+    shard: str | None = None
+    max_resident: int | None = None
+
+    @property
+    def placement(self) -> Placement:
+        """Stage -> rank."""
+        return self.schedule.placement
+
+    def count(self, kind: Kind) -> tuple[int, ...]:
+        """How many actions of `kind` each rank has."""
+        return tuple(sum(a.kind is kind for a in order) for order in self.actions)

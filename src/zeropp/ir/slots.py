@@ -1,0 +1,25 @@
+"""Slots: the activations a rank holds, counted from each F until the W (or BW) that frees it."""
+
+from collections.abc import Iterable
+
+from zeropp.ir.action import WEIGHT, Action, Kind
+from zeropp.ir.schedule import Schedule
+
+
+def peak_slots(order: Iterable[Action]) -> int:
+    """The most slots in use at once along one rank's actions."""
+    peak = held = 0
+    for action in order:
+        if action.kind is Kind.F:
+            held += 1
+            peak = max(peak, held)
+        elif action.kind in WEIGHT:
+            held -= 1
+    return peak
+
+
+def peak_slots_per_rank(schedule: Schedule) -> tuple[int, ...]:
+    """`peak_slots` of every rank; a schedule without backward holds none."""
+    if not schedule.trains:
+        return (0,) * len(schedule.actions)
+    return tuple(map(peak_slots, schedule.actions))

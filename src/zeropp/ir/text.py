@@ -1,0 +1,149 @@
+"""Text form of schedules and programs: `key: value` lines, then one line of actions per rank.
+
+zeropp schedule
+name: 1f1b
+placement: loop
+pp_size: 2
+num_chunks: 1
+units: 3
+params:
+rank 0: 0F0 0F1 0BW0 0F2 0BW1 0BW2
+rank 1: 1F0 1BW0 1F1 1BW1 1F2 1BW2
+"""
+
+import re
+from collections.abc import Iterable
+
+from zeropp.ir.action import COMPUTE, SHARDING, Action, Kind
+from zeropp.ir.placement import Placement, Shape
+from zeropp.ir.program import Program
+from zeropp.ir.schedule import Schedule
+
+_ACTION = re.compile(r"(\d+)([A-Z_]+)(\d*)")
+_SCHEDULE, _PROGRAM = "zeropp schedule", "zeropp program"
+
+
+def format_actions(actions: Iterable[Action]) -> str:
+    """One rank's actions, such as `0F0 0F1 0BW0`."""
+    return " ".join(map(str, actions))
+
+
+def parse_action(text: str) -> Action:
+    """The action written as `text`.
+
+    Raises:
+        ValueError: not an action, or a micro-batch where none belongs.
+    """
+    match = _ACTION.fullmatch(text)
+    if match is None or match[2] not in Kind.__members__:
+        raise ValueError(f"unknown action {text!r}; expected such as 0F3, 2BW0 or 1UNSHARD")
+    kind = Kind[match[2]]
+    if (kind in SHARDING) == bool(match[3]):
+        wants = "takes no" if kind in SHARDING else "needs a"
+        raise ValueError(f"action {text!r}: {kind} {wants} micro-batch number")
+    return Action(kind, int(match[1]), int(match[3]) if match[3] else None)
+
+
+def parse_actions(line: str) -> tuple[Action, ...]:
+    """The actions of one rank's line."""
+    return tuple(map(parse_action, line.split()))
+
+
+def format_schedule(schedule: Schedule) -> str:
+    """The text of a schedule; `parse` reads it back."""
+    return _format(_SCHEDULE, _schedule_header(schedule), schedule.actions)
+
+
+def format_program(program: Program) -> str:
+    """The text of a program; `parse` reads it back."""
+    header = _schedule_header(program.schedule) | {
+        "shard": program.shard or "none",
+        "max_resident": "none" if program.max_resident is None else str(program.max_resident),
+    }
+    return _format(_PROGRAM, header, program.actions)
+
+
+def parse(text: str) -> Schedule | Program:
+    """Read a schedule or a program.
+
+    Raises:
+        ValueError: the line that is not understood, by number.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    if not lines or lines[0] not in (_SCHEDULE, _PROGRAM):
+        raise ValueError(f"line 1: expected {_SCHEDULE!r} or {_PROGRAM!r}")
+    header, actions = _parse_body(lines[1:])
+    if lines[0] == _SCHEDULE:
+        return _to_schedule(header, actions)
+    shard, limit = _take(header, "shard"), _take(header, "max_resident")
+    compute = tuple(tuple(a for a in order if a.kind in COMPUTE) for order in actions)
+    return Program(
+        schedule=_to_schedule(header, compute),
+        actions=actions,
+        shard=None if shard == "none" else shard,
+        max_resident=None if limit == "none" else _integer("max_resident", limit),
+    )
+
+
+def _schedule_header(schedule: Schedule) -> dict[str, str]:
+    return {
+        "name": schedule.name,
+        "placement": schedule.placement.shape.value,
+        "pp_size": str(schedule.placement.pp_size),
+        "num_chunks": str(schedule.placement.num_chunks),
+        "units": " ".join(map(str, schedule.units)),
+        "params": " ".join(f"{key}={value}" for key, value in schedule.params),
+    }
+
+
+def _format(kind: str, header: dict[str, str], actions: Iterable[Iterable[Action]]) -> str:
+    head = [f"{key}: {value}".rstrip() for key, value in header.items()]
+    body = [f"rank {rank}: {format_actions(order)}".rstrip() for rank, order in enumerate(actions)]
+    return "\n".join([kind, *head, *body]) + "\n"
+
+
+def _parse_body(lines: list[str]) -> tuple[dict[str, str], tuple[tuple[Action, ...], ...]]:
+    header: dict[str, str] = {}
+    ranks: list[tuple[Action, ...]] = []
+    for number, line in enumerate(lines, start=2):
+        if not line:
+            continue
+        key, colon, value = line.partition(":")
+        try:
+            if not colon or key in header:
+                raise ValueError(f"expected a new `key: value`, got {line[:60]!r}")
+            if not key.startswith("rank "):
+                header[key] = value.strip()
+            elif key != f"rank {len(ranks)}":
+                raise ValueError(f"expected 'rank {len(ranks)}', got {key!r}")
+            else:
+                ranks.append(parse_actions(value))
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from error
+    return header, tuple(ranks)
+
+
+def _to_schedule(header: dict[str, str], actions: tuple[tuple[Action, ...], ...]) -> Schedule:
+    name, shape = _take(header, "name"), _take(header, "placement")
+    if shape not in list(Shape):
+        raise ValueError(f"placement must be one of {', '.join(Shape)}, got {shape!r}")
+    pp_size = _integer("pp_size", _take(header, "pp_size"))
+    num_chunks = _integer("num_chunks", _take(header, "num_chunks"))
+    units = tuple(_integer("units", size) for size in _take(header, "units").split())
+    pairs = (pair.partition("=") for pair in _take(header, "params").split())
+    params = tuple((key, value) for key, _, value in pairs)
+    if header:
+        raise ValueError(f"unknown field {next(iter(header))!r}")
+    return Schedule(name, Placement(Shape(shape), pp_size, num_chunks), units, actions, params)
+
+
+def _take(header: dict[str, str], key: str) -> str:
+    if key not in header:
+        raise ValueError(f"missing field {key!r}")
+    return header.pop(key)
+
+
+def _integer(field: str, text: str) -> int:
+    if not text.isdecimal():
+        raise ValueError(f"{field} must be a whole number, got {text!r}")
+    return int(text)
