@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from zeropp.ir.action import Action, Kind
+from zeropp.ir.action import COMPUTE, Action, Kind
 from zeropp.ir.placement import Placement
 from zeropp.ir.schedule import Schedule
 
@@ -16,12 +16,23 @@ class Program:
         actions: for each rank, all its actions in order.
         shard: the policy by which UNSHARD, RESHARD and REDUCE were inserted; None without them.
         max_resident: most stages of a rank whose parameters are gathered at once; None: no limit.
+
+    Raises:
+        ValueError: the compute actions are not the schedule's.
     """
 
     schedule: Schedule
     actions: tuple[tuple[Action, ...], ...]
     shard: str | None = None
     max_resident: int | None = None
+
+    def __post_init__(self) -> None:
+        for rank, order in enumerate(self.schedule.actions):
+            compute = tuple(a for a in self.actions[rank] if a.kind in COMPUTE)
+            if compute != order:
+                raise ValueError(
+                    f"rank {rank}: the program's compute actions are not its schedule's"
+                )
 
     @property
     def placement(self) -> Placement:

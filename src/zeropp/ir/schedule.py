@@ -30,10 +30,9 @@ class Schedule:
     params: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.actions) != self.placement.pp_size:
-            raise ValueError(
-                f"actions must list {self.placement.pp_size} ranks (pp_size), got {len(self.actions)}"
-            )
+        ranks = self.placement.pp_size
+        if len(self.actions) != ranks:
+            raise ValueError(f"actions must list pp_size={ranks} ranks, got {len(self.actions)}")
         if not self.units or min(self.units) < 1:
             raise ValueError(f"units must be positive sizes, got {self.units}")
 

@@ -1,0 +1,49 @@
+"""No deadlock, even if every SEND blocks until its RECV is posted."""
+
+from collections.abc import Iterator
+
+from zeropp.ir.action import COMPUTE, SENDS, Action, Kind
+from zeropp.ir.deps import incoming, matching_receive
+from zeropp.ir.evaluate import DeadlockError, evaluate
+from zeropp.ir.program import Program
+from zeropp.ir.progress import run_in_order
+from zeropp.ir.schedule import Schedule
+from zeropp.verify.violation import Violation, at
+
+
+def compute_deadlock(schedule: Schedule) -> Iterator[Violation]:
+    """Report ranks whose compute orders contradict each other."""
+    try:
+        evaluate(schedule, lambda action: 1.0)
+    except DeadlockError as error:
+        yield Violation("deadlock", str(error))
+
+
+def rendezvous_deadlock(program: Program) -> Iterator[Violation]:
+    """Report ranks that block for ever when sends are synchronous.
+
+    Channels are in order at both ends by the rule `channels`, so a SEND waits for its own RECV.
+    """
+    done: set[Action] = set()
+
+    def attempt(rank: int, action: Action) -> Action | None:
+        awaited = None
+        if action.kind in SENDS:
+            awaited = matching_receive(action)
+        elif action.kind in COMPUTE and (receive := incoming(action, program.placement)):
+            awaited = _sender(receive)
+        if awaited is not None and awaited not in done:
+            return awaited
+        done.add(action)
+        return None
+
+    for blocked in run_in_order(program.actions, attempt):
+        order = program.actions[blocked.rank]
+        message = f"waits for ever for {blocked.awaits}"
+        yield at("deadlock", blocked.rank, blocked.position, order, message)
+
+
+def _sender(receive: Action) -> Action:
+    if receive.kind is Kind.RECV_F:
+        return Action(Kind.SEND_F, receive.stage - 1, receive.microbatch)
+    return Action(Kind.SEND_B, receive.stage + 1, receive.microbatch)
