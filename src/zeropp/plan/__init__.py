@@ -1,0 +1,5 @@
+"""Floor 3: how a model is laid over ranks."""
+
+from zeropp.plan.plan import Plan
+
+__all__ = ["Plan"]

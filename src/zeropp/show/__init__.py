@@ -1,0 +1,61 @@
+"""Pictures of timelines: text, SVG, PNG, and traces for Perfetto."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from zeropp.ir.timeline import Timeline
+from zeropp.show.perfetto import trace_events, write_trace
+from zeropp.show.picture import draw_picture
+from zeropp.show.text import draw_text
+
+SUFFIXES = (".txt", ".svg", ".png", ".json")
+
+
+def show(timelines: Sequence[Timeline], path: str | Path, floor: float | None = None) -> None:
+    """Draw `timelines` into `path`, in the form that its suffix names.
+
+    Args:
+        timelines: at least one.
+        path: text (`.txt`), a picture (`.svg`, `.png`) or a Chrome trace (`.json`).
+        floor: the least possible makespan, in the first timeline's unit; pictures draw it.
+
+    Raises:
+        ValueError: another suffix, no folder to write into, or nothing to draw. Then no file is
+            made.
+    """
+    path = check_output(path)
+    if not timelines:
+        raise ValueError("timelines must hold at least one timeline")
+    if path.suffix == ".txt":
+        path.write_text("\n".join(map(draw_text, timelines)), encoding="utf-8")
+    elif path.suffix == ".json":
+        write_trace(timelines, path)
+    else:
+        draw_picture(timelines, path, floor)
+
+
+def check_output(path: str | Path) -> Path:
+    """`path`, if `show` can write there.
+
+    Raises:
+        ValueError: an unknown suffix, a missing folder, or a folder in the file's place.
+    """
+    path = Path(path)
+    if path.suffix not in SUFFIXES:
+        raise ValueError(f"output must end in {', '.join(SUFFIXES)}; got {str(path)!r}")
+    if not path.parent.is_dir():
+        raise ValueError(f"output: folder {str(path.parent)!r} does not exist; make it first")
+    if path.is_dir():
+        raise ValueError(f"output: {str(path)!r} is a folder; name a file")
+    return path
+
+
+__all__ = [
+    "SUFFIXES",
+    "check_output",
+    "draw_picture",
+    "draw_text",
+    "show",
+    "trace_events",
+    "write_trace",
+]

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from zeropp.ir.action import Kind
+from zeropp.ir.action import Action, Kind
 from zeropp.ir.schedule import Schedule
 from zeropp.verify.violation import Violation, at
 
@@ -15,7 +15,7 @@ def complete(schedule: Schedule) -> Iterator[Violation]:
     for stage in range(schedule.placement.num_stages):
         rank = schedule.placement.rank_of(stage)
         for m in range(schedule.num_microbatches):
-            forward, *backward = ((count[kind, stage, m]) for kind in _KINDS)
+            forward, *backward = (count[Action(kind, stage, m)] for kind in _KINDS)
             if forward != 1:
                 yield Violation("complete", f"{stage}F{m} runs {forward} times, not once", rank)
             if schedule.trains and tuple(backward) not in _WHOLE:

@@ -1,0 +1,110 @@
+"""What travels between stages, found by running the blocks on the meta device.
+
+Every rank can do this alone, for any micro-batch shape, before the first real message; so no shape
+is ever sent, and both ends of a channel allocate the same buffers.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from zeropp.runtime.shard import compute_dtype
+
+Tensors = tuple[Tensor, ...]
+
+
+class TensorSpec(NamedTuple):
+    """Shape and dtype of one tensor that travels, and whether a gradient travels back."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    differentiable: bool
+
+    def empty(self, device: torch.device) -> Tensor:
+        """A buffer for it."""
+        return torch.empty(self.shape, dtype=self.dtype, device=device)
+
+
+Specs = tuple[TensorSpec, ...]
+
+
+class Boundaries:
+    """The specs of every stage's input, by micro-batch shape.
+
+    Args:
+        blocks: all blocks of the model, on any device; only their structure is kept.
+        stages: for each stage, the indices of its blocks.
+        precision: the dtype in which blocks compute.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        stages: Sequence[range],
+        precision: MixedPrecisionPolicy,
+    ) -> None:
+        self._precision = precision
+        self._stages = [[skeleton(blocks[i], precision) for i in stage] for stage in stages]
+        self._known: dict[Specs, tuple[Specs, ...]] = {}
+
+    def of(self, inputs: Tensors) -> tuple[Specs, ...]:
+        """For each stage, the specs of what it receives when the first stage is given `inputs`.
+
+        Raises:
+            ValueError: a block does not run on the meta device.
+        """
+        key = tuple(_spec(tensor) for tensor in inputs)
+        if key not in self._known:
+            self._known[key] = tuple(self._walk(key))
+        return self._known[key]
+
+    def _walk(self, specs: Specs) -> list[Specs]:
+        walked = []
+        for index, blocks in enumerate(self._stages):
+            walked.append(specs)
+            tensors = tuple(
+                spec.empty(torch.device("meta")).requires_grad_(spec.differentiable)
+                for spec in specs
+            )
+            try:
+                outputs = run_blocks(blocks, cast(tensors, self._precision))
+            except RuntimeError as error:
+                raise ValueError(
+                    f"the blocks of stage {index} do not run on the meta device, by which the "
+                    f"shapes between stages are found: {error}"
+                ) from error
+            specs = tuple(_spec(tensor) for tensor in outputs)
+        return walked
+
+
+def run_blocks(blocks: Sequence[nn.Module], inputs: Tensors) -> Tensors:
+    """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments."""
+    for block in blocks:
+        outputs: Any = block(*inputs)
+        inputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return inputs
+
+
+def cast(tensors: Tensors, precision: MixedPrecisionPolicy) -> Tensors:
+    """Floating-point tensors in the dtype in which blocks compute."""
+    return tuple(t.to(compute_dtype(precision, t.dtype)) for t in tensors)
+
+
+def skeleton(block: nn.Module, precision: MixedPrecisionPolicy) -> nn.Module:
+    """A copy of the block whose parameters and buffers are on the meta device."""
+    memo: dict[int, Any] = {}
+    for parameter in block.parameters():
+        dtype = compute_dtype(precision, parameter.dtype)
+        empty = torch.empty_like(parameter, device="meta", dtype=dtype)
+        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
+    for buffer in block.buffers():
+        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    return copy.deepcopy(block, memo)
+
+
+def _spec(tensor: Tensor) -> TensorSpec:
+    return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.requires_grad)

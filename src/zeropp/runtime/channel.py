@@ -1,0 +1,126 @@
+"""Point-to-point between ranks: one process group for each direction and each kind of traffic.
+
+Separate groups keep a forward transfer from queueing behind a backward one on NCCL's streams.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from zeropp.ir import Action, Placement
+from zeropp.ir.action import RECEIVES, Kind
+from zeropp.ir.deps import Channel, channel_of, outgoing
+from zeropp.runtime.boundary import Specs, Tensors
+
+
+class Arrival(NamedTuple):
+    """Tensors on their way."""
+
+    tensors: Tensors
+    works: tuple[dist.Work, ...]
+
+    def wait(self) -> Tensors:
+        """The tensors, once they are here (on a GPU: once the current stream may use them)."""
+        for work in self.works:
+            work.wait()
+        return self.tensors
+
+
+class _Link:
+    """One channel's process group, seen from this rank."""
+
+    def __init__(self, group: dist.ProcessGroup, peer: int, device: torch.device) -> None:
+        self._group, self._peer, self._device = group, peer, device
+        self._sending: deque[tuple[dist.Work, Tensor]] = deque()
+
+    def send(self, tensors: Tensors) -> None:
+        while self._sending and self._sending[0][0].is_completed():
+            self._sending.popleft()
+        for tensor in tensors:
+            data = tensor.detach().contiguous()
+            self._sending.append((_started(dist.isend(data, self._peer, self._group)), data))
+
+    def receive(self, specs: Specs) -> Arrival:
+        tensors = tuple(spec.empty(self._device) for spec in specs)
+        works = tuple(_started(dist.irecv(t, self._peer, self._group)) for t in tensors)
+        return Arrival(tensors, works)
+
+    def flush(self) -> None:
+        while self._sending:
+            self._sending.popleft()[0].wait()
+
+
+class Channels:
+    """All channels of this rank's pipeline, with their communicators made.
+
+    Args:
+        placement: stage -> rank.
+        pipelines: for each pipeline of the world, the global ranks of its ranks, in order.
+        device: where tensors are received.
+    """
+
+    def __init__(
+        self, placement: Placement, pipelines: Sequence[Sequence[int]], device: torch.device
+    ) -> None:
+        self._placement = placement
+        self._links: dict[Channel, _Link] = {}
+        me = dist.get_rank()
+        for channel in _channels(placement):
+            for ranks in pipelines:  # torch wants every rank at the birth of every group
+                ends = (ranks[channel.source], ranks[channel.destination])
+                group = dist.new_group(list(ends))
+                if me in ends and group is not None:
+                    link = _Link(group, peer=ends[me == ends[0]], device=device)
+                    self._links[channel] = link
+                    _connect(link, sends=me == ends[0], device=device)
+
+    def send(self, action: Action, tensors: Tensors) -> None:
+        """Start sending for a SEND action; the tensors stay alive until they are sent."""
+        self._link(action).send(tensors)
+
+    def receive(self, action: Action, specs: Specs) -> Arrival:
+        """Post the receive of a RECV action."""
+        if action.kind not in RECEIVES:
+            raise ValueError(f"{action} receives nothing")
+        return self._link(action).receive(specs)
+
+    def flush(self) -> None:
+        """Wait until everything is sent."""
+        for link in self._links.values():
+            link.flush()
+
+    def close(self) -> None:
+        """Destroy the process groups."""
+        for link in self._links.values():
+            dist.destroy_process_group(link._group)
+        self._links.clear()
+
+    def _link(self, action: Action) -> _Link:
+        return self._links[channel_of(action, self._placement)]
+
+
+def _channels(placement: Placement) -> list[Channel]:
+    """Every channel between neighbouring stages, in an order that all ranks agree on."""
+    passes = [Action(kind, s, 0) for s in range(placement.num_stages) for kind in (Kind.F, Kind.B)]
+    sends = [send for action in passes if (send := outgoing(action, placement)) is not None]
+    return sorted({channel_of(send, placement) for send in sends})
+
+
+def _connect(link: _Link, *, sends: bool, device: torch.device) -> None:
+    """Pass one byte, so that the communicator exists before the first step."""
+    byte = torch.zeros(1, dtype=torch.uint8, device=device)
+    if sends:
+        link.send((byte,))
+        link.flush()
+    else:
+        dist.recv(byte, link._peer, link._group)
+
+
+def _started(work: dist.Work | None) -> dist.Work:
+    if work is None:
+        raise RuntimeError("this rank is not a member of the channel's process group")
+    return work

@@ -1,0 +1,46 @@
+"""Sums of gradients since they were last reduced, kept apart from the parameters."""
+
+import torch
+from torch import Tensor, nn
+
+
+class GradientBuffers:
+    """One running sum per parameter, in the dtype in which gradients are reduced.
+
+    The buffers do not need the parameters' data, so a W may run after its stage was resharded.
+
+    Args:
+        dtype: dtype of the sums; None: each parameter's own.
+    """
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self._dtype = dtype
+        self._sums: dict[nn.Parameter, Tensor] = {}
+
+    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """Add a gradient of the parameter's shape; the buffer may keep the tensor itself."""
+        held = self._sums.get(parameter)
+        if held is None:
+            self._sums[parameter] = gradient.to(self._dtype or parameter.dtype)
+        else:
+            held.add_(gradient)
+
+    def add_product(self, parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
+        """Add `left @ right`, the weight gradient of a matrix product, in place where possible."""
+        held = self._sums.get(parameter)
+        if held is None or held.dtype != left.dtype:
+            self.add(parameter, left @ right)
+        else:
+            held.addmm_(left, right)
+
+    def collect(self, parameters: list[nn.Parameter]) -> None:
+        """Move what autograd left in `.grad` into the sums."""
+        for parameter in parameters:
+            if parameter.grad is not None:
+                gradient, parameter.grad = parameter.grad, None
+                self.add(parameter, gradient)
+
+    def take(self) -> dict[nn.Parameter, Tensor]:
+        """All sums; the buffers are empty afterwards."""
+        sums, self._sums = self._sums, {}
+        return sums

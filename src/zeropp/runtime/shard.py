@@ -1,0 +1,155 @@
+"""The FSDP2 seam: where a stage's parameters live, and when they are gathered and reduced."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, UnshardHandle, fully_shard
+
+from zeropp.runtime import compat
+from zeropp.runtime.gradients import GradientBuffers
+
+
+class Parameters(Protocol):
+    """A stage's parameters, as the executor handles them."""
+
+    gradients: GradientBuffers
+
+    def unshard(self) -> None:
+        """Start gathering."""
+
+    def wait(self) -> None:
+        """Wait until gathered."""
+
+    def reshard(self) -> None:
+        """Free what was gathered."""
+
+    def reduce(self) -> None:
+        """Reduce the sums gathered since the last time into the parameters' `.grad`."""
+
+    def collect(self) -> None:
+        """Move what autograd left in `.grad` into the sums."""
+
+    def finish(self) -> None:
+        """Make every `.grad` complete, at the end of a step."""
+
+
+class WholeParameters:
+    """Parameters of a pipeline without data parallelism: always there, nothing to communicate."""
+
+    def __init__(self, module: nn.Module, precision: MixedPrecisionPolicy) -> None:
+        self.gradients = GradientBuffers(precision.reduce_dtype)
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def unshard(self) -> None:
+        """Nothing to gather."""
+
+    def wait(self) -> None:
+        """Nothing to wait for."""
+
+    def reshard(self) -> None:
+        """Nothing to free."""
+
+    def reduce(self) -> None:
+        """Hand the sums over as `.grad`, in the parameters' dtype, adding to what is there."""
+        self.collect()
+        for parameter, total in self.gradients.take().items():
+            parameter.grad = total.to(parameter.dtype)
+
+    def collect(self) -> None:
+        """Move what autograd left in `.grad` into the sums."""
+        self.gradients.collect(self._parameters)
+
+    def finish(self) -> None:
+        """Hand over the sums of the step."""
+        self.reduce()
+
+
+class ShardedParameters:
+    """Parameters sharded over the data-parallel axes of a mesh by FSDP2.
+
+    FSDP2 shards, gathers, casts and reduces; its forward and backward hooks never fire, because
+    the pipeline calls the stage's blocks itself. Gradients are summed, not averaged: the loss is
+    already divided by the token count of all ranks.
+    """
+
+    def __init__(
+        self, module: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy
+    ) -> None:
+        sharded = fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
+        sharded.set_gradient_divide_factor(1.0)
+        sharded.set_force_sum_reduction_for_comms(True)
+        sharded.set_reshard_after_backward(False)
+        self.gradients = GradientBuffers(precision.reduce_dtype)
+        self._module: FSDPModule = sharded
+        self._handle: UnshardHandle | None = None
+        self._parameters: list[nn.Parameter] | None = None
+        self._partial: dict[nn.Parameter, Tensor] = {}
+        self._reduce_dtype = precision.reduce_dtype
+        compat.prepare_sharded(sharded)
+
+    def unshard(self) -> None:
+        """Start the all-gather."""
+        self._handle = self._module.unshard(async_op=True)
+
+    def wait(self) -> None:
+        """Wait for the all-gather that `unshard` started."""
+        if self._handle is not None:
+            self._handle.wait()
+            self._handle = None
+
+    def reshard(self) -> None:
+        """Free the gathered parameters."""
+        self._module.reshard()
+
+    def reduce(self) -> None:
+        """Reduce-scatter the sums.
+
+        Parameters kept in a lower precision than that of the reduction have their reduced shards
+        summed in the latter, so that the error does not grow with the number of reductions.
+        """
+        compat.reduce_sums(self._module, self.gradients.take())
+        lower = [p for p in self._module.parameters() if p.dtype != self._reduce_dtype]
+        if self._reduce_dtype is None or not lower:
+            return
+        compat.finish_reductions(self._module)
+        for parameter in (p for p in lower if p.grad is not None):
+            gradient = parameter.grad.to(self._reduce_dtype)
+            held = self._partial.get(parameter)
+            self._partial[parameter] = gradient if held is None else held + gradient
+            parameter.grad = None
+
+    def collect(self) -> None:
+        """Move what autograd left in `.grad` into the sums."""
+        if self._parameters is None:
+            full = compat.unsharded_parameters(self._module)
+            self._parameters = [p for p in full if p.requires_grad]
+        self.gradients.collect(self._parameters)
+
+    def finish(self) -> None:
+        """Wait for the step's reductions."""
+        compat.finish_reductions(self._module)
+        for parameter, total in self._partial.items():
+            parameter.grad = total.to(parameter.dtype)
+        self._partial.clear()
+
+
+def place_parameters(
+    module: nn.Module, dp_mesh: DeviceMesh | None, precision: MixedPrecisionPolicy
+) -> Parameters:
+    """Shard the module's parameters over `dp_mesh`, or keep them whole without one."""
+    if dp_mesh is None:
+        return WholeParameters(module, precision)
+    return ShardedParameters(module, dp_mesh, precision)
+
+
+def needs_sharding(dp_size: int, precision: MixedPrecisionPolicy) -> bool:
+    """Whether FSDP2 has something to do: data parallelism, or a compute dtype to cast to."""
+    return dp_size > 1 or precision.param_dtype is not None
+
+
+def compute_dtype(precision: MixedPrecisionPolicy, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a floating-point tensor of `dtype` enters a block."""
+    cast = precision.param_dtype is not None and dtype.is_floating_point
+    return precision.param_dtype if cast and precision.param_dtype else dtype

@@ -1,0 +1,113 @@
+"""One stage: its blocks, and what each micro-batch in flight has left on it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from zeropp.runtime.backward import Recorder, Tape, split_linears
+from zeropp.runtime.boundary import Tensors, cast, run_blocks
+from zeropp.runtime.shard import Parameters
+
+
+Head = Callable[[Tensors], Tensors]
+
+
+class StageModule(nn.Module):
+    """The blocks of one stage, under their global indices, so that parameter names are global."""
+
+    def __init__(self, blocks: Mapping[int, nn.Module]) -> None:
+        super().__init__()
+        for index, block in blocks.items():
+            self.add_module(str(index), block)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, in forward order."""
+        return tuple(self.children())
+
+
+class _InFlight(NamedTuple):
+    """A micro-batch between F and B. The edges keep the graph, not the outputs' data."""
+
+    inputs: Tensors
+    edges: tuple[GradientEdge, ...]
+    tape: Tape
+
+
+class Stage:
+    """Runs F, B, W and BW of one stage; the parameters must be gathered for all but W.
+
+    Args:
+        module: the stage's blocks, already placed.
+        parameters: the seam to their sharding.
+        precision: the dtype in which blocks compute.
+    """
+
+    def __init__(
+        self, module: StageModule, parameters: Parameters, precision: MixedPrecisionPolicy
+    ) -> None:
+        self.module = module
+        self.parameters = parameters
+        self._precision = precision
+        self._recorder = Recorder()
+        self._in_flight: dict[int, _InFlight] = {}
+        self._tapes: dict[int, Tape] = {}
+        split_linears(module, self._recorder)
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Forward without a backward to come."""
+        return self._run(inputs)
+
+    def forward(self, microbatch: int, inputs: Tensors, head: Head | None = None) -> Tensors:
+        """F: the roots from which B will start, which are the outputs or what `head` makes of them.
+
+        Args:
+            microbatch: not in flight on this stage yet.
+            inputs: leaves; B returns the gradients of those that require one.
+            head: on the last stage, the loss.
+        """
+        tape = Tape(self.parameters.gradients)
+        self._recorder.tape = tape
+        try:
+            roots = self._run(inputs)
+        finally:
+            self._recorder.tape = None
+        if head is not None:
+            roots = head(roots)
+        edges = tuple(get_gradient_edge(root) for root in roots if root.requires_grad)
+        self._in_flight[microbatch] = _InFlight(inputs, edges, tape)
+        return tuple(root.detach() for root in roots)
+
+    def backward(self, microbatch: int, grad_outputs: Tensors, *, fused: bool) -> Tensors:
+        """B, or BW if `fused`: the gradients of the inputs that want one.
+
+        Args:
+            microbatch: one that has run F.
+            grad_outputs: for each differentiable root, its gradient.
+            fused: add the weight gradients too, leaving nothing for W.
+        """
+        inputs, edges, tape = self._in_flight.pop(microbatch)
+        tape.fused = fused
+        if edges:
+            torch.autograd.backward(edges, grad_outputs)
+        self.parameters.collect()
+        if not fused:
+            self._tapes[microbatch] = tape
+        return tuple(_gradient(x) for x in inputs if x.requires_grad)
+
+    def weight(self, microbatch: int) -> None:
+        """W: add the weight gradients that B left."""
+        self._tapes.pop(microbatch).run()
+
+    def _run(self, inputs: Tensors) -> Tensors:
+        """Run the blocks themselves, not the module, whose call would fire FSDP2's hooks."""
+        return run_blocks(self.module.blocks, cast(inputs, self._precision))
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    gradient, tensor.grad = tensor.grad, None
+    return torch.zeros_like(tensor) if gradient is None else gradient

@@ -1,0 +1,140 @@
+"""Layout: where every panel of a picture lies, in inches, before anything is drawn."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from zeropp.ir.timeline import Timeline
+from zeropp.show.lanes import Lanes, lanes_of, start_of
+
+_LEFT, _RIGHT, _TOP, _BETWEEN, _LEGEND = 0.70, 0.22, 0.06, 0.14, 0.35
+_TITLE, _FLOOR_LABEL, _AXIS = 0.34, 0.16, 0.50
+_NARROWEST, _WIDEST = 9.0, 20.0
+_FIGURES, _LETTER = 6.8, 0.11  # what stands beside a title, and one letter of it
+_UNSCALED = 11.0  # wider pictures get larger text, since readers see them shrunk to a page
+_BOX = 0.20  # the width wanted for the median box, so that two digits fit
+_ALL_ROWS, _LOWEST, _HIGHEST = 7.0, 0.13, 0.36
+THIN = 0.28  # a row of collectives or P2P, in heights of a compute row
+_GAP = 0.16  # below each rank, likewise
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One timeline's place in the picture; lengths in inches, times in the timeline's unit.
+
+    Attributes:
+        timeline: what it shows.
+        start: the time drawn as 0.
+        lanes: for each rank, its spans by lane.
+        bottom: from the picture's lower edge to the panel's.
+        row: height of a compute row.
+        end: the time at the right edge.
+        floor: the time of the floor line, if it has one.
+        labelled: whether it has time labels of its own.
+    """
+
+    timeline: Timeline
+    start: float
+    lanes: tuple[Lanes, ...]
+    bottom: float
+    row: float
+    end: float
+    floor: float | None
+    labelled: bool
+
+    @property
+    def pitch(self) -> float:
+        """From one rank's upper edge to the next rank's."""
+        return self.row * (1.0 + THIN * thin_rows(self.lanes) + _GAP)
+
+    @property
+    def height(self) -> float:
+        """All ranks."""
+        return self.pitch * len(self.lanes)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The picture's panels, top to bottom, and its measures in inches.
+
+    Attributes:
+        left: from the picture's left edge to the time axes.
+        axis: length of the time axes.
+        scale: by which text is larger than in a small picture.
+    """
+
+    panels: tuple[Panel, ...]
+    width: float
+    height: float
+    left: float
+    axis: float
+    scale: float
+
+
+def thin_rows(lanes: Sequence[Lanes]) -> int:
+    """How many thin rows each rank needs: one for collectives, one for P2P, where there are any."""
+    return any(rank.collectives for rank in lanes) + any(rank.p2p for rank in lanes)
+
+
+def lay_out(timelines: Sequence[Timeline], floor: float | None) -> Layout:
+    """Place one panel per timeline, with one time scale where all have the same unit.
+
+    Raises:
+        ValueError: no timeline, one that takes no time, or a floor that is not positive.
+    """
+    if not timelines:
+        raise ValueError("timelines must hold at least one timeline")
+    if floor is not None and not 0 < floor < math.inf:
+        raise ValueError(f"floor must be a positive time, got {floor}")
+    starts = [start_of(timeline) for timeline in timelines]
+    shared = len({timeline.unit for timeline in timelines}) == 1
+    width = _width(timelines, shared)
+    scale = max(1.0, width / _UNSCALED)
+    row = _row_height(timelines) * scale
+    panels: list[Panel] = []
+    bottom = _LEGEND * scale
+    for timeline, start in zip(reversed(timelines), reversed(starts), strict=True):
+        labelled = not shared or not panels
+        bottom += (_AXIS if labelled else _BETWEEN) * scale
+        floor_here = floor if timeline.unit == timelines[0].unit else None
+        panel = Panel(
+            timeline=timeline,
+            start=start,
+            lanes=tuple(map(lanes_of, timeline.spans)),
+            bottom=bottom,
+            row=row,
+            end=_end(timelines if shared else [timeline], floor_here),
+            floor=floor_here,
+            labelled=labelled,
+        )
+        panels.append(panel)
+        bottom += panel.height + (_TITLE + _FLOOR_LABEL * (floor_here is not None)) * scale
+    left, right = _LEFT * scale, _RIGHT * scale
+    height = bottom + _TOP * scale
+    return Layout(tuple(panels[::-1]), width, height, left, width - left - right, scale)
+
+
+def median_box(timeline: Timeline) -> float:
+    """The time that the middle one of the compute actions takes; without any, the makespan."""
+    compute = (span for spans in timeline.spans for span in lanes_of(spans).compute)
+    times = [span.end - span.start for span in compute if span.end > span.start]
+    return median(times) if times else timeline.makespan
+
+
+def _width(timelines: Sequence[Timeline], shared: bool) -> float:
+    """Wide enough for the busiest timeline's boxes and the longest title, within bounds."""
+    longest = max(timeline.makespan for timeline in timelines)
+    boxes = max((longest if shared else t.makespan) / median_box(t) for t in timelines)
+    title = _FIGURES + _LETTER * max(len(timeline.title) for timeline in timelines)
+    return max(_NARROWEST, min(_WIDEST, _LEFT + max(_BOX * boxes, title) + _RIGHT))
+
+
+def _row_height(timelines: Sequence[Timeline]) -> float:
+    ranks = sum(len(timeline.spans) for timeline in timelines)
+    return max(_LOWEST, min(_HIGHEST, _ALL_ROWS / ranks))
+
+
+def _end(timelines: Sequence[Timeline], floor: float | None) -> float:
+    longest = max(timeline.makespan for timeline in timelines)
+    return 1.002 * max(longest, floor or 0.0)

@@ -1,0 +1,60 @@
+"""The legend: every kind in the picture, with one swatch per chunk."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from zeropp.ir.action import RECEIVES, SENDS, Kind
+from zeropp.ir.timeline import Timeline
+from zeropp.show.palette import IDLE, QUIET, Colour, lighten, shade
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_LABELS = {
+    Kind.F: "F forward",
+    Kind.B: "B input gradient",
+    Kind.W: "W weight gradient",
+    Kind.BW: "BW fused backward",
+    **dict.fromkeys(SENDS, "SEND"),
+    **dict.fromkeys(RECEIVES, "RECV"),
+}
+
+
+def draw_legend(figure: "Figure", timelines: Sequence[Timeline], scale: float) -> None:
+    """Draw the legend along the figure's lower edge; `scale` enlarges its text."""
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.patches import Patch
+
+    entries = _entries(timelines)
+    swatches: list[Any] = [  # tuples, which HandlerTuple takes though the annotations do not
+        tuple(Patch(facecolor=colour) for colour in colours) for colours in entries.values()
+    ]
+    figure.legend(
+        swatches,
+        list(entries),
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.0)},
+        loc="lower center",
+        ncols=len(entries),
+        frameon=False,
+        fontsize=9.0 * scale,
+        labelcolor=QUIET,
+        handlelength=2.0,
+        handletextpad=0.6,
+        columnspacing=1.6,
+    )
+
+
+def _entries(timelines: Sequence[Timeline]) -> dict[str, list[Colour]]:
+    """Labels and their swatches, one per shade."""
+    chunks = max(timeline.placement.num_chunks for timeline in timelines)
+    spans = (span for t in timelines for rank in t.spans for span in rank)
+    present = {span.action.kind for span in spans if span.end > span.start}
+    entries: dict[str, list[Colour]] = {}
+    for kind in Kind:
+        if kind in present:
+            shades = dict.fromkeys(shade(kind, chunk, chunks) for chunk in range(chunks))
+            entries[_LABELS.get(kind, kind.value)] = list(shades)
+    if chunks > 1:
+        shades = {lighten(QUIET, chunk, chunks): None for chunk in range(chunks)}
+        entries[f"chunk 0 to {chunks - 1}"] = list(shades)
+    return entries | {"idle": [IDLE]}

@@ -1,0 +1,58 @@
+"""Colours: a hue per kind, a shade per chunk, chosen to stay apart for colour-blind readers.
+
+Chunk 0 has the full hue and the last chunk the lightest, so that a rank's chunks read from dark to
+light in forward order. The four compute hues were searched for the largest colour difference
+between kinds, over all chunks of V = 4, as protanopes, deuteranopes and tritanopes see them.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from zeropp.ir.action import RECEIVES, SENDS, Kind
+
+Colour = tuple[float, float, float]
+
+IDLE: Colour = (0.93, 0.93, 0.94)
+INK: Colour = (0.13, 0.14, 0.16)
+QUIET: Colour = (0.40, 0.42, 0.45)
+WHITE: Colour = (1.0, 1.0, 1.0)
+
+
+def _rgb(code: str) -> Colour:
+    red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    return red, green, blue
+
+
+_HUES: Mapping[Kind, Colour] = MappingProxyType(
+    {
+        Kind.F: _rgb("1F5FAE"),
+        Kind.B: _rgb("E69F00"),
+        Kind.W: _rgb("3BA64C"),
+        Kind.BW: _rgb("B5446E"),
+        Kind.UNSHARD: _rgb("6A51A3"),
+        Kind.RESHARD: _rgb("8A8D91"),
+        Kind.REDUCE: _rgb("8C6D31"),
+        **dict.fromkeys(SENDS, _rgb("4D5156")),
+        **dict.fromkeys(RECEIVES, _rgb("A4A8AD")),
+    }
+)
+_LIGHTEST = 0.5  # how much of the way to white the last chunk goes
+
+
+def shade(kind: Kind, chunk: int = 0, num_chunks: int = 1) -> Colour:
+    """The colour of an action of `kind` in `chunk` of `num_chunks`."""
+    hue = _HUES[kind]
+    return hue if kind in SENDS or kind in RECEIVES else lighten(hue, chunk, num_chunks)
+
+
+def lighten(hue: Colour, chunk: int, num_chunks: int) -> Colour:
+    """`hue` for chunk 0, mixed with more and more white for later ones."""
+    share = _LIGHTEST * chunk / max(num_chunks - 1, 1)
+    red, green, blue = (part + (1.0 - part) * share for part in hue)
+    return red, green, blue
+
+
+def ink_on(colour: Colour) -> Colour:
+    """White or dark text, whichever is easier to read on `colour`."""
+    luminance = 0.2126 * colour[0] ** 2.2 + 0.7152 * colour[1] ** 2.2 + 0.0722 * colour[2] ** 2.2
+    return INK if luminance > 0.3 else WHITE

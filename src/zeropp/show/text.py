@@ -1,0 +1,170 @@
+"""Text pictures: one row of characters per rank, time from left to right.
+
+1f1b  P=2 V=1 B=3  makespan 12 f  bubble ratio 25.0 % = idle / (P x makespan)
+time   0        3        6        9
+rank 0 F0 F1 .  .  BW0-- F2 BW1-- .  BW2--
+rank 1 .  F0 BW0-- F1 BW1-- F2 BW2-- .  .
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+from zeropp.ir.placement import Placement
+from zeropp.ir.timeline import Span, Timeline
+from zeropp.show.caption import bubble_ratio, makespan, number, sizes
+from zeropp.show.lanes import lanes_of, start_of
+from zeropp.show.tokens import key_of, letters_of, token_of
+
+_FINEST = 1000  # the largest denominator of a time that still counts as exact
+_LONGEST = 4000  # the most characters of an exact row where no width is asked for
+_SCALED = 160  # the characters of a scaled row where no width is asked for
+_NARROWEST = 40  # below this not even the time labels fit
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """The map from time to characters.
+
+    Attributes:
+        start: the time of column 0.
+        step: time of one cell.
+        cell: characters per cell.
+        columns: characters of the whole time axis.
+        exact: whether every span starts and ends at a cell's edge.
+    """
+
+    start: float
+    step: float
+    cell: int
+    columns: int
+    exact: bool
+
+    def column(self, time: float) -> int:
+        return round((time - self.start) / self.step) * self.cell
+
+
+def draw_text(timeline: Timeline, width: int | None = None) -> str:
+    """One row per rank (and one per lane of collectives or P2P below it), a caption and a key.
+
+    A token is the kind and the micro-batch, with `'` for chunk 1 and `''` for chunk 2 (`:v` where V
+    is above 3); a collective's token is the kind and the stage. An action longer than a cell goes
+    on as `-`; `.` is idle. One cell is the greatest common time step, so that columns are exact.
+    Times without one (measured ones), and rows longer than `width`, are scaled: then an action
+    without room for its token shows the letters that fit, and one below half a column nothing.
+
+    Args:
+        timeline: what to draw.
+        width: the most characters of a row; None: as many as exactness needs.
+
+    Returns:
+        Lines that each end in a newline.
+
+    Raises:
+        ValueError: a timeline that takes no time, or a width below 40.
+    """
+    if width is not None and width < _NARROWEST:
+        raise ValueError(f"width must be at least {_NARROWEST} characters, got {width}")
+    start = start_of(timeline)
+    rows = list(_rows(timeline))
+    margin = max(len(label) for label, _, _ in rows) + 1
+    scale = _exact(timeline, start, (width or _LONGEST + margin) - margin)
+    if scale is None:
+        scale = _scaled(timeline, start, (width or _SCALED + margin) - margin)
+    lines = [_caption(timeline, scale), f"{'time':<{margin}}{_ruler(scale)}"]
+    lines += [
+        f"{label:<{margin}}{_row(spans, scale, timeline.placement, gap)}"
+        for label, gap, spans in rows
+    ]
+    lines.append(key_of(timeline))
+    return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _rows(timeline: Timeline) -> Iterator[tuple[str, str, tuple[Span, ...]]]:
+    """Every row's label, what fills its gaps, and its spans."""
+    for rank, spans in enumerate(timeline.spans):
+        lanes = lanes_of(spans)
+        yield f"rank {rank}", ".", lanes.compute
+        yield from (("  shard", " ", row) for row in lanes.collectives)
+        yield from (("  p2p", " ", row) for row in lanes.p2p)
+
+
+def _exact(timeline: Timeline, start: float, room: int) -> _Scale | None:
+    """The scale whose cell is the greatest common time step; None if there is none that fits."""
+    spans = [span for rank in timeline.spans for span in rank]
+    step = _common_step({time - start for span in spans for time in (span.start, span.end)})
+    if step is None or timeline.makespan > room * step:
+        return None
+    cell = max(
+        math.ceil((len(token_of(span.action, timeline.placement)) + 1) / cells)
+        for span in spans
+        if (cells := round((span.end - span.start) / step))
+    )
+    columns = round(timeline.makespan / step) * cell
+    return _Scale(start, float(step), cell, columns, exact=True) if columns <= room else None
+
+
+def _common_step(times: Iterable[float]) -> Fraction | None:
+    """The largest step of which every time is a multiple, up to rounding."""
+    steps = []
+    for time in times:
+        step = Fraction(time).limit_denominator(_FINEST)
+        if not math.isclose(step, time, rel_tol=1e-9, abs_tol=1e-9):
+            return None
+        steps.append(step)
+    common = math.lcm(*(step.denominator for step in steps))
+    return Fraction(math.gcd(*(int(step * common) for step in steps)), common)
+
+
+def _scaled(timeline: Timeline, start: float, columns: int) -> _Scale:
+    return _Scale(start, timeline.makespan / columns, 1, columns, exact=False)
+
+
+def _row(spans: Iterable[Span], scale: _Scale, placement: Placement, gap: str) -> str:
+    characters = list(gap.ljust(scale.cell) * (scale.columns // scale.cell))
+    for span in spans:
+        first, end = scale.column(span.start), scale.column(span.end)
+        characters[first:end] = _bar(token_of(span.action, placement), end - first, scale)
+    return "".join(characters)
+
+
+def _bar(token: str, columns: int, scale: _Scale) -> str:
+    """`F0-- `: the token, dashes beyond its first cell, and a blank before the next action."""
+    if len(token) > columns:
+        return letters_of(token)[:columns].ljust(columns, "-")
+    filler = "-" if columns > scale.cell else " "
+    return token.ljust(columns - 1, filler).ljust(columns)
+
+
+def _caption(timeline: Timeline, scale: _Scale) -> str:
+    parts = [timeline.title, sizes(timeline), makespan(timeline), bubble_ratio(timeline)]
+    if not scale.exact:
+        parts.append(f"one column = {number(scale.step)} {timeline.unit}")
+    return "  ".join(parts)
+
+
+def _ruler(scale: _Scale) -> str:
+    every = _tick_exact(scale) if scale.exact else _tick_scaled(scale)
+    ruler = ""
+    for tick in range(math.ceil(scale.columns * scale.step / scale.cell / every)):
+        ruler = ruler.ljust(scale.column(scale.start + tick * every)) + number(tick * every)
+    return ruler
+
+
+def _tick_exact(scale: _Scale) -> float:
+    """The time between labels: whole cells, and a whole number if one is near."""
+    fewest = math.ceil(8 / scale.cell)
+    whole = (n for n in range(fewest, fewest + 100) if _is_whole(n * scale.step))
+    return next(whole, fewest) * scale.step
+
+
+def _is_whole(value: float) -> bool:
+    return math.isclose(value, round(value), abs_tol=1e-9)
+
+
+def _tick_scaled(scale: _Scale) -> float:
+    """The time between labels: 1, 2 or 5 times a power of ten, at least 10 columns wide."""
+    least = 10 * scale.step
+    power = 10.0 ** math.floor(math.log10(least))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)

@@ -1,0 +1,78 @@
+"""Run a function on several ranks: real processes, gloo, a hard time limit, the first traceback."""
+
+import multiprocessing as mp
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+class RankFailedError(AssertionError):
+    """A rank raised, died or ran out of time."""
+
+
+def run_ranks(
+    world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0
+) -> list[Any]:
+    """`[function(*args) on rank 0, on rank 1, ...]`; every process is gone when this returns."""
+    context = mp.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder:
+        processes, results = [], []
+        for rank in range(world_size):
+            ours, theirs = context.Pipe(duplex=False)
+            target_args = (theirs, rank, world_size, str(Path(folder) / "store"), function, args)
+            process = context.Process(target=_main, args=target_args, daemon=True)
+            process.start()
+            theirs.close()
+            processes.append(process)
+            results.append(ours)
+        try:
+            return _gather(results, time.monotonic() + timeout)
+        finally:
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def _gather(results: list[Connection], deadline: float) -> list[Any]:
+    values: dict[int, Any] = {}
+    while len(values) < len(results):
+        open_ones = {ours: rank for rank, ours in enumerate(results) if rank not in values}
+        ready = wait(list(open_ones), timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise RankFailedError(f"ranks {sorted(open_ones.values())} ran out of time")
+        for ours in ready:
+            rank = open_ones[ours]
+            try:
+                ok, value = ours.recv()
+            except EOFError:
+                raise RankFailedError(f"rank {rank} died without a word") from None
+            if not ok:
+                raise RankFailedError(f"rank {rank} failed:\n{value}")
+            values[rank] = value
+    return [values[rank] for rank in range(len(results))]
+
+
+def _main(
+    results: Connection,
+    rank: int,
+    world_size: int,
+    store: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+) -> None:
+    torch.set_num_threads(1)
+    try:
+        dist.init_process_group(
+            "gloo", store=dist.FileStore(store, world_size), rank=rank, world_size=world_size
+        )
+        results.send((True, function(*args)))
+    except BaseException:
+        results.send((False, traceback.format_exc()))
+    time.sleep(60)  # peers may still need this rank's sockets; the parent kills it
