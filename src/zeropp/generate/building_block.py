@@ -7,10 +7,10 @@ rank owes it six passes (F, B and W of two chunks). The block fixes how many tic
     F of chunk 0 and B of chunk 1   travel from rank 0 to rank P-1   `down` ticks per hop
     F of chunk 1 and B of chunk 0   travel from rank P-1 to rank 0   `up` ticks per hop
 
-    down=1, up=2, P=3         turn at the last rank       turn at rank 0    turn at the last rank
-    rank 0   F0  .   .   .   .   .   .  F1  B1   .   .   .   .   .   .  B0
-    rank 1    . F0   .   .   .  F1   .   .   .  B1   .   .   .  B0   .   .
-    rank 2    .  .  F0  F1   .   .   .   .   .   .  B1  B0   .   .   .   .
+    down=1, up=2, P=3, no waits at the turns (F0: the forward of chunk 0)
+    rank 0  F0  .  .  .  .  .  . F1 B1  .  .  .  .  .  . B0
+    rank 1   . F0  .  .  . F1  .  .  . B1  .  .  . B0  .  .
+    rank 2   .  . F0 F1  .  .  .  .  .  . B1 B0  .  .  .  .
 
 Memory: on rank p, chunk 0 lives from F0 to B0 and chunk 1 from F1 to B1,
 
@@ -19,9 +19,9 @@ Memory: on rank p, chunk 0 lives from F0 to B0 and chunk 1 from F1 to B1,
 on every rank alike. With one micro-batch per six ticks (P-1)(down+up)/3 slots are held, that is
 about P(down+up)/6 micro-batches: P/3, P/2 and P for down+up = 2, 3 and 6.
 
-Collisions: two passes may not fall on one tick of a rank modulo 6. Their distances modulo 6 are
-F0-B1 and F1-B0 the same on every rank, the others move by down+up per rank; `wait_at_first` and
-`wait_at_last` delay the turns so that all four stay apart, and W takes the two ticks left.
+Collisions: two passes of a rank may not fall on one tick modulo 6. F0 and B1 are equally far apart
+on every rank, and so are F1 and B0; the distances between these pairs change by down+up per rank.
+Waits at the turns keep all four apart; W takes the two ticks left.
 """
 
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class BuildingBlock:
         down: per hop away from rank 0.
         up: per hop towards rank 0.
         wait_at_first: between F and B of the last stage, on rank 0.
-        wait_at_last: between B of stage P and B of stage P-1, on rank P-1.
+        wait_at_last: on rank P-1, between F of stages P-1 and P, and between B of P and P-1.
     """
 
     down: int
@@ -52,7 +52,7 @@ class BuildingBlock:
     def ticks(self, pp_size: int, rank: int) -> dict[tuple[Kind, int], int]:
         """When (kind, chunk) of micro-batch 0 runs on `rank`."""
         below, above = rank, pp_size - 1 - rank
-        turn = (pp_size - 1) * self.down + 1
+        turn = (pp_size - 1) * self.down + 1 + self.wait_at_last
         first = turn + (pp_size - 1) * self.up + 1 + self.wait_at_first
         last = first + (pp_size - 1) * self.down + 1 + self.wait_at_last
         return {

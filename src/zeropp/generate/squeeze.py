@@ -6,9 +6,9 @@ Every pass takes one tick. In each tick a rank runs, in this order of preference
     2. the oldest W whose B is over
     3. with `early`: the next F of chunk 0, if the order in front of it keeps the slots it needs
 
-This cannot stall as long as no rank's order has more than `slots` F without their B at any point:
-a full rank has a W to run, or a B to wait for that waits for no F of the same rank; and an order
-sorted by time has no cycle of waiting.
+This cannot stall if no prefix of a rank's order has more than `slots` F without their B: a rank
+whose slots are full before an F then has a W to run, and apart from that ranks wait only for
+predecessors, of which an order sorted by time has no cycle. Rule 3 keeps that so.
 """
 
 from collections import deque
