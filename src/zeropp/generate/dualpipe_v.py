@@ -13,10 +13,9 @@ forward of one chunk and the fused backward of the other. Rank p, with n = P-1-p
     p+1       W                    the W that waited
 
 In the README a pair overlaps and takes the time F&B: with PP = 2P stages, bubble
-(PP/2-1)(F&B + B - 3W), B being the fused backward. That holds here to the letter (checked with
-unequal times) when a pair is one indivisible action of F&B = F+BW. As zeropp runs F, then BW, the
-forward's result leaves before the pair is over, which is worth F&B - F - W = b per hop: the bubble
-is (P-1)(f+b-w), in times of one chunk; twice that in the README's terms at equal times.
+(PP/2-1)(F&B + B - 3W), where B is the fused backward. That holds to the letter for this order if a
+pair is one indivisible action of F&B = f+b+w: (P-1)(f+2b-w), in times of one chunk's pass. Here F
+runs first, then BW, and the forward's result leaves before the pair is over: (P-1)(f+b-w).
 """
 
 from collections import Counter, deque
@@ -35,9 +34,11 @@ _BW0, _BW1 = (Kind.BW, 0), (Kind.BW, 1)
 
 
 def dualpipe_v(request: Request) -> Schedule:
-    """Pairs of forward and fused backward; peak 2P+1 slots on every rank.
+    """Forward and fused backward in turn, all chunks alike; a vee of P ranks is PP = 2P stages.
 
-    B below 2P is the order for 2P without the micro-batches that are not there.
+    For B >= 2P: peak 2P+1 slots on every rank (the README's PP+1) and, for T_F = T_B and T_W no
+    longer, bubble (P-1)(T_F+T_B-T_W)/2, of the longest span and of the makespan alike. B below 2P
+    is the order for 2P without the micro-batches that are not there.
 
     Raises:
         ValueError: V is not 2.
