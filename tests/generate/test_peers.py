@@ -23,6 +23,8 @@ from zeropp.ir import (
 )
 from zeropp.ir.deps import predecessors
 
+Times = tuple[float, float, float]
+
 PEERS = ("zb-h1", "zb-h2", "zb-v", "v-half", "v-min", "gis", "dualpipe-v")
 EQUAL = (1.0, 1.0, 1.0)
 SHORT_W = (1.0, 1.0, 0.5)
@@ -34,19 +36,19 @@ VEES = {
 }
 
 
-def timeline(schedule: Schedule, times: tuple[float, float, float] = EQUAL) -> Timeline:
+def timeline(schedule: Schedule, times: Times = EQUAL) -> Timeline:
     """`times`: of one micro-batch's F, B, W through a whole rank."""
     return evaluate(schedule, UniformCosts(*times, schedule.placement.num_chunks).duration)
 
 
-def span_bubble(schedule: Schedule, times: tuple[float, float, float] = EQUAL) -> float:
+def span_bubble(schedule: Schedule, times: Times = EQUAL) -> float:
     """The papers' bubble: idle time in the longest span from a rank's first start to last end."""
     ran = timeline(schedule, times)
     work = ran.busy(0)
     return max(spans[-1].end - spans[0].start for spans in ran.spans) - work
 
 
-def makespan_bubble(schedule: Schedule, times: tuple[float, float, float] = EQUAL) -> float:
+def makespan_bubble(schedule: Schedule, times: Times = EQUAL) -> float:
     """The same with all ranks waiting for each other at both ends."""
     ran = timeline(schedule, times)
     return ran.makespan - ran.busy(0)
@@ -58,7 +60,7 @@ def valid_chunks(name: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("P", [2, 3, 4, 8])
 @pytest.mark.parametrize("times", [EQUAL, SHORT_W, SLOW_B])
-def test_zb_h1_has_table_2s_bubble_and_1f1bs_memory(P, times):
+def test_zb_h1_has_table_2s_bubble_and_1f1bs_memory(P: int, times: Times) -> None:
     F, B, W = times
     for batch in (P, 2 * P, 4 * P + 1):
         schedule = generate("zb-h1", P, 1, batch)
@@ -69,7 +71,7 @@ def test_zb_h1_has_table_2s_bubble_and_1f1bs_memory(P, times):
 
 @pytest.mark.parametrize("P", [2, 3, 4, 8])
 @pytest.mark.parametrize("times", [EQUAL, SHORT_W, SLOW_B])
-def test_zb_h2_has_table_2s_bubble_and_memory(P, times):
+def test_zb_h2_has_table_2s_bubble_and_memory(P: int, times: Times) -> None:
     F, B, W = times
     for batch in (2 * P - 1, 4 * P + 1):
         schedule = generate("zb-h2", P, 1, batch)
@@ -80,7 +82,7 @@ def test_zb_h2_has_table_2s_bubble_and_memory(P, times):
 
 @pytest.mark.parametrize("P", [2, 3, 4, 7, 8, 16])
 @pytest.mark.parametrize("times", [EQUAL, SHORT_W])
-def test_zb_v_has_no_bubble_at_equal_times_in_1f1bs_memory(P, times):
+def test_zb_v_has_no_bubble_at_equal_times_in_1f1bs_memory(P: int, times: Times) -> None:
     F, B, W = times
     for batch in (2 * P - 1, 2 * P, 4 * P + 1):
         schedule = generate("zb-v", P, 2, batch)
@@ -90,7 +92,7 @@ def test_zb_v_has_no_bubble_at_equal_times_in_1f1bs_memory(P, times):
 
 
 @pytest.mark.parametrize("P", [2, 3, 4, 5, 6, 8, 16])
-def test_v_half_has_half_of_1f1bs_bubble_and_memory(P):
+def test_v_half_has_half_of_1f1bs_bubble_and_memory(P: int) -> None:
     for batch in (P, 2 * P + 1, 4 * P):
         schedule = generate("v-half", P, 2, batch)
         halved = makespan_bubble(generate("1f1b", P, 1, batch)) / 2
@@ -100,7 +102,7 @@ def test_v_half_has_half_of_1f1bs_bubble_and_memory(P):
 
 
 @pytest.mark.parametrize("P", [2, 3, 4, 5, 6, 8, 16])
-def test_v_min_has_two_thirds_of_1f1bs_bubble_and_a_third_of_its_memory(P):
+def test_v_min_has_two_thirds_of_1f1bs_bubble_and_a_third_of_its_memory(P: int) -> None:
     for batch in (P, 2 * P + 1, 4 * P):
         schedule = generate("v-min", P, 2, batch)
         two_thirds = makespan_bubble(generate("1f1b", P, 1, batch)) * 2 / 3
@@ -109,14 +111,14 @@ def test_v_min_has_two_thirds_of_1f1bs_bubble_and_a_third_of_its_memory(P):
         assert max(peak_slots_per_rank(schedule)) == 2 * ((P + 4) // 3)
 
 
-def test_v_min_degrades_with_the_batch_at_unequal_times():
+def test_v_min_degrades_with_the_batch_at_unequal_times() -> None:
     small, large = (makespan_bubble(generate("v-min", 4, 2, B), SHORT_W) for B in (16, 64))
     assert large > small + 10
 
 
 @pytest.mark.parametrize(("P", "V"), [(2, 2), (4, 1), (4, 2), (3, 3), (8, 4)])
 @pytest.mark.parametrize("times", [EQUAL, SHORT_W, SLOW_B])
-def test_gis_has_pipe_offloads_bubble_and_memory(P, V, times):
+def test_gis_has_pipe_offloads_bubble_and_memory(P: int, V: int, times: Times) -> None:
     F, B, _ = times
     for batch in (P, 4 * P):
         schedule = generate("gis", P, V, batch)
@@ -127,7 +129,7 @@ def test_gis_has_pipe_offloads_bubble_and_memory(P, V, times):
 
 @pytest.mark.parametrize("P", [1, 2, 3, 4, 8])
 @pytest.mark.parametrize("times", [EQUAL, SHORT_W])
-def test_dualpipe_v_in_one_stream(P, times):
+def test_dualpipe_v_in_one_stream(P: int, times: Times) -> None:
     F, B, W = times
     for batch in (2 * P, 3 * P + 1, 4 * P):
         schedule = generate("dualpipe-v", P, 2, batch)
@@ -138,7 +140,7 @@ def test_dualpipe_v_in_one_stream(P, times):
 
 @pytest.mark.parametrize("P", [1, 2, 4, 8])
 @pytest.mark.parametrize("times", [EQUAL, SHORT_W, SLOW_B])
-def test_dualpipe_v_with_indivisible_pairs_has_the_readmes_bubble(P, times):
+def test_dualpipe_v_with_indivisible_pairs_has_the_readmes_bubble(P: int, times: Times) -> None:
     F, B, W = (time / 2 for time in times)
     pair, fused, stages = F + B + W, B + W, 2 * P
     for batch in (2 * P, 4 * P):
@@ -147,7 +149,7 @@ def test_dualpipe_v_with_indivisible_pairs_has_the_readmes_bubble(P, times):
         assert bubble == pytest.approx((stages / 2 - 1) * (pair + fused - 3 * W))
 
 
-def makespan_with_pairs(schedule: Schedule, times: tuple[float, float, float]) -> float:
+def makespan_with_pairs(schedule: Schedule, times: Times) -> float:
     """The makespan if an F and the BW right after it start together and end together."""
     duration = UniformCosts(*times, schedule.placement.num_chunks).duration
     waiting = [in_pairs(order) for order in schedule.actions]
@@ -179,7 +181,7 @@ def in_pairs(order: tuple[Action, ...]) -> list[tuple[Action, ...]]:
 
 @pytest.mark.parametrize("name", PEERS)
 @pytest.mark.parametrize("P", range(1, 9))
-def test_complete_and_free_of_deadlock_at_every_size(name, P):
+def test_complete_and_free_of_deadlock_at_every_size(name: str, P: int) -> None:
     for V in valid_chunks(name):
         for B in range(1, 3 * P + 1):
             schedule = generate(name, P, V, B)
@@ -202,14 +204,14 @@ def assert_complete(schedule: Schedule) -> None:
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_text_form_reads_back(name):
+def test_text_form_reads_back(name: str) -> None:
     schedule = generate(name, 3, valid_chunks(name)[-1], 7)
     assert schedule.name == name
     assert parse(format_schedule(schedule)) == schedule
 
 
 @pytest.mark.parametrize("name", sorted(GENERATORS))
-def test_registry_says_which_chunk_counts_a_schedule_takes(name):
+def test_registry_says_which_chunk_counts_a_schedule_takes(name: str) -> None:
     allowed = GENERATORS[name].chunks
     for V in (1, 2, 3):
         if allowed is None or V in allowed:
@@ -220,14 +222,14 @@ def test_registry_says_which_chunk_counts_a_schedule_takes(name):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_knobs_of_other_schedules_are_refused(name):
+def test_knobs_of_other_schedules_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"unit_size is not a knob of {name}"):
         generate(name, 2, valid_chunks(name)[0], 4, unit_size=2)
 
 
 @pytest.mark.parametrize("name", VEES)
 @pytest.mark.parametrize("P", [*range(1, 25), 48])
-def test_building_blocks_never_put_two_passes_on_one_tick(name, P):
+def test_building_blocks_never_put_two_passes_on_one_tick(name: str, P: int) -> None:
     block = VEES[name](P)
     for rank in range(P):
         ticks = block.ticks(P, rank)
@@ -237,14 +239,14 @@ def test_building_blocks_never_put_two_passes_on_one_tick(name, P):
 
 @pytest.mark.parametrize("name", VEES)
 @pytest.mark.parametrize("P", [*range(1, 25), 48])
-def test_building_blocks_fit_into_the_slots_that_they_are_squeezed_into(name, P):
+def test_building_blocks_fit_into_the_slots_that_they_are_squeezed_into(name: str, P: int) -> None:
     slots = {"v-min": 2 * ((P + 4) // 3), "v-half": 2 * ((P + 2) // 2), "zb-v": 2 * P}[name]
     order = VEES[name](P).repeat(name, Placement(Shape.VEE, P, 2), 2 * P + 6)
     for actions in order.actions:
         assert max(accumulate(1 if a.kind is Kind.F else -1 for a in actions)) <= slots
 
 
-def test_squeeze_says_which_order_cannot_run_in_too_few_slots():
+def test_squeeze_says_which_order_cannot_run_in_too_few_slots() -> None:
     order = BuildingBlock(1, 1).repeat("v-min", Placement(Shape.VEE, 4, 2), 8)
     with pytest.raises(AssertionError, match="v-min stalls with 1 slots"):
         squeeze(order, slots=1)

@@ -36,7 +36,7 @@ class Generator:
     chunks: frozenset[int] | None = None
 
 
-ONE, TWO = frozenset({1}), frozenset({2})
+_ONE, _TWO = frozenset({1}), frozenset({2})
 
 GENERATORS: Mapping[str, Generator] = MappingProxyType(
     {
@@ -46,12 +46,12 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
             frozenset({"unit_size", "seam"}),
         ),
         "gpipe": Generator(
-            gpipe, "all forwards, then all backwards; holds the whole batch", chunks=ONE
+            gpipe, "all forwards, then all backwards; holds the whole batch", chunks=_ONE
         ),
         "1f1b": Generator(
             one_forward_one_backward,
             "one forward, one backward; holds P micro-batches",
-            chunks=ONE,
+            chunks=_ONE,
         ),
         "interleaved-1f1b": Generator(
             interleaved_1f1b, "1F1B over V chunks: bubble / V, a little more memory"
@@ -60,23 +60,23 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
             breadth_first, "chunk by chunk over the whole batch: fewest gathers, most memory"
         ),
         "zb-h1": Generator(
-            zb_h1, "1F1B's memory, split backward: a third of its bubble", chunks=ONE
+            zb_h1, "1F1B's memory, split backward: a third of its bubble", chunks=_ONE
         ),
         "zb-h2": Generator(
-            zb_h2, "no idle time within a rank's span, for twice 1F1B's memory", chunks=ONE
+            zb_h2, "no idle time within a rank's span, for twice 1F1B's memory", chunks=_ONE
         ),
         "zb-v": Generator(
-            zb_v, "no idle time within a rank's span, in 1F1B's memory; a vee", chunks=TWO
+            zb_v, "no idle time within a rank's span, in 1F1B's memory; a vee", chunks=_TWO
         ),
-        "v-half": Generator(v_half, "half of 1F1B's memory and bubble; a vee", chunks=TWO),
+        "v-half": Generator(v_half, "half of 1F1B's memory and bubble; a vee", chunks=_TWO),
         "v-min": Generator(
-            v_min, "a third of 1F1B's memory, two thirds of its bubble; a vee", chunks=TWO
+            v_min, "a third of 1F1B's memory, two thirds of its bubble; a vee", chunks=_TWO
         ),
         "gis": Generator(
             gis, "interleaved 1F1B with split backward: less bubble, P micro-batches' memory"
         ),
         "dualpipe-v": Generator(
-            dualpipe_v, "forwards paired with backwards to overlap; a vee", chunks=TWO
+            dualpipe_v, "forwards paired with backwards to overlap; a vee", chunks=_TWO
         ),
     }
 )
