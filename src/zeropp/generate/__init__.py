@@ -5,11 +5,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from zeropp.generate.breadth_first import breadth_first
+from zeropp.generate.dualpipe_v import dualpipe_v
 from zeropp.generate.forward_only import forward_only
+from zeropp.generate.gis import gis
 from zeropp.generate.gpipe import gpipe
 from zeropp.generate.interleaved import interleaved_1f1b
 from zeropp.generate.one_forward_one_backward import one_forward_one_backward
 from zeropp.generate.request import Request
+from zeropp.generate.v_half import v_half
+from zeropp.generate.v_min import v_min
+from zeropp.generate.zb_h1 import zb_h1
+from zeropp.generate.zb_h2 import zb_h2
+from zeropp.generate.zb_v import zb_v
 from zeropp.generate.zeropp import zeropp
 from zeropp.ir.schedule import Schedule
 
@@ -20,14 +27,16 @@ class Generator:
 
     Attributes:
         options: the knobs it takes beside P, V and B.
-        several_chunks: whether V may be above 1.
+        chunks: the V that it takes; None: any.
     """
 
     make: Callable[[Request], Schedule]
     summary: str
     options: frozenset[str] = frozenset()
-    several_chunks: bool = True
+    chunks: frozenset[int] | None = None
 
+
+_ONE, _TWO = frozenset({1}), frozenset({2})
 
 GENERATORS: Mapping[str, Generator] = MappingProxyType(
     {
@@ -37,18 +46,37 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
             frozenset({"unit_size", "seam"}),
         ),
         "gpipe": Generator(
-            gpipe, "all forwards, then all backwards; holds the whole batch", several_chunks=False
+            gpipe, "all forwards, then all backwards; holds the whole batch", chunks=_ONE
         ),
         "1f1b": Generator(
             one_forward_one_backward,
             "one forward, one backward; holds P micro-batches",
-            several_chunks=False,
+            chunks=_ONE,
         ),
         "interleaved-1f1b": Generator(
             interleaved_1f1b, "1F1B over V chunks: bubble / V, a little more memory"
         ),
         "breadth-first": Generator(
             breadth_first, "chunk by chunk over the whole batch: fewest gathers, most memory"
+        ),
+        "zb-h1": Generator(
+            zb_h1, "1F1B's memory, split backward: a third of its bubble", chunks=_ONE
+        ),
+        "zb-h2": Generator(
+            zb_h2, "no idle time within a rank's span, for twice 1F1B's memory", chunks=_ONE
+        ),
+        "zb-v": Generator(
+            zb_v, "no idle time within a rank's span, in 1F1B's memory; a vee", chunks=_TWO
+        ),
+        "v-half": Generator(v_half, "half of 1F1B's memory and bubble; a vee", chunks=_TWO),
+        "v-min": Generator(
+            v_min, "a third of 1F1B's memory, two thirds of its bubble; a vee", chunks=_TWO
+        ),
+        "gis": Generator(
+            gis, "interleaved 1F1B with split backward: less bubble, P micro-batches' memory"
+        ),
+        "dualpipe-v": Generator(
+            dualpipe_v, "forwards paired with backwards to overlap; a vee", chunks=_TWO
         ),
     }
 )

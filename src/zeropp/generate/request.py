@@ -49,6 +49,16 @@ class Request:
                 f"with several chunks use {instead}"
             )
 
+    def vee(self, name: str) -> Placement:
+        """The vee of two chunks, for schedules that exist on no other placement.
+
+        Raises:
+            ValueError: V is not 2.
+        """
+        if self.num_chunks != 2:
+            raise ValueError(f"num_chunks must be 2 for {name} (a vee), got {self.num_chunks}")
+        return self.placement(Shape.VEE)
+
 
 def split_evenly(total: int, parts: int) -> tuple[int, ...]:
     """`total` in `parts` sizes that differ by at most one, larger ones first."""

@@ -1,0 +1,85 @@
+"""DualPipeV: forwards paired with backwards on a vee (DeepSeek; README of deepseek-ai/DualPipe).
+
+DualPipe's one direction, folded over P ranks that hold two stages each. `F&BW` is a pair: the
+forward of one chunk and the fused backward of the other. Rank p, with n = P-1-p ranks behind it:
+
+    2n        F0                   fill
+    p+1       F0 F1
+    n         B1 W1 F1             the first gradients: split, so that they travel on early
+    B-2P+p+1  F0&BW1 F1&BW0        steady
+    n         BW1 F1&BW0
+    p+1       BW1 BW0              the first half of these passes fused, the second split
+    n         W B0
+    p+1       W                    the W that waited
+
+In the README a pair overlaps and takes the time F&B: with PP = 2P stages, bubble
+(PP/2-1)(F&B + B - 3W), where B is the fused backward. That holds to the letter for this order if a
+pair is one indivisible action of F&B = f+b+w: (P-1)(f+2b-w), in times of one chunk's pass. Here F
+runs first, then BW, and the forward's result leaves before the pair is over: (P-1)(f+b-w).
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from zeropp.generate.request import Request
+from zeropp.ir.action import Action, Kind
+from zeropp.ir.placement import Placement
+from zeropp.ir.schedule import Schedule
+
+Pass = tuple[Kind, int]  # kind, chunk
+
+_F0, _F1 = (Kind.F, 0), (Kind.F, 1)
+_B0, _B1 = (Kind.B, 0), (Kind.B, 1)
+_BW0, _BW1 = (Kind.BW, 0), (Kind.BW, 1)
+
+
+def dualpipe_v(request: Request) -> Schedule:
+    """Forward and fused backward in turn, all chunks alike; a vee of P ranks is PP = 2P stages.
+
+    For B >= 2P: peak 2P+1 slots on every rank (the README's PP+1) and, for T_F = T_B and T_W no
+    longer, bubble (P-1)(T_F+T_B-T_W)/2, of the longest span and of the makespan alike. B below 2P
+    is the order for 2P without the micro-batches that are not there.
+
+    Raises:
+        ValueError: V is not 2.
+    """
+    placement = request.vee("dualpipe-v")
+    batch = range(request.num_microbatches)
+    full = max(len(batch), 2 * request.pp_size)
+    actions = tuple(
+        tuple(action for action in _rank_order(placement, rank, full) if action.microbatch in batch)
+        for rank in range(request.pp_size)
+    )
+    return Schedule("dualpipe-v", placement, (len(batch),), actions)
+
+
+def _passes(pp_size: int, rank: int, num_microbatches: int) -> Iterator[Pass | None]:
+    """The passes of a rank in order; None: the oldest W that waits."""
+    behind, ahead = pp_size - 1 - rank, rank + 1
+    drain = [_BW1, _BW0] * ahead
+    yield from [_F0] * (2 * behind)
+    yield from [_F0, _F1] * ahead
+    yield from [_B1, None, _F1] * behind
+    yield from [_F0, _BW1, _F1, _BW0] * (num_microbatches - 2 * pp_size + ahead)
+    yield from [_BW1, _F1, _BW0] * behind
+    yield from drain[:ahead]
+    yield from [(Kind.B, chunk) for _, chunk in drain[ahead:]]
+    yield from [None, _B0] * behind
+    yield from [None] * ahead
+
+
+def _rank_order(placement: Placement, rank: int, num_microbatches: int) -> Iterator[Action]:
+    """The passes, each with its micro-batch: every chunk runs them in ascending order."""
+    started: Counter[tuple[bool, int]] = Counter()
+    waiting: deque[Action] = deque()
+    for step in _passes(placement.pp_size, rank, num_microbatches):
+        if step is None:
+            yield waiting.popleft()
+            continue
+        kind, chunk = step
+        count = (kind is Kind.F, chunk)
+        stage, microbatch = placement.stage_of(rank, chunk), started[count]
+        yield Action(kind, stage, microbatch)
+        started[count] += 1
+        if kind is Kind.B:
+            waiting.append(Action(Kind.W, stage, microbatch))
