@@ -4,9 +4,9 @@ from functools import cache
 
 import pytest
 import torch
+
 from support.parity import Case, gradient_errors, run_cases, training_errors
 from support.ranks import run_ranks
-
 from zeropp.plan import Plan
 
 TOLERANCE = 1e-5  # relative, fp32: the order of sums differs, nothing else

@@ -1,4 +1,4 @@
-"""Cases of gradient parity: a small GPT through a pipeline, against plain PyTorch in one process."""
+"""Cases of gradient parity: a small GPT through a pipeline against plain PyTorch."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,0 +1,1 @@
+"""Floor 4: torch starts here; runs programs on ranks, exactly."""

@@ -51,8 +51,9 @@ class Tape:
     def run(self) -> None:
         """W: add every weight gradient to its buffer, freeing what it needed as it goes."""
         self._deferred.reverse()
-        while self._deferred:
-            self._apply(self._deferred.pop())
+        with torch.no_grad():  # x is part of the forward's graph
+            while self._deferred:
+                self._apply(self._deferred.pop())
 
     def _apply(self, deferred: _Deferred) -> None:
         grad = deferred.grad_output.flatten(0, -2)

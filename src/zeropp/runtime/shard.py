@@ -85,6 +85,7 @@ class ShardedParameters:
         self._module: FSDPModule = sharded
         self._handle: UnshardHandle | None = None
         self._parameters: list[nn.Parameter] | None = None
+        self._shards = list(module.parameters())
         self._partial: dict[nn.Parameter, Tensor] = {}
         self._reduce_dtype = precision.reduce_dtype
         compat.prepare_sharded(sharded)
@@ -110,7 +111,7 @@ class ShardedParameters:
         summed in the latter, so that the error does not grow with the number of reductions.
         """
         compat.reduce_sums(self._module, self.gradients.take())
-        lower = [p for p in self._module.parameters() if p.dtype != self._reduce_dtype]
+        lower = [p for p in self._shards if p.dtype != self._reduce_dtype]
         if self._reduce_dtype is None or not lower:
             return
         compat.finish_reductions(self._module)

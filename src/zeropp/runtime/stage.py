@@ -12,7 +12,6 @@ from zeropp.runtime.backward import Recorder, Tape, split_linears
 from zeropp.runtime.boundary import Tensors, cast, run_blocks
 from zeropp.runtime.shard import Parameters
 
-
 Head = Callable[[Tensors], Tensors]
 
 

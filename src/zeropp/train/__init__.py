@@ -1,0 +1,1 @@
+"""Floor 5: a trainer people can use."""

@@ -1,0 +1,39 @@
+"""The command line: one verb, its options, and one clear line for what is wrong with them."""
+
+import sys
+from collections.abc import Callable, Mapping
+
+from zeropp.cli.schedules import run_generate, run_schedules, run_show, run_verify
+from zeropp.cli.train import train
+
+VERBS: Mapping[str, tuple[Callable[[list[str]], int], str]] = {
+    "schedules": (run_schedules, "list the schedules"),
+    "generate": (run_generate, "write a schedule as text"),
+    "verify": (run_verify, "prove a schedule or program sound, or say why not"),
+    "show": (run_show, "draw a schedule's timeline"),
+    "train": (train, "train a GPT"),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a verb; 0 if all is well, 2 for bad input."""
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if verb in ("-h", "--help"):
+        print("usage: zeropp VERB [options]     (zeropp VERB --help says more)\n")
+        for name, (_, summary) in VERBS.items():
+            print(f"    {name:12} {summary}")
+        return 0
+    try:
+        if verb not in VERBS:
+            raise ValueError(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}")
+        return VERBS[verb][0](rest)
+    except ValueError as error:
+        print(f"zeropp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("zeropp: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

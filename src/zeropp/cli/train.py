@@ -1,0 +1,70 @@
+"""`zeropp train`: train a GPT on text, from one command."""
+
+import sys
+from pathlib import Path
+
+import tyro
+
+from zeropp.train.config import Config, read_config, write_config
+
+
+def train(arguments: list[str]) -> int:
+    """Resolve the configuration, check everything that can be checked, then start the ranks."""
+    config = _resolve(arguments)
+    config.check()
+    folder = config.folder
+    if (folder / "metrics.jsonl").exists() and config.run.resume is None:
+        raise ValueError(
+            f"run.name: {folder} holds a run already; choose another --run.name, or continue it "
+            f"with --run.resume {folder}/checkpoints/step-N"
+        )
+    _start(config)
+    return 0
+
+
+def _resolve(arguments: list[str]) -> Config:
+    default = Config()
+    if "--config" in arguments:
+        at = arguments.index("--config")
+        if at + 1 == len(arguments):
+            raise ValueError("--config needs the path of a TOML file")
+        default = read_config(Path(arguments[at + 1]))
+        arguments = arguments[:at] + arguments[at + 2 :]
+    return tyro.cli(
+        Config,
+        args=arguments,
+        default=default,
+        prog="zeropp train",
+        description="Train a GPT. --config FILE.toml sets fields; options override it.",
+    )
+
+
+def _start(config: Config) -> None:
+    import torch  # only now: everything above answers at once
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    from zeropp.models import gpt_blocks
+    from zeropp.train import checkpoint
+    from zeropp.train.data import load_corpus
+    from zeropp.train.launch import launch, resolve_device
+    from zeropp.train.loop import train as run
+
+    load_corpus(config.data.path, seq_len=config.data.seq_len)
+    if config.run.resume:
+        with torch.device("meta"):
+            checkpoint.check(Path(config.run.resume), gpt_blocks(config.model.gpt()))
+    plan, folder = config.parallel.plan(), config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    write_config(config, folder / "config.toml")
+    print((folder / "config.toml").read_text(encoding="utf-8"), flush=True)
+    try:
+        launch(plan, resolve_device(config.run.device), run, config)
+    except ChildFailedError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+    print(
+        f"{folder}: config.toml, metrics.jsonl, sample.txt, timeline.png and "
+        f"checkpoints/step-{config.run.steps}\n"
+        f"next: look at {folder}/timeline.png, or train on your own text:\n"
+        "    zeropp train --run.name mine --data.path FOLDER"
+    )

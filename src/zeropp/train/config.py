@@ -1,0 +1,181 @@
+"""The configuration of a training run: frozen, validated, read from TOML and dotted overrides."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from zeropp.models import SIZES, GPTConfig
+from zeropp.plan import Plan
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which GPT to train."""
+
+    size: str = "toy"
+    """A named size: toy, gpt2-124m, 1.5b, 6.2b, 14.6b, llama-8b."""
+    layers: int | None = None
+    """Decoder layers; None: those of the named size."""
+
+    def __post_init__(self) -> None:
+        if self.size not in SIZES:
+            raise ValueError(f"model.size must be one of {', '.join(SIZES)}, got {self.size!r}")
+
+    def gpt(self) -> GPTConfig:
+        """The full shape."""
+        named = SIZES[self.size]
+        return named if self.layers is None else dataclasses.replace(named, layers=self.layers)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text to learn; bytes are tokens."""
+
+    path: str | None = None
+    """A text file or folder; None: the Python standard library's sources."""
+    seq_len: int = 128
+    """Tokens in a sequence."""
+    micro_batch_size: int = 2
+    """Sequences in a micro-batch."""
+
+    def __post_init__(self) -> None:
+        for name in ("seq_len", "micro_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ParallelConfig:
+    """How the model is laid over ranks; the fields of `zeropp.Plan`."""
+
+    pp_size: int = 2
+    num_chunks: int = 2
+    num_microbatches: int = 8
+    schedule: str = "zeropp"
+    unit_size: int | None = None
+    """U; None: 4 for zeropp where the batch allows it."""
+    seam: str | None = None
+    dp_shard: int = 1
+    dp_replicate: int = 1
+    shard: str = "unit"
+    max_resident: int = 2
+    prefetch: int = 1
+    recv_ahead: int = 1
+    split: tuple[int, ...] | None = None
+
+    def plan(self) -> Plan:
+        """The plan; raises ValueError for what does not fit."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        if self.schedule == "zeropp" and self.unit_size is None:
+            values["unit_size"] = max(1, min(4, self.num_microbatches))
+        return Plan(**values)
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with a cosine schedule after a linear warm-up."""
+
+    lr: float = 4e-3
+    warmup: int = 30
+    """Steps of linear warm-up."""
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    """Largest gradient norm."""
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"optim.lr must be above 0, got {self.lr}")
+        if not self.clip > 0:
+            raise ValueError(f"optim.clip must be above 0, got {self.clip}")
+        if self.warmup < 0 or self.weight_decay < 0:
+            raise ValueError("optim.warmup and optim.weight_decay must be 0 or more")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives and how long it takes."""
+
+    name: str = "demo"
+    """Folder below `folder`."""
+    folder: str = "runs"
+    steps: int = 200
+    eval_every: int = 50
+    """Steps between validation losses; a checkpoint is written at the end."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    resume: str | None = None
+    """A checkpoint folder, such as runs/demo/checkpoints/step-200, to continue from."""
+    sample: int = 160
+    """Tokens of text to generate at the end."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.eval_every < 1:
+            raise ValueError("run.steps and run.eval_every must be at least 1")
+        if self.sample < 0:
+            raise ValueError(f"run.sample must be 0 or more, got {self.sample}")
+        if not self.name or Path(self.name).name != self.name:
+            raise ValueError(f"run.name must be a plain folder name, got {self.name!r}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a training run."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def check(self) -> None:
+        """Raise ValueError for what only shows when the parts meet."""
+        gpt = self.model.gpt()
+        self.parallel.plan().stage_blocks(gpt.layers + 2)
+        if self.data.seq_len > gpt.seq_len:
+            raise ValueError(
+                f"data.seq_len must be at most the model's {gpt.seq_len}, got {self.data.seq_len}"
+            )
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files lie."""
+        return Path(self.run.folder) / self.run.name
+
+
+def read_config(path: Path) -> Config:
+    """The configuration in a TOML file; fields that it leaves out keep their defaults.
+
+    Raises:
+        ValueError: unreadable, or a section or field that does not exist.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"config: cannot read {path}: {error}") from error
+    sections: dict[str, Any] = {f.name: f.default_factory for f in dataclasses.fields(Config)}
+    for name, section in values.items():
+        if name not in sections or not isinstance(section, dict):
+            raise ValueError(f"config: {path} has no section {name!r}; use {', '.join(sections)}")
+        known = {f.name for f in dataclasses.fields(sections[name])}
+        if unknown := sorted(section.keys() - known):
+            raise ValueError(f"config: {path} has an unknown field {name}.{unknown[0]}")
+        sections[name] = sections[name](**_tuples(section))
+    return Config(**{k: v() if callable(v) else v for k, v in sections.items()})
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration as TOML; `read_config` reads it back."""
+    sections = dataclasses.asdict(config)
+    set_fields = {
+        name: {key: value for key, value in section.items() if value is not None}
+        for name, section in sections.items()
+    }
+    path.write_text(tomli_w.dumps(set_fields), encoding="utf-8")
+
+
+def _tuples(section: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}

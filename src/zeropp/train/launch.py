@@ -1,0 +1,87 @@
+"""Ranks of a run: torchrun's where it started us, else our own local ones, by torch elastic."""
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from zeropp.plan import Plan
+from zeropp.runtime.mesh import check_world_size
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun (or another launcher that speaks its variables) started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(plan: Plan, device: str, function: Callable[..., None], *args: Any) -> None:
+    """Run `function(*args)` on every rank, with the process group made.
+
+    Raises:
+        ValueError: the plan's ranks do not match torchrun's, or more GPUs than there are.
+        torch.distributed.elastic.multiprocessing.errors.ChildFailedError: a local rank failed;
+            the others were stopped.
+    """
+    if under_torchrun():
+        check_world_size(plan, int(os.environ["WORLD_SIZE"]))
+        record(run_rank)(device, function, args)
+        return
+    if device == "cuda" and torch.cuda.device_count() < plan.world_size:
+        raise ValueError(
+            f"run.device: the plan needs {plan.world_size} GPUs, {torch.cuda.device_count()} are "
+            "here; use smaller sizes or run.device cpu"
+        )
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=plan.world_size,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        run_id=f"zeropp-{os.getpid()}",
+        max_restarts=0,
+        monitor_interval=0.1,
+        start_method="spawn",
+    )
+    elastic_launch(config, run_local_rank)(device, os.getpid(), function, args)
+
+
+@record
+def run_local_rank(
+    device: str, parent: int, function: Callable[..., None], args: tuple[Any, ...]
+) -> None:
+    """One rank of a local launch; ends when the launching process is gone."""
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    run_rank(device, function, args)
+
+
+def run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """Join the process group, run, leave."""
+    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world))
+    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        function(*args)
+    finally:
+        dist.destroy_process_group()
+
+
+def resolve_device(wanted: str) -> str:
+    """`cuda` or `cpu`; `auto` takes GPUs where there are any."""
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)

@@ -1,0 +1,169 @@
+"""The training loop of one rank, and what it leaves in the run's folder."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from zeropp.ir import Timeline, evaluate
+from zeropp.models import gpt_blocks, init_block
+from zeropp.runtime.mesh import data_rank, pipelines
+from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.trace import Trace
+from zeropp.show import show
+from zeropp.train import checkpoint
+from zeropp.train.config import Config
+from zeropp.train.data import Corpus, decode, load_corpus
+from zeropp.train.optim import learning_rate, make_optimizer
+
+
+def train(config: Config) -> None:
+    """Train as one rank of an initialised process group."""
+    Trainer(config).run()
+
+
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the cross-entropies of all tokens, in fp32."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
+
+
+class Trainer:
+    """One rank's pipeline, optimizer and data.
+
+    Args:
+        config: checked.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        gpt, plan = config.model.gpt(), config.parallel.plan()
+        with torch.device("meta"):
+            blocks = gpt_blocks(gpt)
+        self.pipe = Pipeline(
+            blocks,
+            token_loss,
+            plan,
+            init=lambda index, block: init_block(block, gpt, index, config.run.seed),
+        )
+        self.corpus: Corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)
+        self.optimizer = make_optimizer(self.pipe.parameters(), config.optim)
+        self.first_step = 0
+        if config.run.resume:
+            self.first_step = checkpoint.load(Path(config.run.resume), self.pipe, self.optimizer)
+        self.leads = dist.get_rank() == 0
+
+    def run(self) -> None:
+        """Train, evaluate, sample, save."""
+        steps = self.config.run.steps
+        for step in range(self.first_step, steps):
+            metrics = self._step(step)
+            if (step + 1) % self.config.run.eval_every == 0 or step + 1 == steps:
+                metrics["val_loss"] = self._validate()
+            self._report(metrics)
+        self._draw(steps)
+        path = self.config.folder / "checkpoints" / f"step-{steps}"
+        checkpoint.save(path, self.pipe, self.optimizer, steps)
+        text = self._sample()
+        if self.leads:
+            (self.config.folder / "sample.txt").write_text(text, encoding="utf-8")
+            print(f"\nsample:\n{text}\n")
+        self.pipe.close()
+
+    def _batch(self, split: Any, step: int) -> tuple[Tensor, Tensor]:
+        data, plan = self.config.data, self.pipe.plan
+        size = data.micro_batch_size * plan.num_microbatches * plan.dp_size
+        return self.corpus.batch(
+            split,
+            step,
+            size,
+            data.seq_len,
+            self.config.run.seed,
+            rank=data_rank(self.pipe.mesh),
+            world=plan.dp_size,
+        )
+
+    def _step(self, step: int) -> dict[str, Any]:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config.optim, step, self.config.run.steps)
+        start = time.perf_counter()
+        out = self.pipe.step(self._batch("train", step))
+        norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        loss = float(out.loss)
+        seconds = time.perf_counter() - start
+        return {
+            "step": step + 1,
+            "loss": loss,
+            "grad_norm": float(norm),
+            "tokens_per_s": int(out.tokens) / seconds,
+            "step_s": seconds,
+        }
+
+    def _validate(self) -> float:
+        batch = self._batch("validation", 0)
+        return float(self.pipe.eval(batch, self.pipe.plan.num_microbatches).loss)
+
+    def _report(self, metrics: dict[str, Any]) -> None:
+        if not self.leads:
+            return
+        with (self.config.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+        line = (
+            f"step {metrics['step']:>5}/{self.config.run.steps}  loss {metrics['loss']:.4f}  "
+            f"grad norm {metrics['grad_norm']:.3f}  {metrics['tokens_per_s']:>8.0f} tokens/s  "
+            f"{metrics['step_s'] * 1e3:.0f} ms"
+        )
+        if "val_loss" in metrics:
+            line += f"  validation {metrics['val_loss']:.4f}"
+        if metrics["step"] % 10 == 0 or metrics["step"] == 1 or "val_loss" in metrics:
+            print(line, flush=True)
+
+    def _draw(self, step: int) -> None:
+        """Measure one more step, untrained on, and draw it below its prediction."""
+        trace = Trace(self.pipe.device)
+        self.pipe.step(self._batch("train", step), trace.span)
+        self.optimizer.zero_grad()
+        placement = self.pipe.plan.placement
+        measured = trace.gather(placement, "measured", pipelines(self.pipe.mesh)[0])
+        if self.leads:
+            predicted = predict(measured, self.pipe)
+            show([predicted, measured], self.config.folder / "timeline.png")
+            print(
+                f"bubble ratio (idle / (P x makespan)): predicted {predicted.bubble_ratio:.1%}, "
+                f"measured {measured.bubble_ratio:.1%}"
+            )
+
+    def _sample(self) -> str:
+        tokens = self.corpus.batch("validation", 0, 1, self.config.data.seq_len, 0)[0]
+        prompt = tokens[:, : self.config.data.seq_len // 4]
+        text = prompt.to(self.pipe.device)
+        generator = torch.Generator().manual_seed(self.config.run.seed)
+        last = self.pipe.plan.placement.num_stages - 1
+        source = pipelines(self.pipe.mesh)[0][self.pipe.plan.placement.rank_of(last)]
+        for _ in range(self.config.run.sample):
+            outputs = self.pipe.predict(text[:, -self.config.data.seq_len :])
+            token = torch.zeros(1, 1, dtype=torch.int64)
+            if outputs is not None:
+                odds = torch.softmax(outputs[0][0][0, -1].float().cpu() / 0.8, dim=-1)
+                token = torch.multinomial(odds, 1, generator=generator)[None]
+            token = token.to(self.pipe.device)
+            dist.broadcast(token, source)
+            text = torch.cat([text, token], dim=1)
+        return decode(text[0].cpu())
+
+
+def predict(measured: Timeline, pipe: Pipeline) -> Timeline:
+    """The plan's compute order, each action taking the median time of its kind and stage, in ms."""
+    times: dict[tuple[str, int], list[float]] = {}
+    for rank in measured.spans:
+        for action, start, end in rank:
+            times.setdefault((action.kind, action.stage), []).append(end - start)
+    median = {key: sorted(values)[len(values) // 2] for key, values in times.items()}
+    timeline = evaluate(pipe.plan.compute, lambda a: median[a.kind, a.stage])
+    return Timeline("predicted", timeline.placement, timeline.spans, "ms")
