@@ -45,6 +45,11 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Schedules:
+    """List the schedules."""
+
+
+@dataclass(frozen=True)
 class Generate(Made):
     """Write a schedule as text."""
 
@@ -76,7 +81,7 @@ class Verify:
 
 def run_schedules(arguments: list[str]) -> int:
     """List the schedules."""
-    tyro.cli(type("Schedules", (), {"__doc__": "List the schedules."}), args=arguments)
+    tyro.cli(Schedules, args=arguments, prog="zeropp schedules")
     for name, generator in GENERATORS.items():
         knobs = f"  [{', '.join(sorted(generator.options))}]" if generator.options else ""
         print(f"{name:18} {generator.summary}{knobs}")

@@ -115,11 +115,12 @@ class ShardedParameters:
         if self._reduce_dtype is None or not lower:
             return
         compat.finish_reductions(self._module)
-        for parameter in (p for p in lower if p.grad is not None):
-            gradient = parameter.grad.to(self._reduce_dtype)
-            held = self._partial.get(parameter)
-            self._partial[parameter] = gradient if held is None else held + gradient
-            parameter.grad = None
+        for parameter in lower:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None:
+                held = self._partial.get(parameter)
+                gradient = gradient.to(self._reduce_dtype)
+                self._partial[parameter] = gradient if held is None else held + gradient
 
     def collect(self) -> None:
         """Move what autograd left in `.grad` into the sums."""

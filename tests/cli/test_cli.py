@@ -1,0 +1,156 @@
+"""The command line: what it writes, and one clear line with status 2 for bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from zeropp.cli.main import VERBS, main
+
+TINY = ["--data.seq-len", "16", "--run.sample", "4", "--run.eval-every", "2"]
+
+
+def zeropp(*arguments: str, cwd: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "zeropp.cli.main", *arguments]
+    return subprocess.run(
+        command, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([verb, "--help"])
+    assert exit_.value.code == 0
+    assert verb in capsys.readouterr().out.lower()
+
+
+def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(tmp_path / "z.txt")
+    size = ["--pp", "4", "--chunks", "2", "--microbatches", "8", "--unit-size", "4"]
+    assert main(["generate", "zeropp", *size, "-o", file]) == 0
+    assert main(["verify", file]) == 0
+    assert main(["show", file, "-o", str(tmp_path / "z.svg")]) == 0
+    assert (tmp_path / "z.svg").stat().st_size > 1000
+    broken = Path(file).read_text().replace("0F0 0F1", "0F1 0F1")
+    Path(file).write_text(broken)
+    capsys.readouterr()
+    assert main(["verify", file]) == 1
+    assert "0F0 runs 0 times" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["nonsense"], "unknown verb"),
+        (["generate", "nonsense"], "unknown schedule"),
+        (["generate", "zeropp", "--pp", "0"], "pp_size must be at least 1"),
+        (["generate", "zeropp", "--microbatches", "4", "--unit-size", "9"], "unit_size"),
+        (["verify", "/nowhere"], "cannot read"),
+        (["show", "1f1b", "-o", "x.gif"], "output"),
+        (["show", "1f1b", "--costs", "1,nan,1"], "costs"),
+        (["show", "1f1b", "--costs", "1,2"], "costs"),
+        (["train", "--parallel.pp-size", "0"], "pp_size"),
+        (["train", "--parallel.num-chunks", "0"], "num_chunks"),
+        (["train", "--parallel.unit-size", "0"], "unit_size"),
+        (["train", "--model.layers", "1"], "fewer than"),
+        (["train", "--parallel.schedule", "none"], "unknown schedule"),
+        (["train", "--data.path", "/nowhere"], "data.path"),
+        (["train", "--run.resume", "/nowhere"], "run.resume"),
+        (["train", "--model.size", "none"], "model.size"),
+        (["train", "--config", "/nowhere"], "config"),
+    ],
+    ids=" ".join,
+)
+def test_bad_input_is_one_line_and_status_two(
+    arguments: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        status = main(arguments)
+    except SystemExit as exit_:
+        status = exit_.code
+    assert status == 2
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zeropp.cli.main", "train"]
+    env = os.environ | {"RANK": "0", "WORLD_SIZE": "3"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert "= 2 ranks, but 3 are running" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_train_leaves_a_run_and_resumes_in_another_layout(tmp_path: Path) -> None:
+    done = zeropp("train", "--run.name", "a", "--run.steps", "3", *TINY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "runs" / "a"
+    for name in ("config.toml", "timeline.png", "sample.txt", "checkpoints/step-3/.metadata"):
+        assert (run / name).stat().st_size > 0
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps] == [1, 2, 3]
+    assert {"loss", "grad_norm", "tokens_per_s", "step_s"} <= steps[0].keys()
+    assert "val_loss" in steps[-1]
+    again = zeropp("train", "--run.name", "a", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr
+    saved = str(run / "checkpoints" / "step-3")
+    one_rank = ["--parallel.pp-size", "1", "--parallel.num-chunks", "1", "--run.steps", "4"]
+    done = zeropp("train", "--run.name", "b", "--run.resume", saved, *one_rank, *TINY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (step,) = (tmp_path / "runs" / "b" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(step)["step"] == 4
+    assert json.loads(step)["loss"] < steps[0]["loss"]
+    other = ["--run.name", "c", "--run.resume", saved, "--model.layers", "6"]
+    done = zeropp("train", *other, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "is of another model" in done.stderr
+
+
+def test_a_rank_that_dies_stops_the_run_and_leaves_no_orphan(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "zeropp.cli.main", "train", "--run.steps", "5000", *TINY]
+    run = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        ranks = _wait_for_steps(run, tmp_path)
+        os.kill(ranks[0], signal.SIGKILL)
+        output, _ = run.communicate(timeout=30)
+    finally:
+        run.kill()
+    assert run.returncode == 1
+    assert "SIGKILL" in output
+    assert not any(_alive(rank) for rank in ranks)
+
+
+def _wait_for_steps(run: "subprocess.Popen[str]", folder: Path) -> list[int]:
+    deadline = time.monotonic() + 60
+    while not (folder / "runs" / "demo" / "metrics.jsonl").exists():
+        assert time.monotonic() < deadline
+        assert run.poll() is None
+        time.sleep(0.1)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    spawned = [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    assert len(spawned) == 2
+    return spawned
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,89 @@
+"""Schedules as pictures, and the facts about the drained order on unit costs."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zeropp.costs import UniformCosts
+from zeropp.generate import GENERATORS, Request, generate
+from zeropp.ir import Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
+from zeropp.lower import lower
+from zeropp.show import draw_text
+from zeropp.verify import verify
+
+GOLDEN = Path(__file__).parent.parent / "golden"
+
+
+def chunks_of(name: str) -> int:
+    allowed = GENERATORS[name].chunks
+    return 2 if allowed is None else max(allowed)
+
+
+def unit_makespan(schedule: Schedule) -> float:
+    """On f=b=w=1 per chunk."""
+    v = schedule.placement.num_chunks
+    return evaluate(schedule, UniformCosts(v, v, v, v).duration).makespan
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_the_picture_is_the_golden_one(name: str) -> None:
+    schedule = generate(name, 4, chunks_of(name), 8)
+    v = schedule.placement.num_chunks
+    drawn = draw_text(evaluate(schedule, UniformCosts(v, v, v, v).duration))
+    assert drawn.rstrip("\n") == (GOLDEN / f"{name}.txt").read_text().rstrip("\n")
+
+
+@pytest.mark.parametrize("P", [2, 3, 4, 8])
+@pytest.mark.parametrize("V", [1, 2, 4])
+def test_the_drained_order_costs_what_the_paper_says(P: int, V: int) -> None:
+    for unit_size in range(P, 2 * P + 3):
+        for units in (1, 2, 3):
+            B = unit_size * units
+            schedule = generate("zeropp", P, V, B, unit_size=unit_size, seam="drain")
+            seam = max(0, 2 * P - 1 - unit_size)
+            assert unit_makespan(schedule) == 3 * B * V + (P - 1) + (units - 1) * seam
+            if unit_size <= 2 * P - 1:
+                assert peak_slots_per_rank(schedule)[0] == unit_size * V
+
+
+def test_units_are_nearly_equal_and_none_exceeds_u() -> None:
+    assert generate("zeropp", 4, 2, 7, unit_size=4).units == (4, 3)
+    assert generate("zeropp", 8, 2, 26, unit_size=8).units == (7, 7, 6, 6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_every_generated_program_is_sound(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(GENERATORS)))
+    P, B = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 10))
+    allowed = GENERATORS[name].chunks
+    V = data.draw(st.integers(1, 3) if allowed is None else st.sampled_from(sorted(allowed)))
+    unit = data.draw(st.integers(1, B)) if "unit_size" in GENERATORS[name].options else None
+    schedule = generate(name, P, V, B, unit_size=unit)
+    assert parse(format_schedule(schedule)) == schedule
+    policy = data.draw(st.sampled_from([None, "unit", "step", "microbatch"]))
+    assert verify(lower(schedule, policy, max_resident=data.draw(st.integers(1, 3)))) == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (("zeropp", 0, 1, 4), "pp_size"),
+        (("zeropp", 2, 0, 4), "num_chunks"),
+        (("zeropp", 2, 1, 0), "num_microbatches"),
+        (("1f1b", 2, 2, 4), "num_chunks"),
+        (("nonsense", 2, 1, 4), "unknown schedule"),
+    ],
+)
+def test_bad_sizes_name_their_field(arguments: tuple[str, int, int, int], field: str) -> None:
+    with pytest.raises(ValueError, match=field):
+        generate(*arguments)
+
+
+def test_a_unit_above_the_batch_or_a_knob_of_another_schedule_is_refused() -> None:
+    with pytest.raises(ValueError, match="unit_size must be at most"):
+        Request(2, 1, 4, unit_size=5)
+    with pytest.raises(ValueError, match="not a knob of gpipe"):
+        generate("gpipe", 2, 1, 4, unit_size=2)
