@@ -1,0 +1,44 @@
+"""The README's schedule commands run as they stand, and its table is what they evaluate to."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from zeropp.cli.main import main
+from zeropp.costs import UniformCosts
+from zeropp.generate import generate
+from zeropp.ir import Kind, evaluate, peak_slots_per_rank
+from zeropp.lower import shard
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROWS = re.findall(
+    r"^\| ([\w-]+)(?:, U=(\d+))? \| (\d) \| ([\d.]+) \| ([\d.]+) % \| ([\d.]+) \| (\d+) \|$",
+    README,
+    re.M,
+)
+
+
+def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^    zeropp ((?:schedules|generate|verify|show).*)$", README, re.M)
+    assert len(commands) == 4
+    for command in commands:
+        assert main(shlex.split(command)) == 0
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row[0] + row[1])
+def test_the_table_is_true(row: tuple[str, ...]) -> None:
+    name, unit, chunks, makespan, bubble, peak, gathers = row
+    V = int(chunks)
+    schedule = generate(name, 8, V, 32, unit_size=int(unit) if unit else None)
+    timeline = evaluate(schedule, UniformCosts(1, 1, 1, V).duration)
+    assert timeline.makespan == pytest.approx(float(makespan))
+    assert timeline.bubble_ratio * 100 == pytest.approx(float(bubble), abs=0.051)
+    assert max(peak_slots_per_rank(schedule)) / V == float(peak)
+    assert max(shard(schedule, "unit", 1).count(Kind.UNSHARD)) == int(gathers)
+
+
+def test_the_table_is_there() -> None:
+    assert len(ROWS) == 7
