@@ -61,11 +61,13 @@ class Trainer:
         """Train, evaluate, sample, save."""
         steps = self.config.run.steps
         for step in range(self.first_step, steps):
-            metrics = self._step(step)
-            if (step + 1) % self.config.run.eval_every == 0 or step + 1 == steps:
+            due = (step + 1) % self.config.run.eval_every == 0 or step + 1 == steps
+            trace = Trace(self.pipe.device) if due else None
+            metrics = self._step(step, trace)
+            if trace is not None:
                 metrics["val_loss"] = self._validate()
+                metrics |= self._measure(trace)
             self._report(metrics)
-        self._draw(steps)
         path = self.config.folder / "checkpoints" / f"step-{steps}"
         checkpoint.save(path, self.pipe, self.optimizer, steps)
         text = self._sample()
@@ -87,11 +89,11 @@ class Trainer:
             world=plan.dp_size,
         )
 
-    def _step(self, step: int) -> dict[str, Any]:
+    def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optim, step, self.config.run.steps)
         start = time.perf_counter()
-        out = self.pipe.step(self._batch("train", step))
+        out = self.pipe.step(self._batch("train", step), trace.span if trace else None)
         norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -120,24 +122,21 @@ class Trainer:
             f"{metrics['step_s'] * 1e3:.0f} ms"
         )
         if "val_loss" in metrics:
-            line += f"  validation {metrics['val_loss']:.4f}"
+            line += (
+                f"  validation {metrics['val_loss']:.4f}  bubble ratio "
+                f"{metrics['bubble_predicted']:.1%} predicted, {metrics['bubble']:.1%} measured"
+            )
         if metrics["step"] % 10 == 0 or metrics["step"] == 1 or "val_loss" in metrics:
             print(line, flush=True)
 
-    def _draw(self, step: int) -> None:
-        """Measure one more step, untrained on, and draw it below its prediction."""
-        trace = Trace(self.pipe.device)
-        self.pipe.step(self._batch("train", step), trace.span)
-        self.optimizer.zero_grad()
+    def _measure(self, trace: Trace) -> dict[str, float]:
+        """Draw the traced step below its prediction; the bubble ratios, idle / (P x makespan)."""
         placement = self.pipe.plan.placement
         measured = trace.gather(placement, "measured", pipelines(self.pipe.mesh)[0])
+        predicted = predict(measured, self.pipe)
         if self.leads:
-            predicted = predict(measured, self.pipe)
             show([predicted, measured], self.config.folder / "timeline.png")
-            print(
-                f"bubble ratio (idle / (P x makespan)): predicted {predicted.bubble_ratio:.1%}, "
-                f"measured {measured.bubble_ratio:.1%}"
-            )
+        return {"bubble_predicted": predicted.bubble_ratio, "bubble": measured.bubble_ratio}
 
     def _sample(self) -> str:
         tokens = self.corpus.batch("validation", 0, 1, self.config.data.seq_len, 0)[0]
