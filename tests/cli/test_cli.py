@@ -154,3 +154,15 @@ def _alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def test_an_error_on_a_rank_shows_its_traceback(tmp_path: Path) -> None:
+    done = zeropp("train", "--run.name", "a", "--run.steps", "1", *TINY, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    saved = tmp_path / "runs" / "a" / "checkpoints" / "step-1"
+    for file in saved.glob("*.distcp"):
+        file.unlink()
+    resume = ["--run.name", "b", "--run.resume", str(saved), "--run.steps", "2"]
+    done = zeropp("train", *resume, cwd=tmp_path, timeout=60)
+    assert done.returncode == 1
+    assert "FileNotFoundError" in done.stderr
