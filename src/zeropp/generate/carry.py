@@ -34,7 +34,7 @@ _RULES = (
     Rule(slope=2),
 )
 _NEAR = 1.0005  # of the floor: near enough to stop the search
-_FEWEST_PASSES, _CHEAP_ACTIONS = 8, 30_000
+_FEWEST_PASSES, _CHEAP_ACTIONS = 10, 36_000
 
 
 def carry(request: Request) -> Schedule:
@@ -51,7 +51,8 @@ def carry(request: Request) -> Schedule:
     _refuse_few_slots(V, max(split_evenly(total, -(-total // unit_size))), slots)
     placement = request.placement()
     costs = request.costs or Costs.uniform(P, V)
-    found = _search(Problem.of(placement, total, costs), total, unit_size, slots)
+    problem = Problem.of(placement, total, costs)
+    found = _search(problem, unit_sizes(problem, total, request.unit_size, slots), slots)
     params = (("seam", "carry"), ("slots", str(slots)), ("unit_size", str(unit_size)))
     made = Schedule("zeropp", placement, found.orders.units, found.actions(), params)
     return _or_drained(made, request, costs, slots) if unit_size == total else made
@@ -78,12 +79,9 @@ def _refuse_few_slots(num_chunks: int, largest: int, slots: int) -> None:
         )
 
 
-def _search(problem: Problem, total: int, unit_size: int, slots: int) -> Outcome:
+def _search(problem: Problem, sizes: list[tuple[int, ...]], slots: int) -> Outcome:
     """The best of a few passes; guesses of units and rules are tried from the best pair on."""
-    guesses = [
-        Orders.of(problem.num_chunks, sizes)
-        for sizes in unit_sizes(problem, total, unit_size, slots)
-    ]
+    guesses = [Orders.of(problem.num_chunks, units) for units in sizes]
     pairs = product(range(len(guesses)), range(len(_RULES)))
     actions = 3 * problem.pp_size * len(guesses[0])
     best, limit = None, NEVER
