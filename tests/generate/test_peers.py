@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import pytest
 
-from zeropp.costs import UniformCosts
+from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, generate
 from zeropp.generate.building_block import BuildingBlock
 from zeropp.generate.squeeze import squeeze
@@ -38,7 +38,11 @@ VEES = {
 
 def timeline(schedule: Schedule, times: Times = EQUAL) -> Timeline:
     """`times`: of one micro-batch's F, B, W through a whole rank."""
-    return evaluate(schedule, UniformCosts(*times, schedule.placement.num_chunks).duration)
+    return evaluate(schedule, costs(schedule, times).duration)
+
+
+def costs(schedule: Schedule, times: Times) -> Costs:
+    return Costs.uniform(schedule.placement.pp_size, schedule.placement.num_chunks, *times)
 
 
 def span_bubble(schedule: Schedule, times: Times = EQUAL) -> float:
@@ -151,7 +155,7 @@ def test_dualpipe_v_with_indivisible_pairs_has_the_readmes_bubble(P: int, times:
 
 def makespan_with_pairs(schedule: Schedule, times: Times) -> float:
     """The makespan if an F and the BW right after it start together and end together."""
-    duration = UniformCosts(*times, schedule.placement.num_chunks).duration
+    duration = costs(schedule, times).duration
     waiting = [in_pairs(order) for order in schedule.actions]
     clocks = [0.0] * len(waiting)
     ends: dict[Action, float] = {}

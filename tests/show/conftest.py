@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from zeropp.costs import UniformCosts
+from zeropp.costs import Costs
 from zeropp.generate import generate
 from zeropp.ir import Action, Kind, Span, Timeline, evaluate
 
@@ -18,7 +18,7 @@ def make() -> Make:
     def predict(
         name: str, P: int, V: int, B: int, *, weight: float = 1.0, latency: float = 0.0
     ) -> Timeline:
-        costs = UniformCosts(1.0, 1.0, weight, V)
+        costs = Costs.uniform(P, V, 1.0, 1.0, weight)
         return evaluate(generate(name, P, V, B), costs.duration, latency)
 
     return predict

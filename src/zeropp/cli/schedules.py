@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from zeropp.costs import UniformCosts
+from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Program, Schedule, Timeline, evaluate, format_schedule, parse
 from zeropp.lower import lower
@@ -134,10 +134,11 @@ def _timeline(wanted: Show) -> Timeline:
         schedule = subject.schedule if isinstance(subject, Program) else subject
     else:
         schedule = wanted.schedule()
-    costs = UniformCosts(*_three(wanted.costs), schedule.placement.num_chunks)
     if not wanted.p2p >= 0:
         raise ValueError(f"p2p must be 0 or more, got {wanted.p2p}")
-    return evaluate(schedule, costs.duration, wanted.p2p)
+    sizes = schedule.placement.pp_size, schedule.placement.num_chunks
+    costs = Costs.uniform(*sizes, *_three(wanted.costs), latency=wanted.p2p)
+    return evaluate(schedule, costs.duration, costs.latency)
 
 
 def _three(text: str) -> tuple[float, float, float]:

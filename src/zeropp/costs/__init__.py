@@ -1,5 +1,6 @@
-"""Floor 1: how long actions take."""
+"""Floor 1: how long actions take, and the makespan that nothing can beat."""
 
-from zeropp.costs.uniform import UniformCosts
+from zeropp.costs.costs import Costs
+from zeropp.costs.floor import floor
 
-__all__ = ["UniformCosts"]
+__all__ = ["Costs", "floor"]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from zeropp.costs import Costs
 from zeropp.generate.breadth_first import breadth_first
 from zeropp.generate.dualpipe_v import dualpipe_v
 from zeropp.generate.forward_only import forward_only
@@ -43,7 +44,7 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
         "zeropp": Generator(
             zeropp,
             "units of U micro-batches, blockwise, split backward, W staggered into the bubble",
-            frozenset({"unit_size", "seam"}),
+            frozenset({"unit_size", "seam", "slots"}),
         ),
         "gpipe": Generator(
             gpipe, "all forwards, then all backwards; holds the whole batch", chunks=_ONE
@@ -90,8 +91,20 @@ def generate(
     *,
     unit_size: int | None = None,
     seam: str | None = None,
+    slots: int | None = None,
+    costs: Costs | None = None,
 ) -> Schedule:
     """Make the schedule called `name`.
+
+    Args:
+        name: a key of `GENERATORS`.
+        pp_size: P.
+        num_chunks: V.
+        num_microbatches: B.
+        unit_size: U, micro-batches per unit.
+        seam: `carry` or `drain`.
+        slots: most activations (one chunk of one micro-batch each) that a rank may hold.
+        costs: what the schedule is made for; generators that do not go by times ignore it.
 
     Raises:
         ValueError: unknown name, a size out of range, or a knob that the schedule does not have.
@@ -99,10 +112,11 @@ def generate(
     if name not in GENERATORS:
         raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(GENERATORS)}")
     generator = GENERATORS[name]
-    for option, value in (("unit_size", unit_size), ("seam", seam)):
+    for option, value in (("unit_size", unit_size), ("seam", seam), ("slots", slots)):
         if value is not None and option not in generator.options:
             raise ValueError(f"{option} is not a knob of {name}; leave it out")
-    return generator.make(Request(pp_size, num_chunks, num_microbatches, unit_size, seam))
+    sizes = (pp_size, num_chunks, num_microbatches)
+    return generator.make(Request(*sizes, unit_size, seam, slots, costs))
 
 
 __all__ = ["GENERATORS", "Generator", "Request", "forward_only", "generate"]

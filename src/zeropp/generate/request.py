@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from zeropp.costs import Costs
 from zeropp.ir.placement import Placement, Shape
 
 
@@ -15,9 +16,11 @@ class Request:
         num_microbatches: B.
         unit_size: U, for schedules that have units; None: the generator's default.
         seam: what happens between units, for `zeropp`; None: the generator's default.
+        slots: most activations that a rank may hold, for `zeropp`; None: the generator's default.
+        costs: durations of the stages, for generators that go by them; None: all equal, no P2P.
 
     Raises:
-        ValueError: a size below 1, or U above B.
+        ValueError: a size below 1, U above B, or costs for another number of stages than P x V.
     """
 
     pp_size: int
@@ -25,9 +28,11 @@ class Request:
     num_microbatches: int
     unit_size: int | None = None
     seam: str | None = None
+    slots: int | None = None
+    costs: Costs | None = None
 
     def __post_init__(self) -> None:
-        for name in ("pp_size", "num_chunks", "num_microbatches", "unit_size"):
+        for name in ("pp_size", "num_chunks", "num_microbatches", "unit_size", "slots"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
@@ -36,6 +41,15 @@ class Request:
                 f"unit_size must be at most num_microbatches ({self.num_microbatches}), "
                 f"got {self.unit_size}"
             )
+        if self.costs is not None and self.costs.num_stages != self.pp_size * self.num_chunks:
+            raise ValueError(
+                f"costs must list {self.pp_size * self.num_chunks} stages (pp_size x num_chunks), "
+                f"got {self.costs.num_stages}"
+            )
+
+    def unit_size_or_ranks(self) -> int:
+        """U, by default P, or B if that is less."""
+        return self.unit_size or min(self.pp_size, self.num_microbatches)
 
     def placement(self, shape: Shape = Shape.LOOP) -> Placement:
         """The placement of this size and the given shape."""

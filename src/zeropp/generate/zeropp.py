@@ -1,64 +1,24 @@
 """ZeroPP: units of U micro-batches, run blockwise, with W staggered into the bubble.
 
-Source: arXiv 2402.03791, and the order of its public implementation, with two corrections: the
-first W follows B number 2p (not 2p + 1), and units smaller than P work.
-
-One unit on rank p, loop placement, U micro-batches, V chunks:
-
-    warm-up    min(2(P-1-p) + (V-1)U, UV) forwards, chunk by chunk
-    pairs      F, B in the last chunk until the forwards are used up
-    cool-down  the remaining B, chunk by chunk downwards
-    W          oldest first: in a pair from B number 2p on, in the cool-down after each B
-    end        all W of the unit are drained before the next unit starts
+Between two units, the paper's order drains (`seam="drain"`: drain.py); carried W's fill that seam
+(`seam="carry"`, the default: carry.py).
 """
 
-from collections import deque
-from collections.abc import Iterator
-
-from zeropp.generate.request import Request, split_evenly
-from zeropp.ir.action import Action, Kind
-from zeropp.ir.placement import Placement
+from zeropp.generate.carry import carry
+from zeropp.generate.drain import drain
+from zeropp.generate.request import Request
 from zeropp.ir.schedule import Schedule
+
+_SEAMS = {"carry": carry, "drain": drain}
 
 
 def zeropp(request: Request) -> Schedule:
-    """The drained order, in units of nearly equal size, none above `unit_size` (default P).
+    """The order of the seam that is asked for.
 
     Raises:
-        ValueError: a seam other than `drain`.
+        ValueError: a seam other than `carry` and `drain`, or what the seam's order refuses.
     """
-    if request.seam not in (None, "drain"):
-        raise ValueError(f"seam must be drain, got {request.seam!r}")
-    total = request.num_microbatches
-    unit_size = request.unit_size or min(request.pp_size, total)
-    units = split_evenly(total, -(-total // unit_size))
-    placement = request.placement()
-    actions = tuple(tuple(_rank_order(placement, rank, units)) for rank in range(request.pp_size))
-    params = (("seam", "drain"), ("unit_size", str(unit_size)))
-    return Schedule("zeropp", placement, units, actions, params)
-
-
-def _rank_order(placement: Placement, rank: int, units: tuple[int, ...]) -> Iterator[Action]:
-    first = 0
-    for size in units:
-        yield from _unit_order(placement, rank, range(first, first + size))
-        first += size
-
-
-def _unit_order(placement: Placement, rank: int, unit: range) -> Iterator[Action]:
-    stages = placement.stages_of(rank)
-    forwards = deque(Action(Kind.F, s, m) for s in stages for m in unit)
-    backwards = [Action(Kind.B, s, m) for s in reversed(stages) for m in unit]
-    waiting: deque[Action] = deque()
-    in_later_chunks = (placement.num_chunks - 1) * len(unit)
-    for _ in range(min(2 * (placement.pp_size - 1 - rank) + in_later_chunks, len(forwards))):
-        yield forwards.popleft()
-    for count, backward in enumerate(backwards):
-        paired = bool(forwards)
-        if paired:
-            yield forwards.popleft()
-        yield backward
-        waiting.append(Action(Kind.W, backward.stage, backward.microbatch))
-        if not paired or count >= 2 * rank:
-            yield waiting.popleft()
-    yield from waiting
+    seam = request.seam or "carry"
+    if seam not in _SEAMS:
+        raise ValueError(f"seam must be {' or '.join(_SEAMS)}, got {seam!r}")
+    return _SEAMS[seam](request)
