@@ -53,6 +53,13 @@ def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["generate", "zeropp", "--microbatches", "4", "--unit-size", "9"], "unit_size"),
         (["verify", "/nowhere"], "cannot read"),
         (["show", "1f1b", "-o", "x.gif"], "output"),
+        (["simulate", "nonsense"], "unknown schedule"),
+        (["simulate", "--gather", "-1"], "gather"),
+        (["simulate", "--p2p", "nan"], "latency"),
+        (["simulate", "--shard", "often"], "shard"),
+        (["simulate", "--chunks", "2", "--slots", "3"], "slots"),
+        (["simulate", "--compare", "1f1b,none"], "compare"),
+        (["simulate", "--limit", "3"], "limit"),
         (["show", "1f1b", "--costs", "1,nan,1"], "costs"),
         (["show", "1f1b", "--costs", "1,2"], "costs"),
         (["train", "--parallel.pp-size", "0"], "pp_size"),
@@ -82,6 +89,29 @@ def test_bad_input_is_one_line_and_status_two(
     assert status == 2
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_simulate_prints_the_contract_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--pp", "8", "--chunks", "2", "--microbatches", "32"]
+    assert main(["simulate", "zeropp", *size, "--shard", "unit", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["makespan"] == pytest.approx(99.5)
+    assert report["floor"] == pytest.approx(99.5)
+    assert len(report["peak_slots"]) == len(report["gathers"]) == len(report["reduces"]) == 8
+    assert max(report["peak_slots"]) <= 8 * 2 + 7
+    assert sum(report["idle"].values()) == pytest.approx(report["bubble_ratio"] * 8 * 99.5)
+
+
+def test_comparing_within_little_memory_recommends_the_peer_that_fits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    size = ["--pp", "8", "--chunks", "2", "--microbatches", "32", "--compare", "all"]
+    assert main(["simulate", *size, "--limit", "5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recommended"] == "v-half"
+    assert main(["simulate", *size, "--limit", "4"]) == 0
+    assert "fastest within 4 micro-batches' activations: v-min" in capsys.readouterr().out
+    assert main(["simulate", *size, "--limit", "1"]) == 0
+    assert "nothing fits 1 micro-batches; v-min needs the least, 4" in capsys.readouterr().out
 
 
 def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zeropp.costs import UniformCosts
+from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Request, generate
 from zeropp.ir import Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
 from zeropp.lower import lower
@@ -16,23 +16,30 @@ from zeropp.verify import verify
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
+SEAMS = ("zeropp.drain", "zeropp.carry")
+
+
 def chunks_of(name: str) -> int:
     allowed = GENERATORS[name].chunks
     return 2 if allowed is None else max(allowed)
 
 
+def unit_costs(schedule: Schedule) -> Costs:
+    v = schedule.placement.num_chunks
+    return Costs.uniform(schedule.placement.pp_size, v, v, v, v)
+
+
 def unit_makespan(schedule: Schedule) -> float:
     """On f=b=w=1 per chunk."""
-    v = schedule.placement.num_chunks
-    return evaluate(schedule, UniformCosts(v, v, v, v).duration).makespan
+    return evaluate(schedule, unit_costs(schedule).duration).makespan
 
 
-@pytest.mark.parametrize("name", GENERATORS)
-def test_the_picture_is_the_golden_one(name: str) -> None:
-    schedule = generate(name, 4, chunks_of(name), 8)
-    v = schedule.placement.num_chunks
-    drawn = draw_text(evaluate(schedule, UniformCosts(v, v, v, v).duration))
-    assert drawn.rstrip("\n") == (GOLDEN / f"{name}.txt").read_text().rstrip("\n")
+@pytest.mark.parametrize("picture", [*(n for n in GENERATORS if n != "zeropp"), *SEAMS])
+def test_the_picture_is_the_golden_one(picture: str) -> None:
+    name, _, seam = picture.partition(".")
+    schedule = generate(name, 4, chunks_of(name), 8, seam=seam or None)
+    drawn = draw_text(evaluate(schedule, unit_costs(schedule).duration))
+    assert drawn.rstrip("\n") == (GOLDEN / f"{picture}.txt").read_text().rstrip("\n")
 
 
 @pytest.mark.parametrize("P", [2, 3, 4, 8])
@@ -49,8 +56,8 @@ def test_the_drained_order_costs_what_the_paper_says(P: int, V: int) -> None:
 
 
 def test_units_are_nearly_equal_and_none_exceeds_u() -> None:
-    assert generate("zeropp", 4, 2, 7, unit_size=4).units == (4, 3)
-    assert generate("zeropp", 8, 2, 26, unit_size=8).units == (7, 7, 6, 6)
+    assert generate("zeropp", 4, 2, 7, unit_size=4, seam="drain").units == (4, 3)
+    assert generate("zeropp", 8, 2, 26, unit_size=8, seam="drain").units == (7, 7, 6, 6)
 
 
 @settings(max_examples=300, deadline=None)
@@ -61,7 +68,8 @@ def test_every_generated_program_is_sound(data: st.DataObject) -> None:
     allowed = GENERATORS[name].chunks
     V = data.draw(st.integers(1, 3) if allowed is None else st.sampled_from(sorted(allowed)))
     unit = data.draw(st.integers(1, B)) if "unit_size" in GENERATORS[name].options else None
-    schedule = generate(name, P, V, B, unit_size=unit)
+    seam = data.draw(st.sampled_from(["drain", "carry"])) if name == "zeropp" else None
+    schedule = generate(name, P, V, B, unit_size=unit, seam=seam)
     assert parse(format_schedule(schedule)) == schedule
     policy = data.draw(st.sampled_from([None, "unit", "step", "microbatch"]))
     assert verify(lower(schedule, policy, max_resident=data.draw(st.integers(1, 3)))) == ()

@@ -12,7 +12,7 @@ from zeropp.ir import Kind
 from zeropp.plan import Plan
 
 PLANS = [
-    Plan(2, 2, 8, "zeropp", 4, dp_shard=2, shard=shard, max_resident=resident)
+    Plan(2, 2, 8, "zeropp", 4, "drain", dp_shard=2, shard=shard, max_resident=resident)
     for shard, resident in (("unit", 1), ("unit", 2), ("step", 2), ("microbatch", 2))
 ]
 

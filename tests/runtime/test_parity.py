@@ -13,18 +13,19 @@ TOLERANCE = 1e-5  # relative, fp32: the order of sums differs, nothing else
 B = 7
 
 
-def schedules(chunks: int) -> list[tuple[str, int | None]]:
-    every = [("zeropp", unit) for unit in range(1, B + 1)]
-    every += [("interleaved-1f1b", None), ("breadth-first", None)]
-    return every + ([("gpipe", None), ("1f1b", None)] if chunks == 1 else [])
+def schedules(chunks: int) -> list[tuple[str, int | None, str | None]]:
+    every = [("zeropp", unit, "drain") for unit in range(1, B + 1)]
+    every += [("zeropp", unit, "carry") for unit in (1, 2, 4)]
+    every += [("interleaved-1f1b", None, None), ("breadth-first", None, None)]
+    return every + ([("gpipe", None, None), ("1f1b", None, None)] if chunks == 1 else [])
 
 
 def plans(pp_size: int, dp_shard: int) -> list[Plan]:
     policies = [("unit", 1), ("unit", 2), ("step", 2), ("microbatch", 2)]
     return [
-        Plan(pp_size, chunks, B, name, unit, dp_shard=dp_shard, shard=shard, max_resident=resident)
+        Plan(pp_size, chunks, B, name, unit, seam, dp_shard, 1, shard, max_resident=resident)
         for chunks in (1, 2)
-        for name, unit in schedules(chunks)
+        for name, unit, seam in schedules(chunks)
         for shard, resident in (policies if dp_shard > 1 else policies[:1])
     ]
 

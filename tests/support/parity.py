@@ -35,7 +35,8 @@ class Case:
         unit = "" if p.unit_size is None else f"-U{p.unit_size}"
         sizes = f"P{p.pp_size}-V{p.num_chunks}-D{p.dp_size}-B{p.num_microbatches}{unit}"
         sharding = f"-{p.shard}{p.max_resident}" if p.dp_size > 1 else ""
-        return f"{p.schedule}-{sizes}{sharding}{'-bias' if self.bias else ''}"
+        seam = "" if p.seam is None else f"-{p.seam}"
+        return f"{p.schedule}{seam}-{sizes}{sharding}{'-bias' if self.bias else ''}"
 
 
 def token_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from zeropp.ir import Action, Kind, Program, Schedule, format_program, parse
 from zeropp.lower import lower, shard
 from zeropp.verify import InvalidProgramError, Limits, require_valid, same_collectives, verify
 
-SCHEDULE = generate("zeropp", 2, 2, 4, unit_size=2)
+SCHEDULE = generate("zeropp", 2, 2, 4, unit_size=2, seam="drain")
 PROGRAM = lower(SCHEDULE, "unit", max_resident=1)
 
 
@@ -152,7 +152,7 @@ def test_programs_round_trip_and_unknown_text_is_refused() -> None:
 
 def test_gathers_with_one_resident_chunk_meet_the_floor() -> None:
     for P, V, U, B in ((8, 4, 8, 32), (8, 4, 16, 32), (4, 2, 4, 16)):
-        schedule = generate("zeropp", P, V, B, unit_size=U)
+        schedule = generate("zeropp", P, V, B, unit_size=U, seam="drain")
         gathers = shard(schedule, "unit", max_resident=1).count(Kind.UNSHARD)
         assert gathers == (1 + (2 * V - 2) * B // U,) * P
 

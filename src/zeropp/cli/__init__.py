@@ -1,1 +1,1 @@
-"""Floor 6: one file per family of verbs."""
+"""Floor 8: one file per family of verbs."""

@@ -3,13 +3,16 @@
 import sys
 from collections.abc import Callable, Mapping
 
-from zeropp.cli.schedules import run_generate, run_schedules, run_show, run_verify
+from zeropp.cli.schedules import run_generate, run_schedules, run_verify
+from zeropp.cli.show import run_show
+from zeropp.cli.simulate import run_simulate
 from zeropp.cli.train import train
 
 VERBS: Mapping[str, tuple[Callable[[list[str]], int], str]] = {
     "schedules": (run_schedules, "list the schedules"),
     "generate": (run_generate, "write a schedule as text"),
     "verify": (run_verify, "prove a schedule or program sound, or say why not"),
+    "simulate": (run_simulate, "time, memory and communication of schedules, side by side"),
     "show": (run_show, "draw a schedule's timeline"),
     "train": (train, "train a GPT"),
 }

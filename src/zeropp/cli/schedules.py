@@ -1,4 +1,4 @@
-"""`zeropp schedules`, `generate`, `verify` and `show`: schedules at work, without torch."""
+"""`zeropp schedules`, `generate` and `verify`: make schedules and prove them, without torch."""
 
 import sys
 from dataclasses import dataclass
@@ -7,41 +7,11 @@ from typing import Annotated
 
 import tyro
 
-from zeropp.costs import Costs
-from zeropp.generate import GENERATORS, generate
-from zeropp.ir import Program, Schedule, Timeline, evaluate, format_schedule, parse
+from zeropp.cli.options import Made, read
+from zeropp.generate import GENERATORS
+from zeropp.ir import Schedule, format_schedule
 from zeropp.lower import lower
-from zeropp.show import check_output, draw_text, show
 from zeropp.verify import Limits, verify
-
-
-@dataclass(frozen=True)
-class Made:
-    """A schedule by name and size."""
-
-    name: tyro.conf.Positional[str]
-    """Name of the schedule (see `zeropp schedules`), or for verify and show a file."""
-    pp: int = 4
-    """P, ranks in the pipeline."""
-    chunks: int = 1
-    """V, stages per rank."""
-    microbatches: int = 8
-    """B, micro-batches per step."""
-    unit_size: int | None = None
-    """U, micro-batches in a scheduling unit."""
-    seam: str | None = None
-    """What happens between units."""
-
-    def schedule(self) -> Schedule:
-        """The schedule."""
-        return generate(
-            self.name,
-            self.pp,
-            self.chunks,
-            self.microbatches,
-            unit_size=self.unit_size,
-            seam=self.seam,
-        )
 
 
 @dataclass(frozen=True)
@@ -55,18 +25,6 @@ class Generate(Made):
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """File to write; without it, standard output."""
-
-
-@dataclass(frozen=True)
-class Show(Made):
-    """Draw a schedule's timeline."""
-
-    costs: str = "1,1,1"
-    """Durations F,B,W of one micro-batch through a whole rank."""
-    p2p: float = 0.0
-    """Latency of one hop, in the same unit."""
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
-    """File ending in .txt, .svg, .png or .json; without it, text on standard output."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +62,7 @@ def run_generate(arguments: list[str]) -> int:
 def run_verify(arguments: list[str]) -> int:
     """Check a file."""
     wanted = tyro.cli(Verify, args=arguments, prog="zeropp verify")
-    subject, limits = _read(wanted.file), Limits(slots=wanted.slots)
+    subject, limits = read(wanted.file), Limits(slots=wanted.slots)
     found = verify(subject, limits)
     if not found and isinstance(subject, Schedule):
         found = verify(lower(subject), limits)
@@ -113,48 +71,3 @@ def run_verify(arguments: list[str]) -> int:
     if not found:
         print(f"{wanted.file}: sound")
     return 1 if found else 0
-
-
-def run_show(arguments: list[str]) -> int:
-    """Draw a timeline."""
-    wanted = tyro.cli(Show, args=arguments, prog="zeropp show")
-    if wanted.output is not None:
-        check_output(wanted.output)
-    timeline = _timeline(wanted)
-    if wanted.output is None:
-        print(draw_text(timeline))
-    else:
-        show([timeline], wanted.output)
-    return 0
-
-
-def _timeline(wanted: Show) -> Timeline:
-    if Path(wanted.name).is_file():
-        subject = _read(Path(wanted.name))
-        schedule = subject.schedule if isinstance(subject, Program) else subject
-    else:
-        schedule = wanted.schedule()
-    if not wanted.p2p >= 0:
-        raise ValueError(f"p2p must be 0 or more, got {wanted.p2p}")
-    sizes = schedule.placement.pp_size, schedule.placement.num_chunks
-    costs = Costs.uniform(*sizes, *_three(wanted.costs), latency=wanted.p2p)
-    return evaluate(schedule, costs.duration, costs.latency)
-
-
-def _three(text: str) -> tuple[float, float, float]:
-    try:
-        forward, backward, weight = map(float, text.split(","))
-    except ValueError:
-        raise ValueError(
-            f"costs must be three numbers F,B,W such as 1,1,0.7; got {text!r}"
-        ) from None
-    return forward, backward, weight
-
-
-def _read(path: Path) -> Schedule | Program:
-    try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"file: cannot read {path}: {error}") from error
-    except ValueError as error:
-        raise ValueError(f"file: {path}: {error}") from error

@@ -1,6 +1,7 @@
-"""Floor 1: how long actions take, and the makespan that nothing can beat."""
+"""Floor 1: how long actions take, what they need, and the makespan that nothing can beat."""
 
 from zeropp.costs.costs import Costs
 from zeropp.costs.floor import floor
+from zeropp.costs.machine import Bytes, Traffic
 
-__all__ = ["Costs", "floor"]
+__all__ = ["Bytes", "Costs", "Traffic", "floor"]

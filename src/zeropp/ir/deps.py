@@ -76,6 +76,20 @@ def matching_receive(send: Action) -> Action:
     return Action(Kind.RECV_B, send.stage - 1, send.microbatch)
 
 
+def matching_send(receive: Action) -> Action:
+    """The SEND, on the other rank, of what `receive` receives."""
+    if receive.kind is Kind.RECV_F:
+        return Action(Kind.SEND_F, receive.stage - 1, receive.microbatch)
+    return Action(Kind.SEND_B, receive.stage + 1, receive.microbatch)
+
+
+def producer(send: Action, schedule: Schedule) -> Action:
+    """The compute action that makes what `send` sends."""
+    if send.kind is Kind.SEND_F:
+        return Action(Kind.F, send.stage, send.microbatch)
+    return schedule.backward_of(send.stage, send.microbatch)
+
+
 def channel_of(action: Action, placement: Placement) -> Channel:
     """The channel that a SEND or RECV uses."""
     rank = placement.rank_of(action.stage)

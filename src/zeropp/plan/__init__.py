@@ -1,4 +1,4 @@
-"""Floor 3: how a model is laid over ranks."""
+"""Floor 4: how a model is laid over ranks."""
 
 from zeropp.plan.plan import Plan
 

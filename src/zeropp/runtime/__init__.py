@@ -1,1 +1,1 @@
-"""Floor 4: torch starts here; runs programs on ranks, exactly."""
+"""Floor 5: torch starts here; runs programs on ranks, exactly."""

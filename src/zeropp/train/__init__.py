@@ -1,1 +1,1 @@
-"""Floor 5: a trainer people can use."""
+"""Floor 7: a trainer people can use."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from zeropp.ir.action import COMPUTE, SENDS, Action, Kind
-from zeropp.ir.deps import incoming, matching_receive
+from zeropp.ir.action import COMPUTE, SENDS, Action
+from zeropp.ir.deps import incoming, matching_receive, matching_send
 from zeropp.ir.evaluate import DeadlockError, evaluate
 from zeropp.ir.program import Program
 from zeropp.ir.progress import run_in_order
@@ -31,7 +31,7 @@ def rendezvous_deadlock(program: Program) -> Iterator[Violation]:
         if action.kind in SENDS:
             awaited = matching_receive(action)
         elif action.kind in COMPUTE and (receive := incoming(action, program.placement)):
-            awaited = _sender(receive)
+            awaited = matching_send(receive)
         if awaited is not None and awaited not in done:
             return awaited
         done.add(action)
@@ -41,9 +41,3 @@ def rendezvous_deadlock(program: Program) -> Iterator[Violation]:
         order = program.actions[blocked.rank]
         message = f"waits for ever for {blocked.awaits}"
         yield at("deadlock", blocked.rank, blocked.position, order, message)
-
-
-def _sender(receive: Action) -> Action:
-    if receive.kind is Kind.RECV_F:
-        return Action(Kind.SEND_F, receive.stage - 1, receive.microbatch)
-    return Action(Kind.SEND_B, receive.stage + 1, receive.microbatch)

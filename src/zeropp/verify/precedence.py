@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from zeropp.ir.action import COMPUTE, SENDS, Action, Kind
-from zeropp.ir.deps import incoming, predecessors
+from zeropp.ir.action import COMPUTE, SENDS, Action
+from zeropp.ir.deps import incoming, predecessors, producer
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.verify.violation import Violation, at
@@ -38,7 +38,5 @@ def _needed(action: Action, program: Program) -> Action | None:
     if action.kind in COMPUTE:
         return incoming(action, program.placement)
     if action.kind in SENDS:
-        if action.kind is Kind.SEND_F:
-            return Action(Kind.F, action.stage, action.microbatch)
-        return program.schedule.backward_of(action.stage, action.microbatch)
+        return producer(action, program.schedule)
     return None

@@ -1,0 +1,156 @@
+"""`zeropp simulate`: time, memory and communication of one schedule, or of several side by side."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from zeropp.cli.options import Made
+from zeropp.costs import Traffic
+from zeropp.generate import GENERATORS
+from zeropp.ir import Program
+from zeropp.lower import lower
+from zeropp.simulate import Report, simulate
+
+
+@dataclass(frozen=True)
+class Simulate(Made):
+    """Simulate a schedule with its communication."""
+
+    name: tyro.conf.Positional[str] = "zeropp"
+    """Name of the schedule (see `zeropp schedules`), or a file."""
+    gather: float = 0.0
+    """Time to gather one stage's parameters, in the unit of the costs."""
+    reduce: float = 0.0
+    """Time to reduce one stage's gradients."""
+    shard: str | None = None
+    """Gather and reduce per unit, step or microbatch; without it nothing is sharded."""
+    max_resident: int = 2
+    """For --shard unit, most stages of a rank that are gathered at once."""
+    prefetch: int = 1
+    """How many compute actions before its first use a gather is issued."""
+    recv_ahead: int = 1
+    """At the latest how many compute actions before its use a receive is posted."""
+    compare: str | None = None
+    """Simulate these schedules side by side instead: NAME,NAME,... or all."""
+    limit: float | None = None
+    """With --compare: most activations on a rank, in micro-batches through a whole rank."""
+    json: bool = False
+    """Print JSON."""
+
+    def report(self) -> Report:
+        """Simulate the schedule or file."""
+        subject = self.subject()
+        if not isinstance(subject, Program):
+            subject = lower(
+                subject,
+                self.shard,
+                max_resident=self.max_resident,
+                prefetch=self.prefetch,
+                recv_ahead=self.recv_ahead,
+            )
+        costs = self.costs_of(subject.placement)
+        return simulate(subject, costs, Traffic(gather=self.gather, reduce=self.reduce))
+
+    def named(self, name: str) -> "Simulate":
+        """The same for another schedule, without the knobs and chunks that it does not have."""
+        if name not in GENERATORS:
+            raise ValueError(
+                f"compare: unknown schedule {name!r}; choose of {', '.join(GENERATORS)}"
+            )
+        generator = GENERATORS[name]
+        chunks = self.chunks
+        if generator.chunks is not None and chunks not in generator.chunks:
+            chunks = max(generator.chunks)
+        knobs = {k: None for k in ("unit_size", "seam", "slots") if k not in generator.options}
+        return replace(self, name=name, chunks=chunks, **knobs)  # type: ignore[arg-type]
+
+
+def run_simulate(arguments: list[str]) -> int:
+    """Simulate, and print a table or JSON."""
+    wanted = tyro.cli(Simulate, args=arguments, prog="zeropp simulate")
+    if wanted.compare is None:
+        if wanted.limit is not None:
+            raise ValueError("limit goes with compare; for one schedule use slots")
+        report = wanted.report()
+        _print_json(report.as_dict()) if wanted.json else _print_report(report)
+        return 0
+    if wanted.limit is not None and not wanted.limit > 0:
+        raise ValueError(f"limit must be above 0, got {wanted.limit}")
+    names = list(GENERATORS) if wanted.compare == "all" else wanted.compare.split(",")
+    reports = [wanted.named(name).report() for name in names]
+    best = _best(reports, wanted.limit)
+    if wanted.json:
+        recommended = best.program.schedule.name if best else None
+        _print_json({"recommended": recommended, "rows": [r.as_dict() for r in reports]})
+    else:
+        _print_comparison(reports, wanted.limit, best)
+    return 0
+
+
+def peak_microbatches(report: Report) -> float:
+    """Peak activations of the worst rank, in micro-batches through a whole rank."""
+    return max(report.peak_slots) / report.program.placement.num_chunks
+
+
+def _best(reports: Sequence[Report], limit: float | None) -> Report | None:
+    fitting = [r for r in reports if limit is None or peak_microbatches(r) <= limit]
+    return min(fitting, key=lambda r: (r.makespan, peak_microbatches(r)), default=None)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value))
+
+
+def _print_report(report: Report) -> None:
+    table = Table(title=f"{report.program.schedule.name}, in the unit of the costs")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    over = report.makespan / report.floor - 1
+    table.add_row("makespan", f"{report.makespan:.4g}")
+    table.add_row("floor", f"{report.floor:.4g} ({over:+.2%} over it)")
+    table.add_row("bubble ratio = idle / (P x makespan)", f"{report.bubble_ratio:.2%}")
+    for cause, time in report.idle.items():
+        if time:
+            table.add_row(f"  idle, all ranks: {cause}", f"{time:.4g}")
+    values = report.as_dict()
+    for name in ("units", "peak_slots", "gathers", "reduces", "messages"):
+        table.add_row(f"{name.replace('_', ' ')}", " ".join(map(str, values[name])))
+    Console().print(table)
+
+
+def _print_comparison(reports: Sequence[Report], limit: float | None, best: Report | None) -> None:
+    columns = ("V", "makespan", "bubble ratio", "peak activations", "gathers", "reduces")
+    table = Table(title="bubble ratio = idle / (P x makespan); activations in micro-batches")
+    table.add_column("schedule", no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right")
+    for report in sorted(reports, key=lambda r: r.makespan):
+        fits = limit is None or peak_microbatches(report) <= limit
+        values = report.as_dict()
+        table.add_row(
+            report.program.schedule.name,
+            str(values["num_chunks"]),
+            f"{report.makespan:.4g}",
+            f"{report.bubble_ratio:.1%}",
+            f"{peak_microbatches(report):.4g}" + ("" if fits else " too many"),
+            str(max(values["gathers"])),
+            str(max(values["reduces"])),
+            style="bold" if report is best else "" if fits else "dim",
+        )
+    Console().print(table)
+    print(_recommendation(reports, limit, best))
+
+
+def _recommendation(reports: Sequence[Report], limit: float | None, best: Report | None) -> str:
+    if best is None:
+        least = min(reports, key=peak_microbatches)
+        return (
+            f"nothing fits {limit:g} micro-batches; {least.program.schedule.name} needs the "
+            f"least, {peak_microbatches(least):g}"
+        )
+    within = "" if limit is None else f" within {limit:g} micro-batches' activations"
+    return f"fastest{within}: {best.program.schedule.name}, {best.makespan:.4g}"

@@ -1,0 +1,153 @@
+"""Run a program in simulated time: on every rank a compute stream, a collective stream, channels.
+
+compute      F0 F1 F2 ..          actions in order, each after its inputs and its gather
+collectives  UNSHARD .. REDUCE    in order, each after the compute action that precedes it in
+                                  the program, beside what follows
+channel      ->  ->  ->           in order; a transfer starts when it is sent and its receive is
+                                  posted, and arrives `transfer + latency` later
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass
+from enum import StrEnum
+
+from zeropp.costs import Costs, Traffic
+from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, RECEIVES, SENDS, Action, Kind
+from zeropp.ir.deps import (
+    Channel,
+    channel_of,
+    incoming,
+    matching_receive,
+    matching_send,
+    producer,
+)
+from zeropp.ir.evaluate import DeadlockError
+from zeropp.ir.program import Program
+from zeropp.ir.progress import run_in_order
+from zeropp.ir.timeline import Span
+
+
+class Cause(StrEnum):
+    """Why a rank's compute stream is idle."""
+
+    RAMP = "ramp"  # before its first action
+    PEER = "peer"  # an input from another rank is not there
+    GATHER = "gather"  # the stage's parameters are not there
+    REDUCE = "reduce"  # after its last action, until its gradients are reduced
+    TAIL = "tail"  # after that, until the last rank ends
+    OPTIMIZER = "optimizer"  # the optimizer's step
+
+
+@dataclass(frozen=True)
+class Run:
+    """What happened in simulated time.
+
+    Attributes:
+        spans: for each rank, compute actions, UNSHARDs, REDUCEs and SENDs with their times, each
+            kind of stream in its order.
+        points: for each rank, its RESHARDs, as (stage, time).
+        idle: for each rank, idle time by cause; with the compute times it sums to the makespan.
+        makespan: until the last rank has done its optimizer step.
+    """
+
+    spans: tuple[tuple[Span, ...], ...]
+    points: tuple[tuple[tuple[int, float], ...], ...]
+    idle: tuple[dict[Cause, float], ...]
+    makespan: float
+
+
+def run_program(program: Program, costs: Costs, traffic: Traffic) -> Run:
+    """Simulate one step.
+
+    Raises:
+        DeadlockError: the program deadlocks when transfers wait for their receive to be posted.
+    """
+    engine = _Engine(program, costs, traffic)
+    if blocked := run_in_order(program.actions, engine.attempt):
+        raise DeadlockError("deadlock: " + "; ".join(map(str, blocked)))
+    return engine.finish()
+
+
+class _Engine:
+    """Clocks of all streams; `attempt` runs the next action of a rank."""
+
+    def __init__(self, program: Program, costs: Costs, traffic: Traffic) -> None:
+        ranks = range(program.placement.pp_size)
+        self.program, self.costs, self.traffic = program, costs, traffic
+        self.compute = [0.0 for _ in ranks]  # the compute stream is busy until
+        self.collective = [0.0 for _ in ranks]
+        self.channel: dict[Channel, float] = defaultdict(float)
+        self.done: dict[Action, float] = {}  # compute actions and posted receives
+        self.arrived: dict[Action, float] = {}  # by the RECV
+        self.gathered: dict[int, float] = {}  # by the stage
+        self.spans: list[list[Span]] = [[] for _ in ranks]
+        self.points: list[list[tuple[int, float]]] = [[] for _ in ranks]
+        self.idle: list[dict[Cause, float]] = [dict.fromkeys(Cause, 0.0) for _ in ranks]
+        self.started = [False for _ in ranks]
+
+    def attempt(self, rank: int, action: Action) -> Action | None:
+        kind = action.kind
+        if kind in COMPUTE:
+            return self._compute(rank, action)
+        if kind in SENDS:
+            return self._send(rank, action)
+        if kind in RECEIVES:
+            self.done[action] = self.compute[rank]
+        elif kind is Kind.RESHARD:
+            self.points[rank].append((action.stage, self.compute[rank]))
+        else:
+            self._collect(rank, action)
+        return None
+
+    def _compute(self, rank: int, action: Action) -> Action | None:
+        free = self.compute[rank]
+        receive = incoming(action, self.program.placement)
+        if receive is not None and receive not in self.arrived:
+            return matching_send(receive)
+        ready = free if receive is None else max(free, self.arrived[receive])
+        start = ready
+        if action.kind in NEEDS_PARAMETERS:
+            start = max(ready, self.gathered.get(action.stage, 0.0))
+        end = start + self.costs.duration(action)
+        waits = self.idle[rank]
+        waits[Cause.PEER if self.started[rank] else Cause.RAMP] += ready - free
+        waits[Cause.GATHER] += start - ready
+        self.started[rank] = True
+        self.compute[rank] = end
+        self.done[action] = end
+        self.spans[rank].append(Span(action, start, end))
+        return None
+
+    def _send(self, rank: int, action: Action) -> Action | None:
+        receive = matching_receive(action)
+        if receive not in self.done:
+            return receive
+        channel = channel_of(action, self.program.placement)
+        start = max(self.done[producer(action, self.program.schedule)], self.done[receive])
+        start = max(start, self.channel[channel])
+        self.channel[channel] = start + self.traffic.transfer
+        arrival = self.channel[channel] + self.costs.latency
+        self.arrived[receive] = arrival
+        self.spans[rank].append(Span(action, start, arrival))
+        return None
+
+    def _collect(self, rank: int, action: Action) -> None:
+        start = max(self.collective[rank], self.compute[rank])
+        gathers = action.kind is Kind.UNSHARD
+        end = start + (self.traffic.gather if gathers else self.traffic.reduce)
+        self.collective[rank] = end
+        self.spans[rank].append(Span(action, start, end))
+        if gathers:
+            self.gathered[action.stage] = end
+
+    def finish(self) -> Run:
+        ends = [max(c, k) for c, k in zip(self.compute, self.collective, strict=True)]
+        last = max(ends)
+        for rank, end in enumerate(ends):
+            waits = self.idle[rank]
+            waits[Cause.REDUCE] += end - self.compute[rank]
+            waits[Cause.TAIL] += last - end
+            waits[Cause.OPTIMIZER] += self.traffic.optimizer
+        spans = tuple(map(tuple, self.spans))
+        points = tuple(map(tuple, self.points))
+        return Run(spans, points, tuple(self.idle), last + self.traffic.optimizer)

@@ -1,0 +1,114 @@
+"""What a simulation tells: time, its floor, idle time by cause, memory, collectives and bytes."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from zeropp.costs import Bytes, Costs, Traffic, floor
+from zeropp.ir.action import SENDS, Kind
+from zeropp.ir.program import Program
+from zeropp.ir.slots import peak_slots_per_rank
+from zeropp.ir.timeline import Timeline
+from zeropp.simulate.engine import Run, run_program
+from zeropp.simulate.memory import Memory, memory_of
+
+
+@dataclass(frozen=True)
+class Report:
+    """One simulated step.
+
+    Attributes:
+        program: what was run.
+        run: every span, and idle time by cause.
+        memory: of each rank.
+        floor: the makespan that no schedule of the placement can beat, without collectives.
+        peak_slots: for each rank, the most activations (one chunk of one micro-batch each).
+    """
+
+    program: Program
+    run: Run
+    memory: tuple[Memory, ...]
+    floor: float
+    peak_slots: tuple[int, ...]
+
+    @property
+    def makespan(self) -> float:
+        """Of the step, in the costs' unit."""
+        return self.run.makespan
+
+    @property
+    def timeline(self) -> Timeline:
+        """All spans, for pictures; SENDs last as long as their transfer."""
+        schedule = self.program.schedule
+        return Timeline(schedule.name, schedule.placement, self.run.spans)
+
+    @property
+    def bubble_ratio(self) -> float:
+        """Idle time of the compute streams / (P x makespan)."""
+        ranks = len(self.run.idle)
+        return sum(sum(causes.values()) for causes in self.run.idle) / (ranks * self.makespan)
+
+    @property
+    def idle(self) -> dict[str, float]:
+        """Idle time of all ranks together, by cause."""
+        causes = self.run.idle[0]
+        return {str(cause): sum(rank[cause] for rank in self.run.idle) for cause in causes}
+
+    @property
+    def messages(self) -> tuple[int, ...]:
+        """For each rank, how many it sends."""
+        return tuple(sum(a.kind in SENDS for a in order) for order in self.program.actions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        schedule = self.program.schedule
+        return {
+            "schedule": schedule.name,
+            "params": dict(schedule.params),
+            "pp_size": schedule.placement.pp_size,
+            "num_chunks": schedule.placement.num_chunks,
+            "num_microbatches": schedule.num_microbatches,
+            "units": list(schedule.units),
+            "shard": self.program.shard,
+            "max_resident": self.program.max_resident,
+            "makespan": self.makespan,
+            "floor": self.floor,
+            "over_floor": self.makespan / self.floor - 1,
+            "bubble_ratio": self.bubble_ratio,
+            "peak_slots": list(self.peak_slots),
+            "peak_memory": [memory.peak for memory in self.memory],
+            "memory_at_peak": [
+                {str(k): v for k, v in memory.at_peak.items()} for memory in self.memory
+            ],
+            "gathers": list(self.program.count(Kind.UNSHARD)),
+            "reduces": list(self.program.count(Kind.REDUCE)),
+            "messages": list(self.messages),
+            "idle": self.idle,
+        }
+
+
+def simulate(
+    program: Program,
+    costs: Costs,
+    traffic: Traffic | None = None,
+    sizes: Bytes | None = None,
+) -> Report:
+    """Run a program in simulated time; equal inputs give equal floats.
+
+    Args:
+        program: lowered; its collectives take time only where `traffic` says so.
+        costs: compute times per stage and the latency of a hop.
+        traffic: times of collectives and transfers; None: none.
+        sizes: bytes per stage; None: only activations count, one from F until B and one from then
+            until W, so that peak memory is in slots.
+
+    Raises:
+        ValueError: costs for another number of stages.
+        DeadlockError: the program deadlocks.
+    """
+    schedule = program.schedule
+    bound = floor(schedule.placement, schedule.num_microbatches, costs)
+    run = run_program(program, costs, traffic or Traffic())
+    ranks = range(schedule.placement.pp_size)
+    sizes = sizes or Bytes()
+    memory = tuple(memory_of(program, run, sizes, rank) for rank in ranks)
+    return Report(program, run, memory, bound, peak_slots_per_rank(schedule))

@@ -1,0 +1,119 @@
+"""The simulator against evaluation, against sums done by hand, and against itself."""
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zeropp.costs import Bytes, Costs, Traffic
+from zeropp.generate import GENERATORS, generate
+from zeropp.ir import evaluate
+from zeropp.lower import lower
+from zeropp.simulate import simulate
+
+SPLIT = Bytes(until_backward=1, until_weight=1)
+
+
+def chunks_of(name: str) -> int:
+    allowed = GENERATORS[name].chunks
+    return 2 if allowed is None else max(allowed)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("latency", [0.0, 0.1])
+def test_without_traffic_it_equals_evaluation(name: str, latency: float) -> None:
+    V = chunks_of(name)
+    costs = Costs.uniform(4, V, 1, 1.3, 0.9, latency=latency)
+    schedule = generate(name, 4, V, 8)
+    report = simulate(lower(schedule), costs)
+    timeline = evaluate(schedule, costs.duration, latency)
+    assert report.makespan == pytest.approx(timeline.makespan)
+    assert report.bubble_ratio == pytest.approx(timeline.bubble_ratio)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_idle_causes_sum_to_all_idle_time(name: str) -> None:
+    V = chunks_of(name)
+    costs = Costs.uniform(4, V, 1, 1, 0.7, latency=0.1)
+    traffic = Traffic(gather=0.4, reduce=0.6, transfer=0.05, optimizer=2)
+    report = simulate(lower(generate(name, 4, V, 8), "unit", max_resident=1), costs, traffic)
+    for rank, causes in enumerate(report.run.idle):
+        assert min(causes.values()) >= 0
+        busy = report.timeline.busy(rank)
+        assert busy + sum(causes.values()) == pytest.approx(report.makespan)
+    assert report.idle["optimizer"] == 4 * 2
+    assert report.idle["gather"] > 0
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_memory_in_slots_is_the_peak_of_slots(name: str) -> None:
+    V = chunks_of(name)
+    report = simulate(lower(generate(name, 4, V, 8)), Costs.uniform(4, V), sizes=SPLIT)
+    assert [memory.peak for memory in report.memory] == list(report.peak_slots)
+    assert all(memory.curve[-1][1] == 0 for memory in report.memory)
+
+
+def test_one_rank_by_hand() -> None:
+    program = lower(generate("gpipe", 1, 1, 2), "unit")
+    traffic = Traffic(gather=3, reduce=5, optimizer=7)
+    report = simulate(program, Costs.uniform(1, 1), traffic)
+    assert report.makespan == 3 + 2 * 3 + 5 + 7
+    assert report.idle == {
+        "ramp": 0, "peer": 0, "gather": 3, "reduce": 5, "tail": 0, "optimizer": 7
+    }  # fmt: skip
+    assert report.as_dict()["gathers"] == [1]
+    assert report.as_dict()["reduces"] == [1]
+
+
+def test_a_prefetched_gather_hides_behind_compute() -> None:
+    schedule = generate("breadth-first", 1, 2, 4)
+    costs, traffic = Costs.uniform(1, 2), Traffic(gather=0.5)
+    exposed = simulate(lower(schedule, "unit", max_resident=1), costs, traffic)
+    hidden = simulate(lower(schedule, "unit", max_resident=2), costs, traffic)
+    assert exposed.idle["gather"] == 3 * 0.5
+    assert hidden.idle["gather"] == 0.5
+
+
+def test_gathered_and_gradient_bytes_follow_residency_and_unit() -> None:
+    sizes = Bytes(gathered=10, gradients=100, until_backward=0, until_weight=0)
+    for B, resident in product((8, 32), (1, 2)):
+        schedule = generate("zeropp", 2, 4, B, unit_size=4, seam="drain")
+        report = simulate(
+            lower(schedule, "unit", max_resident=resident), Costs.uniform(2, 4), sizes=sizes
+        )
+        for memory in report.memory:
+            assert memory.at_peak["gathered"] <= 10 * resident
+            assert memory.peak <= 10 * resident + 100 * 3  # of a few chunks, whatever B
+
+
+def test_the_longer_channel_delays_its_receiver() -> None:
+    program, costs = lower(generate("1f1b", 2, 1, 1)), Costs.uniform(2, 1)
+    slow = simulate(program, costs, Traffic(transfer=2.5))
+    assert slow.makespan == simulate(program, costs).makespan + 2 * 2.5
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_any_program_simulates(data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(GENERATORS)))
+    P, B = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))
+    allowed = GENERATORS[name].chunks
+    V = data.draw(st.integers(1, 3) if allowed is None else st.sampled_from(sorted(allowed)))
+    times = st.floats(0, 3, allow_nan=False)
+    costs = Costs.uniform(P, V, data.draw(times) + 0.1, *data.draw(st.tuples(times, times)))
+    traffic = Traffic(*data.draw(st.tuples(times, times, times, times)))
+    policy = data.draw(st.sampled_from([None, "unit", "step", "microbatch"]))
+    program = lower(generate(name, P, V, B), policy, max_resident=data.draw(st.integers(1, 3)))
+    report = simulate(program, costs, traffic)
+    assert report.makespan >= report.floor * (1 - 1e-9)
+    assert simulate(program, costs, traffic).as_dict() == report.as_dict()
+    for memory in report.memory:
+        assert min(total for _, total in memory.curve) >= -1e-9
+
+
+def test_bad_numbers_name_their_field() -> None:
+    with pytest.raises(ValueError, match="traffic: gather must be"):
+        Traffic(gather=-1)
+    with pytest.raises(ValueError, match="bytes: message must be"):
+        Bytes(message=float("nan"))
