@@ -19,7 +19,8 @@ def make() -> Make:
         name: str, P: int, V: int, B: int, *, weight: float = 1.0, latency: float = 0.0
     ) -> Timeline:
         costs = Costs.uniform(P, V, 1.0, 1.0, weight)
-        return evaluate(generate(name, P, V, B), costs.duration, latency)
+        seam = "drain" if name == "zeropp" else None
+        return evaluate(generate(name, P, V, B, seam=seam), costs.duration, latency)
 
     return predict
 
