@@ -3,7 +3,17 @@
 F order and B order are the drained order's; only their interleaving differs, and a W may run after
 its unit's last B, inside the next unit.
 
-PICTURE
+P=4, V=2, U=4, B=8, f=b=w=1 (capitals: the second unit); 51 is the floor, in PV+P-1 slots:
+
+    drain  rank 0  ffffffff...bwbwbwbwbwbwbwbwFFFFFFFF...BWBWBWBWBWBWBWBW
+           rank 1  .ffffffff.bwbwbwbwbwbwbwbw..FFFFFFFF.BWBWBWBWBWBWBWBW.
+           rank 2  ..fffffffbfb.bwbwbwbwbwbwww..FFFFFFFBFB.BWBWBWBWBWBWWW
+           rank 3  ...fffffbfbfbfbbwbwbwbwwwww...FFFFFBFBFBFBBWBWBWBWWWWW
+
+    carry  rank 0  ffffffffFFFbwbFbwbbbbbFwFwFwFBwwBwWBWWBBBBBWWWWW...
+           rank 1  .ffffffffFbFbFbwbbbbbFwFwFwFBwFBwwBwWBBBBBWWWWWWW..
+           rank 2  ..fffffffbfbFbFbbbbbFwFwFwFBwFBwFBwwBBBBBwWWWWWWWW.
+           rank 3  ...fffffbfbfbfbbbbbFFFwFwFBwFBwFBwFBBBBBwwwWWWWWWWW
 
 Which interleaving is best depends on the costs, so a few are tried, each evaluated exactly by an
 event-driven pass (carry_pass.py): a few unit sizes near U (carry_units.py) times a few rules for
@@ -31,9 +41,10 @@ _RULES = (
     Rule(slope=2, patience=0.5),
     Rule(slope=1),
     Rule(slope=1.75),
+    Rule(slope=1, patience=0.75),
     Rule(slope=2),
 )
-_NEAR = 1.0005  # of the floor: near enough to stop the search
+_NEAR = 1.00001  # of the floor: as good as on it
 _FEWEST_PASSES, _CHEAP_ACTIONS = 10, 36_000
 
 
@@ -59,14 +70,12 @@ def carry(request: Request) -> Schedule:
 
 
 def _or_drained(made: Schedule, request: Request, costs: Costs, slots: int) -> Schedule:
-    """`made`, or where there is one unit, hence no seam, the drained order if that is faster."""
+    """`made`, or where there is one unit, hence no seam, the drained order unless it is slower."""
     drained = replace(drain(replace(request, slots=None)), params=made.params)
     if max(peak_slots_per_rank(drained)) > slots:
         return made
-    return min(
-        (made, drained),
-        key=lambda schedule: evaluate(schedule, costs.duration, costs.latency).makespan,
-    )
+    there, here = (evaluate(s, costs.duration, costs.latency).makespan for s in (drained, made))
+    return drained if there <= here * _NEAR else made
 
 
 def _refuse_few_slots(num_chunks: int, largest: int, slots: int) -> None:

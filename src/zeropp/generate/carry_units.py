@@ -33,7 +33,7 @@ def unit_sizes(problem: Problem, total: int, unit_size: int | None, slots: int) 
     led: list[Sizes] = []
     if near < hiding < total:
         led = [(hiding, *rest) for rest in _nearly_equal(total - hiding, near)]
-    guesses = [*led[:1], *even[1:2], *led[1:2], *even[2:]]
+    guesses = [*even[1:2], *led[:2], *even[2:]]
     if unit_size is None:
         guesses.append(split_evenly(total, max(1, total // hiding)))
     else:

@@ -1,0 +1,64 @@
+"""Costs per stage, and the floor under every makespan."""
+
+import math
+
+import pytest
+
+from zeropp.costs import Costs, floor
+from zeropp.generate import GENERATORS, generate
+from zeropp.ir import Action, Kind, Placement, Shape, evaluate
+
+
+def test_uniform_costs_share_a_rank_among_its_chunks() -> None:
+    costs = Costs.uniform(4, 2, 1.0, 1.3, 0.9, latency=0.1)
+    assert costs.num_stages == 8
+    assert costs.duration(Action(Kind.F, 7, 0)) == 0.5
+    assert costs.duration(Action(Kind.B, 0, 0)) == 0.65
+    assert costs.duration(Action(Kind.W, 3, 0)) == 0.45
+    assert costs.duration(Action(Kind.BW, 3, 0)) == pytest.approx(1.1)
+
+
+def test_scaled_makes_one_stage_slower() -> None:
+    costs = Costs.uniform(2, 1, 1.0, 2.0, 3.0).scaled(1, 1.5)
+    assert (costs.forward, costs.backward, costs.weight) == ((1, 1.5), (2, 3), (3, 4.5))
+
+
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
+@pytest.mark.parametrize("name", ["forward", "backward", "weight", "latency"])
+def test_bad_times_are_refused_by_name(name: str, bad: float) -> None:
+    with pytest.raises(ValueError, match=f"costs: {name} must be"):
+        Costs.uniform(2, 1, **{name: bad})
+
+
+def test_every_kind_lists_every_stage() -> None:
+    with pytest.raises(ValueError, match="costs: weight must list 2 stages"):
+        Costs((1.0, 1.0), (1.0, 1.0), (1.0,))
+    with pytest.raises(ValueError, match="costs: forward must be above 0"):
+        Costs.uniform(2, 1, 0.0)
+
+
+def test_floor_is_start_up_and_own_work_or_the_critical_chain() -> None:
+    placement = Placement(Shape.LOOP, 8, 2)
+    assert floor(placement, 32, Costs.uniform(8, 2)) == pytest.approx(32 * 3 + 7 * 0.5)
+    chain = floor(placement, 1, Costs.uniform(8, 2, 1.0, 1.3, 0.9, latency=0.1))
+    assert chain == pytest.approx(8 * 2.3 + 0.45 + (2 * 16 - 2) * 0.1)
+
+
+def test_floor_includes_the_way_out_where_w_is_short() -> None:
+    costs = Costs.uniform(4, 1, 1.0, 1.0, 0.0)
+    assert floor(Placement(Shape.LOOP, 4, 1), 8, costs) == pytest.approx(3 + 8 * 2 + 3)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_no_schedule_beats_the_floor(name: str) -> None:
+    V = min(GENERATORS[name].chunks or {2})
+    for last, latency, weight in ((1.0, 0.0, 1.0), (1.5, 0.1, 0.3), (0.5, 0.3, 0.0)):
+        costs = Costs.uniform(4, V, 1.0, 1.2, weight, latency=latency).scaled(4 * V - 1, last)
+        schedule = generate(name, 4, V, 8)
+        reached = evaluate(schedule, costs.duration, costs.latency).makespan
+        assert reached >= floor(schedule.placement, 8, costs) * (1 - 1e-9)
+
+
+def test_floor_refuses_costs_of_another_model() -> None:
+    with pytest.raises(ValueError, match="costs must list 4 stages"):
+        floor(Placement(Shape.LOOP, 2, 2), 4, Costs.uniform(2, 1))
