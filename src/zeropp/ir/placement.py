@@ -9,6 +9,7 @@ rank 3: stages 3 7             rank 3: stages 3 4
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 
 class Shape(StrEnum):
@@ -41,16 +42,21 @@ class Placement:
         if self.num_chunks < 1:
             raise ValueError(f"num_chunks must be at least 1, got {self.num_chunks}")
 
-    @property
+    @cached_property
     def num_stages(self) -> int:
         """P * V."""
         return self.pp_size * self.num_chunks
 
+    @cached_property
+    def ranks(self) -> tuple[int, ...]:
+        """For each stage, the rank that holds it."""
+        there = tuple(range(self.pp_size))
+        back = there[::-1] if self.shape is Shape.VEE else there
+        return tuple(rank for v in range(self.num_chunks) for rank in (back if v % 2 else there))
+
     def rank_of(self, stage: int) -> int:
         """The rank that holds `stage`."""
-        chunk, offset = divmod(stage, self.pp_size)
-        backwards = self.shape is Shape.VEE and chunk % 2 == 1
-        return self.pp_size - 1 - offset if backwards else offset
+        return self.ranks[stage]
 
     def chunk_of(self, stage: int) -> int:
         """Which of its rank's stages `stage` is, counted in forward order."""

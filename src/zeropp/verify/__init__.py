@@ -41,9 +41,11 @@ def verify(subject: Schedule | Program, limits: Limits | None = None) -> tuple[V
     limits = limits or Limits()
     schedule = subject.schedule if isinstance(subject, Program) else subject
     found = [*complete(schedule), *precedence(schedule), *slots(schedule, limits.slots)]
-    if not found:
+    if found:
+        return tuple(found)
+    if isinstance(subject, Schedule):
         found = list(compute_deadlock(schedule))
-    if not found and isinstance(subject, Program):
+    else:
         found = [
             *messages_in_time(subject),
             *channels(subject),
