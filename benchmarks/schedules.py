@@ -203,7 +203,8 @@ def main() -> int:
         rows = [row for row in pool.map(slower_than_a_peer, cases, chunksize=20) if row]
     unexplained = [row for row in rows if row["reason"] == UNEXPLAINED]
     share = 100 * len(unexplained) / len(cases)
-    X
+    counted = f"({len(unexplained)} of {len(cases)} cases; {len(rows)} are listed)"
+    name = f"slower than a peer of equal or more memory without a reason {counted}"
     figures.append(Figure(name, share, 0.0))
     for reason in sorted({row["reason"] for row in rows}, key=str):
         print(f"{sum(row['reason'] == reason for row in rows):4} cases: {reason}", file=sys.stderr)
