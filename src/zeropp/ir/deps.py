@@ -28,6 +28,17 @@ def predecessors(action: Action, schedule: Schedule) -> tuple[Action, ...]:
     return (forward, schedule.backward_of(stage + 1, m))
 
 
+def successor(action: Action, schedule: Schedule) -> Action | None:
+    """The compute action, of a neighbouring stage, that consumes what `action` makes, if any."""
+    kind, stage, m = action
+    if kind is Kind.F:
+        last = stage == schedule.placement.num_stages - 1
+        return None if last else Action(Kind.F, stage + 1, m)
+    if kind in BACKWARD and stage > 0:
+        return schedule.backward_of(stage - 1, m)
+    return None
+
+
 class Channel(NamedTuple):
     """An ordered link between two ranks; forward and backward traffic have one each."""
 
@@ -41,32 +52,22 @@ class Channel(NamedTuple):
 
 def outgoing(action: Action, placement: Placement) -> Action | None:
     """The SEND that must follow a compute action, or None if nothing leaves the rank."""
-    if action.kind is Kind.F:
-        neighbour, kind = action.stage + 1, Kind.SEND_F
-    elif action.kind in BACKWARD:
-        neighbour, kind = action.stage - 1, Kind.SEND_B
-    else:
-        return None
-    if not 0 <= neighbour < placement.num_stages:
-        return None
-    if placement.rank_of(neighbour) == placement.rank_of(action.stage):
-        return None
-    return Action(kind, action.stage, action.microbatch)
+    kind, stage, m = action
+    if kind is Kind.F:
+        return Action(Kind.SEND_F, stage, m) if placement.hops[stage] else None
+    if kind in BACKWARD and stage > 0 and placement.hops[stage - 1]:
+        return Action(Kind.SEND_B, stage, m)
+    return None
 
 
 def incoming(action: Action, placement: Placement) -> Action | None:
     """The RECV that a compute action consumes, or None if its input is made on the same rank."""
-    if action.kind is Kind.F:
-        neighbour, kind = action.stage - 1, Kind.RECV_F
-    elif action.kind in BACKWARD:
-        neighbour, kind = action.stage + 1, Kind.RECV_B
-    else:
-        return None
-    if not 0 <= neighbour < placement.num_stages:
-        return None
-    if placement.rank_of(neighbour) == placement.rank_of(action.stage):
-        return None
-    return Action(kind, action.stage, action.microbatch)
+    kind, stage, m = action
+    if kind is Kind.F:
+        return Action(Kind.RECV_F, stage, m) if stage > 0 and placement.hops[stage - 1] else None
+    if kind in BACKWARD and placement.hops[stage]:
+        return Action(Kind.RECV_B, stage, m)
+    return None
 
 
 def matching_receive(send: Action) -> Action:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from zeropp.ir.action import Action
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.deps import predecessors
 from zeropp.ir.progress import run_in_order
 from zeropp.ir.schedule import Schedule
@@ -13,6 +14,7 @@ class DeadlockError(ValueError):
     """No rank can go on; the message names what each blocked rank awaits."""
 
 
+@collector_paused
 def evaluate(
     schedule: Schedule, duration: Callable[[Action], float], latency: float = 0.0
 ) -> Timeline:

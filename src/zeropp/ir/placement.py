@@ -10,6 +10,7 @@ rank 3: stages 3 7             rank 3: stages 3 4
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from itertools import pairwise
 
 
 class Shape(StrEnum):
@@ -53,6 +54,11 @@ class Placement:
         there = tuple(range(self.pp_size))
         back = there[::-1] if self.shape is Shape.VEE else there
         return tuple(rank for v in range(self.num_chunks) for rank in (back if v % 2 else there))
+
+    @cached_property
+    def hops(self) -> tuple[bool, ...]:
+        """For each stage, whether the next one is on another rank; False for the last."""
+        return (*(a != b for a, b in pairwise(self.ranks)), False)
 
     def rank_of(self, stage: int) -> int:
         """The rank that holds `stage`."""

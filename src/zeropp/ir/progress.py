@@ -34,15 +34,17 @@ def run_in_order(
     runnable = list(range(len(orders)))
     while runnable:
         rank = runnable.pop()
-        order = orders[rank]
-        while position[rank] < len(order):
-            action = order[position[rank]]
+        order, index = orders[rank], position[rank]
+        while index < len(order):
+            action = order[index]
             awaited = attempt(rank, action)
             if awaited is not None:
                 waiting.setdefault(awaited, []).append(rank)
                 break
-            position[rank] += 1
-            runnable.extend(waiting.pop(action, ()))
+            index += 1
+            if action in waiting:
+                runnable.extend(waiting.pop(action))
+        position[rank] = index
     stopped = ((rank, awaited) for awaited, ranks in waiting.items() for rank in ranks)
     return tuple(
         Blocked(rank, position[rank], orders[rank][position[rank]], awaited)

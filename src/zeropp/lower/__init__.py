@@ -1,11 +1,13 @@
 """Pure passes from a schedule to the program that ranks execute."""
 
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.lower.p2p import p2p
 from zeropp.lower.shard import Policy, shard
 
 
+@collector_paused
 def lower(
     schedule: Schedule,
     shard_policy: str | None = None,

@@ -11,8 +11,8 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 
-from zeropp.ir.action import COMPUTE, Action
-from zeropp.ir.deps import Channel, channel_of, incoming, matching_receive, outgoing
+from zeropp.ir.action import COMPUTE, Action, Kind
+from zeropp.ir.deps import outgoing, successor
 from zeropp.ir.evaluate import evaluate
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
@@ -42,35 +42,36 @@ def _receives(schedule: Schedule, recv_ahead: int) -> list[dict[int, list[Action
     """For each rank: before which of its compute actions which RECVs are posted, in send order."""
     spans = evaluate(schedule, lambda action: 1.0).spans
     ends = [[span.end for span in rank] for rank in spans]
-    consumers = [
-        {incoming(action, schedule.placement): index for index, action in enumerate(order)}
-        for order in schedule.actions
-    ]
-    positions: dict[Channel, list[tuple[int, Action]]] = defaultdict(list)
-    for rank in spans:
+    index_of = {action: i for order in schedule.actions for i, action in enumerate(order)}
+    ranks = schedule.placement.ranks
+    posts: dict[tuple[int, int, Kind], list[tuple[int, Action]]] = defaultdict(list)
+    for source, rank in enumerate(spans):
         for action, _, end in rank:
-            if (send := outgoing(action, schedule.placement)) is None:
+            consumer = successor(action, schedule)
+            if consumer is None or ranks[consumer.stage] == source:
                 continue
-            channel, receive = channel_of(send, schedule.placement), matching_receive(send)
-            reached = bisect_right(ends[channel.destination], end)
-            latest = consumers[channel.destination][receive] - recv_ahead
-            positions[channel].append((max(0, min(reached, latest)), receive))
-    return _in_send_order(positions, len(schedule.actions))
+            destination = ranks[consumer.stage]
+            reached = bisect_right(ends[destination], end)
+            position = max(0, min(reached, index_of[consumer] - recv_ahead))
+            kind = Kind.RECV_F if action.kind is Kind.F else Kind.RECV_B
+            receive = Action(kind, consumer.stage, action.microbatch)
+            posts[source, destination, kind].append((position, receive))
+    return _in_send_order(posts, len(schedule.actions))
 
 
 def _in_send_order(
-    positions: dict[Channel, list[tuple[int, Action]]], ranks: int
+    positions: dict[tuple[int, int, Kind], list[tuple[int, Action]]], ranks: int
 ) -> list[dict[int, list[Action]]]:
     """Post no RECV of a channel after one that is sent later."""
     receives: list[dict[int, list[Action]]] = [defaultdict(list) for _ in range(ranks)]
-    for channel, posts in sorted(positions.items()):
+    for (_, destination, _), posts in sorted(positions.items()):
         earliest = posts[-1][0]
         ordered = []
         for position, receive in reversed(posts):
             earliest = min(earliest, position)
             ordered.append((earliest, receive))
         for position, receive in reversed(ordered):
-            receives[channel.destination][position].append(receive)
+            receives[destination][position].append(receive)
     return receives
 
 

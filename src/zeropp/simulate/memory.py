@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import groupby
 
 from zeropp.costs import Bytes
 from zeropp.ir.action import BACKWARD, WEIGHT, Kind
@@ -23,7 +22,7 @@ class Category(StrEnum):
     MESSAGES = "messages"
 
 
-Change = tuple[float, Category, float]  # when, what, by how much
+Change = tuple[float, float, Category]  # when, by how much, what; sorted, frees come first
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,14 @@ def memory_of(program: Program, run: Run, sizes: Bytes, rank: int) -> Memory:
     held[Category.OPTIMIZER] = stages * sizes.optimizer
     if program.shard is None:
         held[Category.GATHERED] = stages * sizes.gathered
-    peak, at_peak = sum(held.values()), dict(held)
-    curve = [(0.0, peak)]
-    changes = sorted(_changes(program, run, sizes, rank), key=lambda c: (c[0], c[2]))
-    for now, group in groupby(changes, key=lambda change: change[0]):
-        for _, category, amount in group:
-            held[category] += amount
-        total = sum(held.values())
+    total = peak = sum(held.values())
+    at_peak = dict(held)
+    curve = [(0.0, total)]
+    for now, amount, category in sorted(_changes(program, run, sizes, rank)):
+        held[category] += amount
+        total += amount
+        if now == curve[-1][0]:
+            curve.pop()
         curve.append((now, total))
         if total > peak:
             peak, at_peak = total, dict(held)
@@ -64,29 +64,32 @@ def memory_of(program: Program, run: Run, sizes: Bytes, rank: int) -> Memory:
 
 def _changes(program: Program, run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
     yield from _activations(run, sizes, rank)
-    yield from _gathered(run, sizes, rank)
-    yield from _gradients(program, run, sizes, rank)
-    yield from _messages(run, sizes, rank)
+    if sizes.gathered:
+        yield from _gathered(run, sizes, rank)
+    if sizes.gradients:
+        yield from _gradients(program, run, sizes, rank)
+    if sizes.message:
+        yield from _messages(run, sizes, rank)
 
 
 def _activations(run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
     for (kind, _, _), start, end in run.spans[rank]:
         if kind is Kind.F:
-            yield start, Category.UNTIL_BACKWARD, sizes.until_backward
+            yield start, sizes.until_backward, Category.UNTIL_BACKWARD
         elif kind in BACKWARD:
-            yield end, Category.UNTIL_BACKWARD, -sizes.until_backward
+            yield end, -sizes.until_backward, Category.UNTIL_BACKWARD
         if kind is Kind.B:
-            yield end, Category.UNTIL_WEIGHT, sizes.until_weight
+            yield end, sizes.until_weight, Category.UNTIL_WEIGHT
         elif kind is Kind.W:
-            yield end, Category.UNTIL_WEIGHT, -sizes.until_weight
+            yield end, -sizes.until_weight, Category.UNTIL_WEIGHT
 
 
 def _gathered(run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
     for action, start, _ in run.spans[rank]:
         if action.kind is Kind.UNSHARD:
-            yield start, Category.GATHERED, sizes.gathered
+            yield start, sizes.gathered, Category.GATHERED
     for _, time in run.points[rank]:
-        yield time, Category.GATHERED, -sizes.gathered
+        yield time, -sizes.gathered, Category.GATHERED
 
 
 def _gradients(program: Program, run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
@@ -96,14 +99,14 @@ def _gradients(program: Program, run: Run, sizes: Bytes, rank: int) -> Iterator[
     for (kind, stage, _), start, end in spans:
         if kind in WEIGHT and stage not in pending:
             pending.add(stage)
-            yield start, Category.GRADIENTS, sizes.gradients
+            yield start, sizes.gradients, Category.GRADIENTS
         elif kind is Kind.REDUCE:
             pending.discard(stage)
-            yield end, Category.GRADIENTS, -sizes.gradients
+            yield end, -sizes.gradients, Category.GRADIENTS
 
 
 def _messages(run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
     for action, start, end in run.spans[rank]:
         if action.kind in (Kind.SEND_F, Kind.SEND_B):
-            yield start, Category.MESSAGES, sizes.message
-            yield end, Category.MESSAGES, -sizes.message
+            yield start, sizes.message, Category.MESSAGES
+            yield end, -sizes.message, Category.MESSAGES

@@ -5,6 +5,7 @@ from typing import Any
 
 from zeropp.costs import Bytes, Costs, Traffic, floor
 from zeropp.ir.action import SENDS, Kind
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.program import Program
 from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.ir.timeline import Timeline
@@ -86,6 +87,7 @@ class Report:
         }
 
 
+@collector_paused
 def simulate(
     program: Program,
     costs: Costs,

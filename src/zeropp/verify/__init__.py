@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.verify.channels import channels
@@ -32,6 +33,7 @@ class InvalidProgramError(ValueError):
     """A schedule or program breaks a rule; the message lists the first violations."""
 
 
+@collector_paused
 def verify(subject: Schedule | Program, limits: Limits | None = None) -> tuple[Violation, ...]:
     """All violations of a schedule, or of a program and its schedule; empty if it is sound.
 
@@ -40,7 +42,7 @@ def verify(subject: Schedule | Program, limits: Limits | None = None) -> tuple[V
     """
     limits = limits or Limits()
     schedule = subject.schedule if isinstance(subject, Program) else subject
-    found = [*complete(schedule), *precedence(schedule), *slots(schedule, limits.slots)]
+    found = list(complete(schedule)) or [*precedence(schedule), *slots(schedule, limits.slots)]
     if found:
         return tuple(found)
     if isinstance(subject, Schedule):
