@@ -1,0 +1,236 @@
+"""Write docs/schedules.md and its pictures, or check that they are what would be written.
+
+Run: python scripts/schedules_doc.py [--check] [--docs FOLDER]
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import re
+import shlex
+import sys
+import tempfile
+import textwrap
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from schedules_entries import ADVICE, ENTRIES, LINKS, Advice, Entry
+from schedules_figures import (
+    RESIDENT,
+    SIZES,
+    TRAFFIC_SIZE,
+    RefusedError,
+    Row,
+    time_and_memory,
+    traffic,
+)
+from zeropp.cli.main import main as zeropp
+from zeropp.costs import Costs, floor
+from zeropp.generate import GENERATORS
+from zeropp.ir import evaluate
+from zeropp.show import show
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = "schedules.md"
+PICTURES = "schedules"
+PICTURE_SIZE = (4, 2, 8)  # P, most V, B
+
+OPENING = f"""\
+<!-- Written by scripts/schedules_doc.py, which refuses figures that are not so: edit that. -->
+# Schedules
+
+P ranks hold V stages each and run B micro-batches per step, `zeropp` in units of U. F is a forward,
+B an input-gradient backward, W a weight-gradient backward, BW both in one; a slot is one stage's
+activations of one micro-batch, held from F until W ([design.md](design.md)). All figures are
+evaluated, as by `zeropp simulate`: equal stages, free transfers, and T_F = T_B = T_W = 1, the times
+of one micro-batch through a whole rank (each stage takes a V-th). Nothing here was measured on
+hardware. A bubble is the idle time of a rank per step; bubble ratio = idle / (P x makespan).
+"""
+
+TIME_AND_MEMORY = f"""\
+## Time and memory
+
+Formulas, and what the simulation gives at (P, V, B) = {", ".join(str(tuple(s)) for s in SIZES)};
+V is 1 or 2 where the schedule takes no other. Bubbles marked *span* are idle time within a rank's
+own first start and last end, as their papers count; the ratio always counts the makespan. Peaks are
+of the worst rank, in micro-batches through a whole rank (V slots).
+
+| schedule | V | placement | bubble | source | simulated | bubble ratio, % | peak | simulated |
+|---|---|---|---|---|---|---|---|---|
+"""
+
+PARAMETER_TRAFFIC = f"""\
+## Parameter traffic
+
+All-gathers of one stage per rank and step with FSDP (policy `unit`), by how many stages may be
+resident, and reduce-scatters; P={TRAFFIC_SIZE[0]}, B={TRAFFIC_SIZE[2]}, V={TRAFFIC_SIZE[1]} or the
+largest that the schedule takes. A range is over ranks. A stage of V=1 is {TRAFFIC_SIZE[1]} times
+as large as one of V={TRAFFIC_SIZE[1]}, and one resident stage is then the whole rank.
+
+| schedule | V | {" | ".join(f"{n} resident" for n in RESIDENT)} | with 1 resident | reduces |
+|---|---|---|---|---|---|---|
+"""
+
+
+def main() -> int:
+    """Write, or with --check compare; 1 if the page would not be true or is not what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="write nothing; 1 if files differ")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the page")
+    wanted = parser.parse_args()
+    try:
+        if wanted.check:
+            with tempfile.TemporaryDirectory() as made:
+                write(Path(made))
+                compare(wanted.docs, Path(made))
+        else:
+            write(wanted.docs)
+    except RefusedError as error:
+        print(f"schedules_doc: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def write(docs: Path) -> None:
+    """The page and its pictures.
+
+    Raises:
+        RefusedError: a schedule has no entry, or a figure is not so.
+    """
+    missing = set(GENERATORS) - {row.name for entry in ENTRIES for row in entry.rows}
+    if missing:
+        raise RefusedError(f"no entry for {', '.join(sorted(missing))}; add one to ENTRIES")
+    text = page()
+    (docs / PICTURES).mkdir(exist_ok=True)
+    (docs / PAGE).write_text(text, encoding="utf-8")
+    for entry in ENTRIES:
+        draw(entry, docs / PICTURES / f"{entry.slug}.svg")
+
+
+def compare(docs: Path, made: Path) -> None:
+    """Hold what is in `docs` against what was just made.
+
+    Raises:
+        RefusedError: a file is missing, superfluous or different.
+    """
+    names = [Path(PAGE), *(Path(PICTURES) / f"{entry.slug}.svg" for entry in ENTRIES)]
+    there = {path.relative_to(docs) for path in (docs / PICTURES).glob("*")}
+    for name in sorted(there - set(names)):
+        raise RefusedError(f"{docs / name} is no picture of the page; remove it")
+    for name in names:
+        if not (docs / name).is_file():
+            raise RefusedError(f"{docs / name} is missing; run scripts/schedules_doc.py")
+        found, wanted = (folder.joinpath(name).read_text("utf-8") for folder in (docs, made))
+        if found != wanted and not (name.suffix == ".svg" and same_picture(found, wanted)):
+            raise RefusedError(f"{docs / name} differs; run scripts/schedules_doc.py")
+
+
+def same_picture(found: str, wanted: str) -> bool:
+    """Whether two SVGs of different versions of matplotlib, which place text a little differently,
+    show the same boxes and the same text."""
+    return _artist(found) != _artist(wanted) and _drawn(found) == _drawn(wanted)
+
+
+def _artist(svg: str) -> list[str]:
+    return re.findall(r"<dc:title>(Matplotlib v[^,<]*)", svg)
+
+
+def _drawn(svg: str) -> tuple[list[tuple[str, str]], list[str]]:
+    boxes = re.findall(r'<path d="([^"]*)" clip-path="[^"]*" style="fill: (#\w+)', svg)
+    return boxes, re.findall(r"<text [^>]*>([^<]*)<", svg)
+
+
+def draw(entry: Entry, path: Path) -> None:
+    """The first row's timeline, with the floor."""
+    row = entry.rows[0]
+    schedule = row.schedule(*PICTURE_SIZE)
+    placement = schedule.placement
+    costs = Costs.uniform(placement.pp_size, placement.num_chunks)
+    timeline = replace(evaluate(schedule, costs.duration), title=row.label)
+    show([timeline], path, floor(placement, schedule.num_microbatches, costs))
+
+
+def page() -> str:
+    """The Markdown.
+
+    Raises:
+        RefusedError: a figure is not so.
+    """
+    rows = [row for entry in ENTRIES for row in entry.rows]
+    parts = [
+        OPENING,
+        TIME_AND_MEMORY + "\n".join(map(_time_and_memory_line, rows)) + "\n",
+        PARAMETER_TRAFFIC + "\n".join(map(_traffic_line, rows)) + "\n",
+        "## One by one\n",
+        f"Pictures: P={PICTURE_SIZE[0]}, B={PICTURE_SIZE[2]}, numbers are micro-batches, lighter\n"
+        "boxes later stages of the rank, the dashed line the floor of the placement.\n",
+        *map(_section, ENTRIES),
+        "## Which one?\n",
+        "\n".join(_guidance()) + "\n",
+        "\n".join(f"[{name}]: {link}" for name, link in LINKS.items()) + "\n",
+    ]
+    return "\n".join(parts)
+
+
+def _time_and_memory_line(row: Row) -> str:
+    found = [time_and_memory(row, size) for size in SIZES]
+    allowed = GENERATORS[row.name].chunks
+    cells = (
+        row.label,
+        "any" if allowed is None else str(max(allowed)),
+        str(row.schedule(2, 2, 4).placement.shape) if row.unit is None else "loop",
+        f"{row.bubble}{' *span*' if row.own_span else ''}",
+        row.source,
+        ", ".join(f"{abs(round(f.bubble, 4)):g}" for f in found),
+        ", ".join(f"{100 * f.ratio:.1f}" for f in found),
+        str(row.peak),
+        ", ".join(f"{f.peak:g}" for f in found),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _traffic_line(row: Row) -> str:
+    found = traffic(row)
+    ranges = [f"{low}" if low == high else f"{low}-{high}" for low, high in found.gathers]
+    chunks = str(row.chunks(TRAFFIC_SIZE[1]))
+    cells = (row.label, chunks, *ranges, str(row.gathers or "-"), str(found.reduces))
+    return f"| {' | '.join(cells)} |"
+
+
+def _section(entry: Entry) -> str:
+    text = f"{entry.what} Source: {entry.source}. *Right*: {entry.right}"
+    label = entry.rows[0].label
+    picture = f"![{label}]({PICTURES}/{entry.slug}.svg)"
+    return f"### {entry.slug.replace('-drain', ', drain').replace('-carry', ', carry')}\n\n{_wrap(text)}\n\n{picture}\n"
+
+
+def _guidance() -> Iterator[str]:
+    for advice in ADVICE:
+        _follow(advice)
+        yield textwrap.indent(_wrap(advice.text, 98), "  ").replace("  ", "- ", 1)
+    yield "\nEach line is what `zeropp simulate` names as the fastest with these options, in order:\n"
+    yield from (f"    {advice.command}" for advice in ADVICE)
+
+
+def _follow(advice: Advice) -> None:
+    """Run the command that the advice rests on.
+
+    Raises:
+        RefusedError: it chooses another schedule.
+    """
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        status = zeropp(["simulate", *shlex.split(advice.command), "--json"])
+    chosen = None if status else json.loads(out.getvalue())["recommended"]
+    if chosen != advice.choice:
+        raise RefusedError(f"zeropp simulate {advice.command}: {chosen}, not {advice.choice}")
+
+
+def _wrap(text: str, width: int = 100) -> str:
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
