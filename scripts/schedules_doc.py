@@ -16,13 +16,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from schedules_entries import ADVICE, ENTRIES, LINKS, Advice, Entry
+from schedules_entries import ADVICE, ENTRIES, LINKS, Entry
 from schedules_figures import (
     RESIDENT,
     SIZES,
     TRAFFIC_SIZE,
     RefusedError,
     Row,
+    Size,
+    Times,
     time_and_memory,
     traffic,
 )
@@ -35,9 +37,9 @@ from zeropp.show import show
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = "schedules.md"
 PICTURES = "schedules"
-PICTURE_SIZE = (4, 2, 8)  # P, most V, B
+PICTURE_SIZE = Size(4, 2, 8)
 
-OPENING = f"""\
+OPENING = """\
 <!-- Written by scripts/schedules_doc.py, which refuses figures that are not so: edit that. -->
 # Schedules
 
@@ -49,29 +51,32 @@ of one micro-batch through a whole rank (each stage takes a V-th). Nothing here 
 hardware. A bubble is the idle time of a rank per step; bubble ratio = idle / (P x makespan).
 """
 
-TIME_AND_MEMORY = f"""\
-## Time and memory
-
-Formulas, and what the simulation gives at (P, V, B) = {", ".join(str(tuple(s)) for s in SIZES)};
-V is 1 or 2 where the schedule takes no other. Bubbles marked *span* are idle time within a rank's
-own first start and last end, as their papers count; the ratio always counts the makespan. Peaks are
-of the worst rank, in micro-batches through a whole rank (V slots).
-
+TIME_AND_MEMORY = (
+    "Formulas, and what the simulation gives at (P, V, B) = "
+    f"{', '.join(str(tuple(size)) for size in SIZES)}, with V=1 or 2 where the schedule takes no "
+    "other. A bubble is the makespan less a rank's work; one marked *span* is idle time between a "
+    "rank's own first start and last end, as its paper counts. The ratio always goes by the "
+    "makespan. Peaks are those of the worst rank, in micro-batches through a whole rank: V slots."
+)
+TIME_AND_MEMORY_HEAD = """\
 | schedule | V | placement | bubble | source | simulated | bubble ratio, % | peak | simulated |
 |---|---|---|---|---|---|---|---|---|
 """
-
-PARAMETER_TRAFFIC = f"""\
-## Parameter traffic
-
-All-gathers of one stage per rank and step with FSDP (policy `unit`), by how many stages may be
-resident, and reduce-scatters; P={TRAFFIC_SIZE[0]}, B={TRAFFIC_SIZE[2]}, V={TRAFFIC_SIZE[1]} or the
-largest that the schedule takes. A range is over ranks. A stage of V=1 is {TRAFFIC_SIZE[1]} times
-as large as one of V={TRAFFIC_SIZE[1]}, and one resident stage is then the whole rank.
-
-| schedule | V | {" | ".join(f"{n} resident" for n in RESIDENT)} | with 1 resident | reduces |
+PARAMETER_TRAFFIC = (
+    "Gathers (UNSHARD) per rank and step under FSDP, policy `unit`, by how many stages may be "
+    f"resident, and reduces; P={TRAFFIC_SIZE.P}, B={TRAFFIC_SIZE.B}, and V={TRAFFIC_SIZE.V} or the "
+    "largest that the schedule takes. A range is over ranks; U is B where a schedule has no units. "
+    f"Stages of V=1 are {TRAFFIC_SIZE.V} times as large as those of V={TRAFFIC_SIZE.V}: one "
+    "resident stage is then all that the rank has."
+)
+PARAMETER_TRAFFIC_HEAD = f"""\
+| schedule | V | {" | ".join(f"{n} resident" for n in RESIDENT)} | formula, 1 resident | reduces |
 |---|---|---|---|---|---|---|
 """
+ONE_BY_ONE = (
+    f"Pictures: P={PICTURE_SIZE.P}, B={PICTURE_SIZE.B}, equal times. Numbers are micro-batches, "
+    "lighter boxes the rank's later stage, the dashed line the floor of the placement."
+)
 
 
 def main() -> int:
@@ -161,11 +166,15 @@ def page() -> str:
     rows = [row for entry in ENTRIES for row in entry.rows]
     parts = [
         OPENING,
-        TIME_AND_MEMORY + "\n".join(map(_time_and_memory_line, rows)) + "\n",
-        PARAMETER_TRAFFIC + "\n".join(map(_traffic_line, rows)) + "\n",
+        "## Time and memory\n",
+        _wrap(TIME_AND_MEMORY) + "\n",
+        TIME_AND_MEMORY_HEAD + "\n".join(map(_time_and_memory_line, rows)) + "\n",
+        _wrap(_checked_times(rows)) + "\n",
+        "## Parameter traffic\n",
+        _wrap(PARAMETER_TRAFFIC) + "\n",
+        PARAMETER_TRAFFIC_HEAD + "\n".join(map(_traffic_line, rows)) + "\n",
         "## One by one\n",
-        f"Pictures: P={PICTURE_SIZE[0]}, B={PICTURE_SIZE[2]}, numbers are micro-batches, lighter\n"
-        "boxes later stages of the rank, the dashed line the floor of the placement.\n",
+        _wrap(ONE_BY_ONE) + "\n",
         *map(_section, ENTRIES),
         "## Which one?\n",
         "\n".join(_guidance()) + "\n",
@@ -180,7 +189,7 @@ def _time_and_memory_line(row: Row) -> str:
     cells = (
         row.label,
         "any" if allowed is None else str(max(allowed)),
-        str(row.schedule(2, 2, 4).placement.shape) if row.unit is None else "loop",
+        str(row.schedule(2, 2, 4).placement.shape),
         f"{row.bubble}{' *span*' if row.own_span else ''}",
         row.source,
         ", ".join(f"{abs(round(f.bubble, 4)):g}" for f in found),
@@ -189,6 +198,20 @@ def _time_and_memory_line(row: Row) -> str:
         ", ".join(f"{f.peak:g}" for f in found),
     )
     return f"| {' | '.join(cells)} |"
+
+
+def _checked_times(rows: list[Row]) -> str:
+    """Where the formulas were held against the simulation."""
+    groups: dict[tuple[Times, ...], list[str]] = {}
+    for row in rows:
+        groups.setdefault(row.times, []).append(row.label.partition(", U=")[0])
+    parts = [
+        f"{', '.join('(' + ', '.join(f'{t:g}' for t in each) + ')' for each in times)}: "
+        f"{'; '.join(dict.fromkeys(labels))}"
+        for times, labels in groups.items()
+    ]
+    checked = ". ".join(parts)
+    return f"Bubbles hold at these (T_F, T_B, T_W), and B a multiple of P: {checked}."
 
 
 def _traffic_line(row: Row) -> str:
@@ -200,32 +223,33 @@ def _traffic_line(row: Row) -> str:
 
 
 def _section(entry: Entry) -> str:
-    text = f"{entry.what} Source: {entry.source}. *Right*: {entry.right}"
+    text = f"{entry.what} Source: {entry.source}. **Right** {entry.right}"
     label = entry.rows[0].label
-    picture = f"![{label}]({PICTURES}/{entry.slug}.svg)"
-    return f"### {entry.slug.replace('-drain', ', drain').replace('-carry', ', carry')}\n\n{_wrap(text)}\n\n{picture}\n"
+    title, _, _ = label.partition(", U=")
+    return f"### {title}\n\n{_wrap(text)}\n\n![{label}]({PICTURES}/{entry.slug}.svg)\n"
 
 
 def _guidance() -> Iterator[str]:
     for advice in ADVICE:
-        _follow(advice)
         yield textwrap.indent(_wrap(advice.text, 98), "  ").replace("  ", "- ", 1)
-    yield "\nEach line is what `zeropp simulate` names as the fastest with these options, in order:\n"
-    yield from (f"    {advice.command}" for advice in ADVICE)
+    yield "\n`zeropp simulate` says the same; what it recommends stands behind each command:\n"
+    for options, choice in (run for advice in ADVICE for run in advice.runs):
+        _require_choice(options, choice)
+        yield f"    zeropp simulate {options}  # {choice}"
 
 
-def _follow(advice: Advice) -> None:
-    """Run the command that the advice rests on.
+def _require_choice(options: str, choice: str) -> None:
+    """Run the command that an advice rests on.
 
     Raises:
-        RefusedError: it chooses another schedule.
+        RefusedError: it recommends another schedule.
     """
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        status = zeropp(["simulate", *shlex.split(advice.command), "--json"])
-    chosen = None if status else json.loads(out.getvalue())["recommended"]
-    if chosen != advice.choice:
-        raise RefusedError(f"zeropp simulate {advice.command}: {chosen}, not {advice.choice}")
+        status = zeropp(["simulate", *shlex.split(options), "--json"])
+    found = None if status else json.loads(out.getvalue())["recommended"]
+    if found != choice:
+        raise RefusedError(f"zeropp simulate {options}: recommends {found}, not {choice}")
 
 
 def _wrap(text: str, width: int = 100) -> str:

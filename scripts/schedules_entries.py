@@ -30,13 +30,11 @@ class Advice:
 
     Attributes:
         text: Markdown.
-        command: options of `zeropp simulate` that end in this choice.
-        choice: the schedule that it must name.
+        runs: options of `zeropp simulate`, and the schedule that it must then recommend.
     """
 
     text: str
-    command: str
-    choice: str
+    runs: tuple[tuple[str, str], ...]
 
 
 LINKS = {
@@ -62,15 +60,16 @@ ENTRIES = (
         "gpipe",
         "All forwards, then all backwards.",
         "[GPipe], figure 2c",
-        "As the baseline. From B > P on 1f1b is as fast and holds less.",
-        (Row("gpipe", "gpipe", _FUSED, "[Zero Bubble]", Formula("B"), gathers=_VISITS),),
+        "as the baseline. 1f1b is as fast and holds less wherever B is above P.",
+        (Row("gpipe", "gpipe", _FUSED, "[Zero Bubble], text", Formula("B"), gathers=_VISITS),),
     ),
     Entry(
         "1f1b",
         "A micro-batch's backward runs as soon as it can, in turn with forwards, so that rank p "
         "holds P-p micro-batches and no more.",
         "[PipeDream-Flush], figure 2",
-        "With V=1 where the backward cannot be split; else zb-h1 is faster in the same peak.",
+        "with V=1 and a backward that cannot be split. Where it can, zb-h1 is faster in the same "
+        "peak.",
         (Row("1f1b", "1f1b", _FUSED, "[Zero Bubble], table 2", Formula("P"), gathers=_VISITS),),
     ),
     Entry(
@@ -78,8 +77,8 @@ ENTRIES = (
         "1F1B with V stages per rank, which take turns every P micro-batches: the pipeline fills "
         "in a V-th of the time.",
         "[Megatron-LM], section 2.2",
-        "With V > 1 where the backward cannot be split and parameters stay on the rank. It sends V "
-        "times the messages of 1f1b and changes stage every P micro-batches.",
+        "with V above 1, a backward that cannot be split, and parameters that stay on the rank. It "
+        "sends V times the messages of 1f1b, and often changes stage from one action to the next.",
         (
             Row(
                 "interleaved-1f1b",
@@ -94,8 +93,8 @@ ENTRIES = (
         "breadth-first",
         "Every stage runs the whole batch before its rank turns to the next stage.",
         "[Breadth-first], figure 4",
-        "With sharded parameters on a slow link, where the whole batch's activations fit: no other "
-        "schedule with V > 1 gathers less. Best with B near P.",
+        "with sharded parameters on a slow link, where the whole batch's activations fit: with one "
+        "resident stage nothing with the same V gathers less. Best with B near P.",
         (
             Row(
                 "breadth-first",
@@ -112,7 +111,7 @@ ENTRIES = (
         "1F1B with the backward split into B and W: B travels on at once, and W waits for the end, "
         "where 1F1B idles.",
         "[Zero Bubble], section 2",
-        "With V=1: it never has to change stage, and a third of 1F1B's bubble is left at equal "
+        "with V=1: parameters are gathered once, and a third of 1F1B's bubble is left at equal "
         "times.",
         (
             Row(
@@ -129,8 +128,9 @@ ENTRIES = (
         "zb-h2",
         "Twice the warm-up of zb-h1, so that no rank idles between its own first and last action.",
         "[Zero Bubble], section 2",
-        "Only where ranks do not wait for each other at the step's end. Where they do (clipping by "
-        "the global norm is enough), zb-h1 is as fast at equal times in about half the memory.",
+        "with V=1, memory for it, and either ranks that do not wait for each other at the step's "
+        "end or a short W. At equal times with such a wait (clipping by the global norm is one), "
+        "zb-h1 is as fast in about half the memory.",
         (
             Row(
                 "zb-h2",
@@ -148,8 +148,8 @@ ENTRIES = (
         "Interleaved 1F1B with split backward: B comes back sooner than a fused backward, so half "
         "the head start is enough.",
         "[PipeOffload], section 3.1",
-        "With any V, exactly P micro-batches of memory and times of F, B and W that differ: its "
-        "bubble is the same formula at all times.",
+        "with V above 2, P micro-batches' memory and B a multiple of P; its bubble keeps its "
+        "formula whatever the times of F, B and W.",
         (
             Row(
                 "gis",
@@ -165,8 +165,8 @@ ENTRIES = (
         "Two stages per rank, there and back, so that the last stage is on rank 0 and W fills "
         "every gap.",
         "[Zero Bubble], section 6",
-        "With V=2, both stages' parameters on the rank and T_F near T_B: as fast as zeropp, seam "
-        "carry, in P micro-batches. With one resident stage it gathers most often of all.",
+        "with V=2, both stages' parameters on the rank and T_F near T_B: as fast as zeropp, carry, "
+        "in P micro-batches' memory. Not with one resident stage: it changes stage all the time.",
         (
             Row(
                 "zb-v",
@@ -184,13 +184,13 @@ ENTRIES = (
         "A vee whose micro-batches travel twice as fast down as up: half of 1F1B's activations, "
         "half of its bubble.",
         "[Controllable Memory]",
-        "Where P micro-batches do not fit.",
+        "where P micro-batches do not fit, and both stages' parameters stay on the rank.",
         (
             Row(
                 "v-half",
                 "v-half",
                 Formula("(P-1)*(T_F+T_B+T_W)/2"),
-                "[Controllable Memory]; P even, odd: `T_F/2` less",
+                "[Controllable Memory], P even",
                 Formula("floor((P+2)/2)"),
                 times=(EQUAL,),
             ),
@@ -200,14 +200,14 @@ ENTRIES = (
         "v-min",
         "The vee on which activations live shortest: a third of 1F1B's.",
         "[Controllable Memory]",
-        "Where nothing else fits, and times are near equal: at other times its bubble grows with "
-        "B.",
+        "where v-half does not fit either and times are near equal: at others its bubble grows "
+        "with B.",
         (
             Row(
                 "v-min",
                 "v-min",
                 Formula("2*(P-1)*(T_F+T_B+T_W)/3-T_F/2"),
-                "[Controllable Memory]: two thirds of 1F1B's; the rest derived here",
+                "[Controllable Memory], two thirds of 1F1B's; `T_F/2` derived here",
                 Formula("floor((P+4)/3)"),
                 times=(EQUAL,),
             ),
@@ -218,9 +218,9 @@ ENTRIES = (
         "A vee that pairs each forward with a fused backward of its other stage, so that one's "
         "communication can hide behind the other's computation.",
         "[DualPipe], README",
-        "Where stages communicate inside (experts) and a pair really overlaps. Here F runs before "
-        "BW in one stream, hence a bubble that differs from the README's, "
-        "`(PP/2-1)(F&B+B-3W)` for indivisible pairs; then zb-v is as fast and holds less.",
+        "with stages that communicate inside, as experts do, so that pairs really overlap. Here F "
+        "runs before BW in one stream, and the bubble is not the README's `(PP/2-1)(F&B+B-3W)` for "
+        "indivisible pairs; without overlap zb-v is as fast at equal times and holds less.",
         (
             Row(
                 "dualpipe-v",
@@ -237,8 +237,8 @@ ENTRIES = (
         "Units of U micro-batches, each run stage by stage with W staggered into the gaps, and "
         "drained before the next unit starts.",
         "[ZeroPP]; its bubble and memory are derived here",
-        "With sharded parameters and room for one gathered stage: U trades gathers and bubble "
-        "(larger is better) against memory. From U=2P-1 on units follow without a bubble.",
+        "with sharded parameters and room for one gathered stage: a larger U means fewer gathers, "
+        "less bubble (none between units from U=2P-1 on) and more memory.",
         tuple(
             Row(
                 f"zeropp, drain, U={label}",
@@ -259,9 +259,9 @@ ENTRIES = (
         "The same order of F and of B, but units follow back to back: W may cross into the next "
         "unit, and an event-driven pass over the costs decides what runs next within `slots`.",
         "[ZeroPP], with carried W's derived here",
-        "The default. It goes by measured times, transfers included, and reaches the floor in "
-        "interleaved 1F1B's memory. Have two resident stages, or none sharded: it mixes units, "
-        "and with one resident stage middle ranks gather more often than drained ones.",
+        "as the default. It goes by the times it is given, transfers included, and reaches the "
+        "floor in interleaved 1F1B's memory. It mixes units, so with one resident stage most ranks "
+        "gather more often than in the drained order; with two they do not.",
         (
             Row(
                 "zeropp, carry, U=P",
@@ -271,44 +271,65 @@ ENTRIES = (
                 Formula("P+(P-1)/V"),
                 seam="carry",
                 unit=1,
-                times=(EQUAL, SHORT_W),
             ),
         ),
     ),
 )
 
-_ALL = "--compare all --pp 8 --chunks 2 --microbatches 32"
+_TWO_CHUNKS = "--pp 8 --chunks 2 --microbatches 32"
+_FOUR_CHUNKS = "--pp 8 --chunks 4 --microbatches 32"
+_ONE_RESIDENT = "--shard unit --max-resident 1 --gather 0.5"
 
 ADVICE = (
     Advice(
-        "**Memory below P micro-batches** (PV slots): v-half, down to `floor((P+2)/2)`; below "
-        "that v-min, down to `floor((P+4)/3)`; below that nothing.",
-        f"{_ALL} --limit 5",
-        "v-half",
+        "**Memory below P micro-batches** (PV slots): v-half, and v-min where that does not fit. "
+        "Between v-half and P, zeropp with fewer `--slots`; it alone goes below v-min, slowly.",
+        (
+            (f"--compare all {_TWO_CHUNKS} --limit 5", "v-half"),
+            (f"--compare all {_TWO_CHUNKS} --limit 4", "v-min"),
+            (
+                f"--compare zeropp,v-half {_TWO_CHUNKS} --unit-size 4 --slots 12 --limit 6",
+                "zeropp",
+            ),
+        ),
     ),
     Advice(
-        "**P micro-batches, parameters on the rank**: zb-v where T_F is near T_B; gis where V must "
-        "be above 2.",
-        f"{_ALL} --limit 8",
-        "zb-v",
+        "**P micro-batches, parameters on the rank**: zb-v; where V must be above 2, gis.",
+        (
+            (f"--compare all {_TWO_CHUNKS} --limit 8", "zb-v"),
+            (f"--compare gis,interleaved-1f1b,breadth-first {_FOUR_CHUNKS} --limit 8", "gis"),
+        ),
     ),
     Advice(
-        "**P+(P-1)/V micro-batches, times that differ or transfers that take time**: zeropp, seam "
+        "**P+(P-1)/V micro-batches, and transfers that take time or F and B that differ**: zeropp, "
         "carry.",
-        f"{_ALL} --limit 11.5 --p2p 0.05",
-        "zeropp",
+        (
+            (f"--compare all {_TWO_CHUNKS} --limit 11.5 --p2p 0.05", "zeropp"),
+            (f"--compare all {_TWO_CHUNKS} --limit 11.5 --costs 1,1.3,0.9", "zeropp"),
+        ),
     ),
     Advice(
-        "**Sharded parameters, one resident stage**: zeropp, seam drain, with the largest U that "
-        "fits; breadth-first where the whole batch fits and gathers cost more than its bubble.",
-        "--compare zeropp,breadth-first,interleaved-1f1b,gis --pp 8 --chunks 4 --microbatches 32 "
-        "--seam drain --unit-size 16 --shard unit --max-resident 1 --gather 0.5 --limit 16",
-        "zeropp",
+        "**Sharded parameters, one resident stage**: zeropp, drain, with the largest U that fits; "
+        "breadth-first where the whole batch fits and gathers cost more than its bubble.",
+        (
+            (
+                f"--compare zeropp,gis,interleaved-1f1b {_FOUR_CHUNKS} --seam drain --unit-size 16 "
+                f"{_ONE_RESIDENT} --limit 16",
+                "zeropp",
+            ),
+            (
+                f"--compare zeropp,breadth-first {_FOUR_CHUNKS} --seam drain --unit-size 8 "
+                f"{_ONE_RESIDENT}",
+                "breadth-first",
+            ),
+        ),
     ),
     Advice(
-        "**V=1** (all of a rank's layers gathered at once, never twice): zb-h1, or 1f1b where the "
-        "backward cannot be split; zb-h2 only without a barrier at the step's end.",
-        "--compare gpipe,1f1b,zb-h1,zb-h2 --pp 8 --chunks 1 --microbatches 32",
-        "zb-h1",
+        "**V=1** (a rank's layers are one stage, gathered once and all at once): zb-h1, or 1f1b "
+        "where the backward cannot be split; zb-h2 or zeropp for a short W and twice the memory.",
+        (
+            ("--compare 1f1b,zb-h1,zb-h2,zeropp --pp 8 --microbatches 32", "zb-h1"),
+            ("--compare 1f1b,zb-h1,zb-h2 --pp 8 --microbatches 32 --costs 1,1,0.7", "zb-h2"),
+        ),
     ),
 )

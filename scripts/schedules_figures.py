@@ -15,7 +15,6 @@ Times = tuple[float, float, float]  # F, B, W of one micro-batch through a whole
 EQUAL: Times = (1, 1, 1)
 SHORT_W: Times = (1, 1, 0.7)
 UNEQUAL: Times = (1, 1.3, 0.9)
-TRAFFIC_SIZE = (8, 4, 32)  # P, most V, B
 RESIDENT = (1, 2, 3)
 
 
@@ -31,6 +30,7 @@ class Size(NamedTuple):
     B: int
 
 
+TRAFFIC_SIZE = Size(8, 4, 32)
 SIZES = (Size(4, 2, 16), Size(8, 2, 32), Size(16, 4, 64))
 
 
@@ -94,9 +94,7 @@ class Row:
         chunks = self.chunks(V)
         unit_size = self.unit * P if self.unit else None
         costs = Costs.uniform(P, chunks, *times)
-        return generate(
-            self.name, P, chunks, B, unit_size=unit_size, seam=self.seam, costs=costs
-        )
+        return generate(self.name, P, chunks, B, unit_size=unit_size, seam=self.seam, costs=costs)
 
 
 class TimeAndMemory(NamedTuple):

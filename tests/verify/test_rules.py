@@ -9,7 +9,7 @@ import pytest
 
 from zeropp.generate import generate
 from zeropp.ir import Action, Kind, Program, Schedule, format_program, parse
-from zeropp.lower import lower, shard
+from zeropp.lower import lower
 from zeropp.verify import InvalidProgramError, Limits, require_valid, same_collectives, verify
 
 SCHEDULE = generate("zeropp", 2, 2, 4, unit_size=2, seam="drain")
@@ -148,13 +148,6 @@ def test_programs_round_trip_and_unknown_text_is_refused() -> None:
     assert parse(format_program(PROGRAM)) == PROGRAM
     with pytest.raises(ValueError, match="line 8: unknown action '0X1'"):
         parse(format_program(PROGRAM).replace("shard: unit", "rank 0: 0X1"))
-
-
-def test_gathers_with_one_resident_chunk_meet_the_floor() -> None:
-    for P, V, U, B in ((8, 4, 8, 32), (8, 4, 16, 32), (4, 2, 4, 16)):
-        schedule = generate("zeropp", P, V, B, unit_size=U, seam="drain")
-        gathers = shard(schedule, "unit", max_resident=1).count(Kind.UNSHARD)
-        assert gathers == (1 + (2 * V - 2) * B // U,) * P
 
 
 def test_generating_loads_no_torch() -> None:
