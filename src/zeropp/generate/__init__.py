@@ -24,7 +24,6 @@ from zeropp.generate.zeropp import zeropp
 from zeropp.ir.collector import collector_paused
 from zeropp.ir.schedule import Schedule
 
-
 Auto = Literal["auto"]
 
 
