@@ -1,6 +1,6 @@
 """ZeroPP: pipeline-parallel training with blockwise FSDP (arXiv 2402.03791).
 
-`Plan` and `generate` need no torch; `Pipeline`, `make_mesh` and `split_report` import it when first asked for.
+`Plan` and `generate` need no torch; the rest imports it when first asked for.
 """
 
 from typing import TYPE_CHECKING, Any
