@@ -108,7 +108,7 @@ def lay_out(
     right = _RIGHT + _PEAKS * (memory is not None)
     width = _width(timelines, shared, right)
     scale = max(1.0, width / _UNSCALED)
-    row = _row_height(timelines) * scale
+    row = _row_height(timelines, memory is not None) * scale
     panels: list[Panel] = []
     bottom = (_LEGEND + _LEGEND_ROW * legend_rows(timelines, memory, width / scale)) * scale
     for index, timeline in reversed(list(enumerate(timelines))):
@@ -164,9 +164,9 @@ def _width(timelines: Sequence[Timeline], shared: bool, right: float) -> float:
     return max(_NARROWEST, min(_WIDEST, _LEFT + max(_BOX * boxes, title) + right))
 
 
-def _row_height(timelines: Sequence[Timeline]) -> float:
-    ranks = sum(len(timeline.spans) for timeline in timelines)
-    return max(_LOWEST, min(_HIGHEST, _ALL_ROWS / ranks))
+def _row_height(timelines: Sequence[Timeline], memory: bool) -> float:
+    rows = sum(len(timeline.spans) for timeline in timelines) * (1.0 + MEMORY * memory)
+    return max(_LOWEST, min(_HIGHEST, _ALL_ROWS / rows))
 
 
 def _end(timelines: Sequence[Timeline], floors: Iterable[float | None]) -> float:
