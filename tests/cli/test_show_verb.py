@@ -8,6 +8,9 @@ from xml.etree import ElementTree
 import pytest
 
 from zeropp.cli.main import main
+from zeropp.generate import forward_only, generate
+from zeropp.ir import Placement, Shape, format_program, format_schedule
+from zeropp.lower import lower
 
 SIZE = ["--pp", "4", "--chunks", "2", "--microbatches", "8", "--unit-size", "4"]
 SHARDED = ["--shard", "unit", "--max-resident", "1", "--gather", "0.3", "--reduce", "0.3"]
@@ -79,11 +82,15 @@ def test_a_comparison_as_text_and_trace(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_program_file_is_drawn_with_its_collectives(tmp_path: Path) -> None:
-    from zeropp.generate import generate
-    from zeropp.ir import format_program
-    from zeropp.lower import lower
-
     file = tmp_path / "program.txt"
     program = lower(generate("zeropp", 2, 2, 4), "unit", max_resident=1)
     file.write_text(format_program(program))
     assert "UNSHARD" in drawn(tmp_path / "program.svg", str(file), "--gather", "0.5")
+
+
+def test_a_forward_only_file_has_neither_floor_nor_memory(tmp_path: Path) -> None:
+    file = tmp_path / "forward.txt"
+    file.write_text(format_schedule(forward_only(Placement(Shape.LOOP, 2, 2), 4)))
+    shown = drawn(tmp_path / "forward.svg", str(file))
+    assert "F forward" in shown
+    assert not any(text.startswith(("peak", "floor", "activations")) for text in shown)

@@ -29,19 +29,19 @@ def run_show(arguments: list[str]) -> int:
     timelines = [report.timeline for report in reports]
     if wanted.output is None:
         print("\n".join(map(draw_text, timelines)))
-    else:
+    elif all(report.program.schedule.trains for report in reports):
         floors = [report.floor for report in reports]
         show(timelines, wanted.output, floors, activations_of(reports))
+    else:  # forward only: nothing is held, and the floor, which counts the backward, is not its own
+        show(timelines, wanted.output)
     return 0
 
 
-def activations_of(reports: Sequence[Report]) -> MemoryCurves | None:
+def activations_of(reports: Sequence[Report]) -> MemoryCurves:
     """What every rank holds, in micro-batches, so that schedules of other V compare.
 
-    One slot counts as 1/V. None where nothing trains, since then no activation is held.
+    One slot counts as 1/V.
     """
-    if not all(report.program.schedule.trains for report in reports):
-        return None
     curves = tuple(
         tuple(
             tuple((time, slots / report.program.placement.num_chunks) for time, slots in rank.curve)
