@@ -7,7 +7,7 @@ $(READY): pyproject.toml constraints.txt
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-.PHONY: setup train test lint
+.PHONY: setup train test nightly lint bench
 setup: $(READY)
 
 train: $(READY)
@@ -16,8 +16,16 @@ train: $(READY)
 test: $(READY)
 	.venv/bin/python -m pytest $(ARGS)
 
+# property tests with 5,000 examples each, for a nightly run
+nightly: $(READY)
+	.venv/bin/python -m pytest --hypothesis-profile nightly --timeout 3600 \
+	    tests/generate tests/simulate tests/verify
+
 lint: $(READY)
-	.venv/bin/ruff check src tests
-	.venv/bin/ruff format --check src tests
+	.venv/bin/ruff check src tests benchmarks
+	.venv/bin/ruff format --check src tests benchmarks
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+bench: $(READY)
+	for claim in schedules; do .venv/bin/python benchmarks/$$claim.py $(ARGS) || exit 1; done

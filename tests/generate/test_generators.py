@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropp.costs import Costs
@@ -60,7 +60,6 @@ def test_units_are_nearly_equal_and_none_exceeds_u() -> None:
     assert generate("zeropp", 8, 2, 26, unit_size=8, seam="drain").units == (7, 7, 6, 6)
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_every_generated_program_is_sound(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(GENERATORS)))

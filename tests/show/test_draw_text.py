@@ -137,6 +137,16 @@ def test_random_times_never_break_the_rows() -> None:
         assert max(map(len, rank_rows(text))) <= 60
 
 
+def test_a_lane_without_anything_to_see_is_left_out(measured: Timeline) -> None:
+    sent = Span(
+        Action(Kind.SEND_F, 0, 0), measured.spans[0][0].end, measured.spans[0][0].end + 0.01
+    )
+    spans = ((*measured.spans[0], sent), *measured.spans[1:])
+    text = draw_text(Timeline("short", measured.placement, spans, "ms"))
+    assert "p2p" not in text
+    assert len(rank_rows(text)) == 4
+
+
 def test_refusals(make: Make) -> None:
     with pytest.raises(ValueError, match="width must be at least 40 characters, got 10"):
         draw_text(make("1f1b", 2, 1, 2), width=10)

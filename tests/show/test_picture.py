@@ -13,8 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from zeropp.ir import Kind, Placement, Shape, Timeline
+from zeropp.ir import Action, Kind, Placement, Shape, Span, Timeline
 from zeropp.show import draw_picture
+from zeropp.show.layout import lay_out, thin_rows
 from zeropp.show.palette import Colour, ink_on, shade
 
 Make = Callable[..., Timeline]
@@ -95,6 +96,28 @@ def test_communication_is_drawn(with_communication: Timeline, tmp_path: Path) ->
     shown = set(texts(tmp_path / "lanes.svg"))
     assert {"UNSHARD", "REDUCE", "SEND", "RECV"} <= shown
     assert "RESHARD" not in shown  # takes no time here
+
+
+def test_lanes_are_there_only_for_what_takes_time(make: Make) -> None:
+    compute = make("1f1b", 2, 1, 2)
+    free = Span(Action(Kind.SEND_F, 0, 0), 1.0, 1.0)
+    sent = Span(Action(Kind.SEND_F, 0, 0), 1.0, 1.5)
+    for span, rows in ((free, 0), (sent, 1)):
+        spans = ((*compute.spans[0], span), compute.spans[1])
+        (panel,) = lay_out([replace(compute, spans=spans)]).panels
+        assert len(panel.lanes[0].p2p) == rows
+        assert thin_rows(panel.lanes) == rows
+
+
+def test_each_timeline_may_have_its_floor(make: Make, tmp_path: Path) -> None:
+    both = [make("1f1b", 4, 1, 8), make("zeropp", 4, 2, 8)]
+    draw_picture(both, tmp_path / "floors.svg", floor=[27.0, 25.5])
+    shown = Counter(texts(tmp_path / "floors.svg"))
+    assert shown["floor 27 f"] == shown["floor 25.5 f"] == 1
+    with pytest.raises(ValueError, match="floor must list 2, one a timeline; got 1"):
+        draw_picture(both, tmp_path / "few.svg", floor=[27.0])
+    with pytest.raises(ValueError, match="floor must be a positive time, got nan"):
+        draw_picture(both, tmp_path / "few.svg", floor=[27.0, float("nan")])
 
 
 def test_the_same_timeline_gives_the_same_file(make: Make, tmp_path: Path) -> None:

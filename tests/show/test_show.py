@@ -56,6 +56,7 @@ def test_a_folder_is_no_file(make: Make, tmp_path: Path) -> None:
 
 def test_public_names() -> None:
     assert sorted(zeropp.show.__all__) == [
+        "MemoryCurves",
         "SUFFIXES",
         "check_output",
         "draw_picture",

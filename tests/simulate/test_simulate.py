@@ -3,7 +3,7 @@
 from itertools import product
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropp.costs import Bytes, Costs, Traffic
@@ -93,7 +93,6 @@ def test_the_longer_channel_delays_its_receiver() -> None:
     assert slow.makespan == simulate(program, costs).makespan + 2 * 2.5
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_any_program_simulates(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(GENERATORS)))

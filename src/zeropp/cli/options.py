@@ -1,13 +1,15 @@
-"""Options that several verbs share: which schedule, and for which costs."""
+"""Options that several verbs share: which schedules, for which costs, lowered how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
-from zeropp.costs import Costs
-from zeropp.generate import generate
+from zeropp.costs import Costs, Traffic
+from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Placement, Program, Schedule, Shape, parse
+from zeropp.lower import lower
+from zeropp.simulate import Report, simulate
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,62 @@ class Made:
             ) from None
         sizes = placement.pp_size, placement.num_chunks
         return Costs.uniform(*sizes, forward, backward, weight, latency=self.p2p)
+
+
+@dataclass(frozen=True)
+class Simulated(Made):
+    """One schedule, lowered and simulated, or several."""
+
+    name: tyro.conf.Positional[str] = "zeropp"
+    """Name of the schedule (see `zeropp schedules`), or a file."""
+    gather: float = 0.0
+    """Time to gather one stage's parameters, in the unit of the costs."""
+    reduce: float = 0.0
+    """Time to reduce one stage's gradients."""
+    shard: str | None = None
+    """Gather and reduce per unit, step or microbatch; without it nothing is sharded."""
+    max_resident: int = 2
+    """For --shard unit, most stages of a rank that are gathered at once."""
+    prefetch: int = 1
+    """How many compute actions before its first use a gather is issued."""
+    recv_ahead: int = 1
+    """At the latest how many compute actions before its use a receive is posted."""
+    compare: str | None = None
+    """Instead of one schedule, these side by side: NAME,NAME,... or all."""
+
+    def reports(self) -> list[Report]:
+        """Simulate the schedule or file, or the schedules to compare."""
+        if self.compare is None:
+            return [self.report()]
+        names = list(GENERATORS) if self.compare == "all" else self.compare.split(",")
+        return [wanted.report() for wanted in map(self.named, names)]
+
+    def report(self) -> Report:
+        """Simulate the schedule or file."""
+        subject = self.subject()
+        if not isinstance(subject, Program):
+            subject = lower(
+                subject,
+                self.shard,
+                max_resident=self.max_resident,
+                prefetch=self.prefetch,
+                recv_ahead=self.recv_ahead,
+            )
+        costs = self.costs_of(subject.placement)
+        return simulate(subject, costs, Traffic(gather=self.gather, reduce=self.reduce))
+
+    def named(self, name: str) -> "Simulated":
+        """The same for another schedule, without the knobs and chunks that it does not have."""
+        if name not in GENERATORS:
+            raise ValueError(
+                f"compare: unknown schedule {name!r}; choose of {', '.join(GENERATORS)}"
+            )
+        generator = GENERATORS[name]
+        chunks = self.chunks
+        if generator.chunks is not None and chunks not in generator.chunks:
+            chunks = max(generator.chunks)
+        knobs = {k: None for k in ("unit_size", "seam", "slots") if k not in generator.options}
+        return replace(self, name=name, chunks=chunks, **knobs)  # type: ignore[arg-type]
 
 
 def read(path: Path) -> Schedule | Program:

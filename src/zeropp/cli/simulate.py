@@ -2,71 +2,24 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from zeropp.cli.options import Made
-from zeropp.costs import Traffic
-from zeropp.generate import GENERATORS
-from zeropp.ir import Program
-from zeropp.lower import lower
-from zeropp.simulate import Report, simulate
+from zeropp.cli.options import Simulated
+from zeropp.simulate import Report
 
 
 @dataclass(frozen=True)
-class Simulate(Made):
+class Simulate(Simulated):
     """Simulate a schedule with its communication."""
 
-    name: tyro.conf.Positional[str] = "zeropp"
-    """Name of the schedule (see `zeropp schedules`), or a file."""
-    gather: float = 0.0
-    """Time to gather one stage's parameters, in the unit of the costs."""
-    reduce: float = 0.0
-    """Time to reduce one stage's gradients."""
-    shard: str | None = None
-    """Gather and reduce per unit, step or microbatch; without it nothing is sharded."""
-    max_resident: int = 2
-    """For --shard unit, most stages of a rank that are gathered at once."""
-    prefetch: int = 1
-    """How many compute actions before its first use a gather is issued."""
-    recv_ahead: int = 1
-    """At the latest how many compute actions before its use a receive is posted."""
-    compare: str | None = None
-    """Simulate these schedules side by side instead: NAME,NAME,... or all."""
     limit: float | None = None
     """With --compare: most activations on a rank, in micro-batches through a whole rank."""
     json: bool = False
     """Print JSON."""
-
-    def report(self) -> Report:
-        """Simulate the schedule or file."""
-        subject = self.subject()
-        if not isinstance(subject, Program):
-            subject = lower(
-                subject,
-                self.shard,
-                max_resident=self.max_resident,
-                prefetch=self.prefetch,
-                recv_ahead=self.recv_ahead,
-            )
-        costs = self.costs_of(subject.placement)
-        return simulate(subject, costs, Traffic(gather=self.gather, reduce=self.reduce))
-
-    def named(self, name: str) -> "Simulate":
-        """The same for another schedule, without the knobs and chunks that it does not have."""
-        if name not in GENERATORS:
-            raise ValueError(
-                f"compare: unknown schedule {name!r}; choose of {', '.join(GENERATORS)}"
-            )
-        generator = GENERATORS[name]
-        chunks = self.chunks
-        if generator.chunks is not None and chunks not in generator.chunks:
-            chunks = max(generator.chunks)
-        knobs = {k: None for k in ("unit_size", "seam", "slots") if k not in generator.options}
-        return replace(self, name=name, chunks=chunks, **knobs)  # type: ignore[arg-type]
 
 
 def run_simulate(arguments: list[str]) -> int:
@@ -80,8 +33,7 @@ def run_simulate(arguments: list[str]) -> int:
         return 0
     if wanted.limit is not None and not wanted.limit > 0:
         raise ValueError(f"limit must be above 0, got {wanted.limit}")
-    names = list(GENERATORS) if wanted.compare == "all" else wanted.compare.split(",")
-    reports = [wanted.named(name).report() for name in names]
+    reports = wanted.reports()
     best = _best(reports, wanted.limit)
     if wanted.json:
         recommended = best.program.schedule.name if best else None

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Literal
 
 from zeropp.costs import Costs
+from zeropp.generate.automatic import Budget, automatic
 from zeropp.generate.breadth_first import breadth_first
 from zeropp.generate.dualpipe_v import dualpipe_v
 from zeropp.generate.forward_only import forward_only
@@ -21,6 +23,8 @@ from zeropp.generate.zb_v import zb_v
 from zeropp.generate.zeropp import zeropp
 from zeropp.ir.collector import collector_paused
 from zeropp.ir.schedule import Schedule
+
+Auto = Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,11 @@ def generate(
     num_chunks: int,
     num_microbatches: int,
     *,
-    unit_size: int | None = None,
+    unit_size: int | Auto | None = None,
     seam: str | None = None,
-    slots: int | None = None,
+    slots: int | Auto | None = None,
     costs: Costs | None = None,
+    budget: Budget | None = None,
 ) -> Schedule:
     """Make the schedule called `name`.
 
@@ -103,13 +108,16 @@ def generate(
         pp_size: P.
         num_chunks: V.
         num_microbatches: B.
-        unit_size: U, micro-batches per unit.
+        unit_size: U, micro-batches per unit; `auto`: the best within `budget`.
         seam: `carry` or `drain`.
-        slots: most activations (one chunk of one micro-batch each) that a rank may hold.
+        slots: most activations (one chunk of one micro-batch each) that a rank may hold; `auto`:
+            those that `budget` holds.
         costs: what the schedule is made for; generators that do not go by times ignore it.
+        budget: memory for activations, which `auto` needs.
 
     Raises:
-        ValueError: unknown name, a size out of range, or a knob that the schedule does not have.
+        ValueError: unknown name, a size out of range, a knob that the schedule does not have, or a
+            budget that is missing, superfluous or too small.
     """
     if name not in GENERATORS:
         raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(GENERATORS)}")
@@ -117,8 +125,17 @@ def generate(
     for option, value in (("unit_size", unit_size), ("seam", seam), ("slots", slots)):
         if value is not None and option not in generator.options:
             raise ValueError(f"{option} is not a knob of {name}; leave it out")
+    fixed_unit = None if unit_size == "auto" else unit_size
+    fixed_slots = None if slots == "auto" else slots
     sizes = (pp_size, num_chunks, num_microbatches)
-    return generator.make(Request(*sizes, unit_size, seam, slots, costs))
+    request = Request(*sizes, fixed_unit, seam, fixed_slots, costs)
+    chooses = slots == "auto" or (unit_size == "auto" and slots is None)
+    if chooses != (budget is not None):
+        wanted = "slots auto needs a budget" if chooses else "budget goes with slots auto"
+        raise ValueError(f"budget: {wanted} (bytes for activations, and bytes of a slot)")
+    if unit_size == "auto" or budget is not None:
+        return automatic(request, budget or Budget(memory=float(fixed_slots or 0), slot=1.0))
+    return generator.make(request)
 
 
-__all__ = ["GENERATORS", "Generator", "Request", "forward_only", "generate"]
+__all__ = ["GENERATORS", "Budget", "Generator", "Request", "forward_only", "generate"]

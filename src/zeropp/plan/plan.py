@@ -1,6 +1,7 @@
 """A plan is everything that decides how a model is laid over ranks and in which order it runs."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -9,6 +10,17 @@ from zeropp.ir.placement import Placement
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.lower import Policy, lower
+
+
+class Recompute(StrEnum):
+    """What of a block is run again in its B (activation checkpointing).
+
+    `none`: nothing; `selective`: all but matrix products and attention; `full`: the whole block.
+    """
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
 
 
 @dataclass(frozen=True)
@@ -29,6 +41,9 @@ class Plan:
         prefetch: how many compute actions before its first use a gather is issued.
         recv_ahead: at the latest how many compute actions before its use a receive is posted.
         split: number of blocks in each stage; None: nearly equal.
+        slots: most activations (one chunk of one micro-batch each) that a rank holds, for schedules
+            that have this knob; None: the schedule's default.
+        recompute: what of a block is run again in its B: `none`, `selective` or `full`.
 
     Raises:
         ValueError: the field that is out of range, with what would fit.
@@ -47,6 +62,8 @@ class Plan:
     prefetch: int = 1
     recv_ahead: int = 1
     split: tuple[int, ...] | None = None
+    slots: int | None = None
+    recompute: str = "none"
 
     def __post_init__(self) -> None:
         for name in ("dp_shard", "dp_replicate", "max_resident"):
@@ -57,6 +74,9 @@ class Plan:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.shard not in list(Policy):
             raise ValueError(f"shard must be one of {', '.join(Policy)}, got {self.shard!r}")
+        if self.recompute not in list(Recompute):
+            names = ", ".join(Recompute)
+            raise ValueError(f"recompute must be one of {names}, got {self.recompute!r}")
         _ = self.compute  # refuses what the generator refuses
 
     @property
@@ -84,6 +104,7 @@ class Plan:
             self.num_microbatches,
             unit_size=self.unit_size,
             seam=self.seam,
+            slots=self.slots,
         )
 
     def lower(self, schedule: Schedule, *, sharded: bool) -> Program:

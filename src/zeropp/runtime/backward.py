@@ -1,28 +1,31 @@
-"""The B/W split: a linear layer's backward returns its input gradient and leaves the rest for W.
+"""The B/W split: a layer's backward returns its input gradient and leaves the rest for W.
 
                  forward            B                          W
     x  ------->  y = x A^T + c     gx = gy A                  gA += gy^T x,  gc += sum(gy)
                  saves x           leaves (x, gy) on a tape   frees them
 
-Everything else (norms, embeddings, other modules) gets its gradient in B, by autograd. B frees
-every saved tensor but x and gy, so between B and W a micro-batch holds only what W needs; this is
-the split of zero-bubble pipeline parallelism (arXiv 2401.10241, section 3) done in the operators
-instead of by walking the autograd graph a second time.
+Everything else (norms, other modules, custom autograd functions) gets its gradient in B, by
+autograd. B frees every saved tensor but x and gy, so between B and W a micro-batch holds only what
+W needs; this is the split of zero-bubble pipeline parallelism (arXiv 2401.10241, section 3) done
+in the operators instead of by walking the autograd graph a second time.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.split_rules import SplitRule, rule_of
 
 
 class _Deferred(NamedTuple):
-    """What one linear layer's W needs."""
+    """What one layer's W needs."""
 
+    rule: SplitRule
     weight: nn.Parameter
     bias: nn.Parameter | None
     x: Tensor
@@ -56,46 +59,63 @@ class Tape:
                 self._apply(self._deferred.pop())
 
     def _apply(self, deferred: _Deferred) -> None:
-        grad = deferred.grad_output.flatten(0, -2)
-        self._gradients.add_product(deferred.weight, grad.t(), deferred.x.flatten(0, -2))
-        if deferred.bias is not None and deferred.bias.requires_grad:
-            self._gradients.add(deferred.bias, grad.sum(0))
+        rule, weight, bias, x, grad_output = deferred
+        rule.add_weight_gradient(self._gradients, weight, x, grad_output)
+        if bias is not None and bias.requires_grad:
+            self._gradients.add(bias, grad_output.flatten(0, -2).sum(0))
 
 
 class Recorder:
     """Which tape the forward that is running now writes to; None outside of training."""
 
-    tape: Tape | None = None
+    def __init__(self) -> None:
+        self.tape: Tape | None = None
+
+    @contextmanager
+    def writing_to(self, tape: Tape) -> Iterator[None]:
+        """Forwards inside, recomputed ones of a checkpointed backward too, write to `tape`."""
+        self.tape = tape
+        try:
+            yield
+        finally:
+            self.tape = None
 
 
-class _SplitLinear(torch.autograd.Function):
+class _Split(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter | None, tape: Tape
+        ctx: Any,
+        x: Tensor,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        rule: SplitRule,
+        tape: Tape,
     ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.weight, ctx.bias, ctx.tape = weight, bias, tape
-        return F.linear(x, weight, bias)
+        ctx.weight, ctx.bias, ctx.rule, ctx.tape = weight, bias, rule, tape
+        return rule.forward(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None, None]:
         (x,) = ctx.saved_tensors
-        grad_input = grad_output @ ctx.weight if ctx.needs_input_grad[0] else None
-        ctx.tape.record(_Deferred(ctx.weight, ctx.bias, x, grad_output))
-        return grad_input, None, None, None
+        grad_input = None
+        if ctx.needs_input_grad[0]:
+            grad_input = ctx.rule.input_gradient(grad_output, ctx.weight)
+        ctx.tape.record(_Deferred(ctx.rule, ctx.weight, ctx.bias, x, grad_output))
+        return grad_input, None, None, None, None
 
 
-def split_linears(module: nn.Module, recorder: Recorder) -> None:
-    """Make every `nn.Linear` with a trainable weight inside `module` leave its W on a tape.
-
-    Subclasses of `nn.Linear` are left whole, since they may compute something else.
-    """
+def split_layers(module: nn.Module, recorder: Recorder) -> None:
+    """Make every layer inside `module` that a rule fits leave its W on a tape."""
     for layer in module.modules():
-        if type(layer) is nn.Linear and layer.weight.requires_grad:
-            layer.forward = partial(_forward, layer, recorder)  # type: ignore[method-assign]
+        if (rule := rule_of(layer)) is not None:
+            layer.forward = partial(_forward, layer, layer.forward, rule, recorder)
 
 
-def _forward(layer: nn.Linear, recorder: Recorder, x: Tensor) -> Tensor:
+def _forward(
+    layer: nn.Module, whole: Any, rule: SplitRule, recorder: Recorder, x: Tensor
+) -> Tensor:
     if recorder.tape is None or not torch.is_grad_enabled():
-        return F.linear(x, layer.weight, layer.bias)
-    return _SplitLinear.apply(x, layer.weight, layer.bias, recorder.tape)
+        return whole(x)
+    bias = getattr(layer, "bias", None)
+    return _Split.apply(x, layer.weight, bias, rule, recorder.tape)

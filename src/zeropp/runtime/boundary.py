@@ -5,7 +5,7 @@ is ever sent, and both ends of a channel allocate the same buffers.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -81,7 +81,7 @@ class Boundaries:
         return walked
 
 
-def run_blocks(blocks: Sequence[nn.Module], inputs: Tensors) -> Tensors:
+def run_blocks(blocks: Sequence[Callable[..., Any]], inputs: Tensors) -> Tensors:
     """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments."""
     for block in blocks:
         outputs: Any = block(*inputs)

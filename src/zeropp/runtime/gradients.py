@@ -33,6 +33,14 @@ class GradientBuffers:
         else:
             held.addmm_(left, right)
 
+    def add_rows(self, parameter: nn.Parameter, rows: Tensor, values: Tensor) -> None:
+        """Add `values` [n, width] to the rows [n] of a table's gradient; rows may repeat."""
+        held = self._sums.get(parameter)
+        if held is None:
+            held = torch.zeros_like(parameter, dtype=self._dtype or parameter.dtype)
+            self._sums[parameter] = held
+        held.index_add_(0, rows, values.to(held.dtype))
+
     def collect(self, parameters: list[nn.Parameter]) -> None:
         """Move what autograd left in `.grad` into the sums."""
         for parameter in parameters:

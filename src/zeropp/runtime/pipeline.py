@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from zeropp.generate import forward_only
 from zeropp.ir import Program, format_program
-from zeropp.plan import Plan
+from zeropp.plan import Plan, Recompute
 from zeropp.runtime.boundary import Boundaries, Tensors
 from zeropp.runtime.channel import Channels
 from zeropp.runtime.executor import Execution, Machine, Spans
@@ -94,7 +94,15 @@ class Pipeline:
         dp_mesh = data_mesh(self.mesh) if self._sharded else None
         self._machine = Machine(
             plan.placement,
-            {s: _make_stage(module, dp_mesh, precision) for s, module in modules.items()},
+            {
+                s: Stage(
+                    module,
+                    place_parameters(module, dp_mesh, precision),
+                    precision,
+                    Recompute(plan.recompute),
+                )
+                for s, module in modules.items()
+            },
             Channels(plan.placement, pipelines(self.mesh), self.device),
             boundaries,
             self.device,
@@ -205,12 +213,6 @@ class Pipeline:
             total += loss
         dist.all_reduce(total)
         return total / tokens
-
-
-def _make_stage(
-    module: StageModule, dp_mesh: DeviceMesh | None, precision: MixedPrecisionPolicy
-) -> Stage:
-    return Stage(module, place_parameters(module, dp_mesh, precision), precision)
 
 
 def _materialise(

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.runtime.backward import Recorder, Tape, split_linears
+from zeropp.plan import Recompute
+from zeropp.runtime.backward import Recorder, Tape, split_layers
 from zeropp.runtime.boundary import Tensors, cast, run_blocks
+from zeropp.runtime.recompute import recomputing
 from zeropp.runtime.shard import Parameters
 
 Head = Callable[[Tensors], Tensors]
@@ -40,14 +42,21 @@ class _InFlight(NamedTuple):
 class Stage:
     """Runs F, B, W and BW of one stage; the parameters must be gathered for all but W.
 
+    It calls its blocks, not the module, whose call would fire FSDP2's hooks.
+
     Args:
         module: the stage's blocks, already placed.
         parameters: the seam to their sharding.
         precision: the dtype in which blocks compute.
+        recompute: what of a block is run again in its B.
     """
 
     def __init__(
-        self, module: StageModule, parameters: Parameters, precision: MixedPrecisionPolicy
+        self,
+        module: StageModule,
+        parameters: Parameters,
+        precision: MixedPrecisionPolicy,
+        recompute: Recompute = Recompute.NONE,
     ) -> None:
         self.module = module
         self.parameters = parameters
@@ -55,11 +64,12 @@ class Stage:
         self._recorder = Recorder()
         self._in_flight: dict[int, _InFlight] = {}
         self._tapes: dict[int, Tape] = {}
-        split_linears(module, self._recorder)
+        split_layers(module, self._recorder)
+        self._blocks = [recomputing(block, recompute) for block in module.blocks]
 
     def infer(self, inputs: Tensors) -> Tensors:
         """Forward without a backward to come."""
-        return self._run(inputs)
+        return run_blocks(self.module.blocks, cast(inputs, self._precision))
 
     def forward(self, microbatch: int, inputs: Tensors, head: Head | None = None) -> Tensors:
         """F: the roots from which B will start, which are the outputs or what `head` makes of them.
@@ -70,11 +80,8 @@ class Stage:
             head: on the last stage, the loss.
         """
         tape = Tape(self.parameters.gradients)
-        self._recorder.tape = tape
-        try:
-            roots = self._run(inputs)
-        finally:
-            self._recorder.tape = None
+        with self._recorder.writing_to(tape):
+            roots = run_blocks(self._blocks, cast(inputs, self._precision))
         if head is not None:
             roots = head(roots)
         edges = tuple(get_gradient_edge(root) for root in roots if root.requires_grad)
@@ -92,7 +99,8 @@ class Stage:
         inputs, edges, tape = self._in_flight.pop(microbatch)
         tape.fused = fused
         if edges:
-            torch.autograd.backward(edges, grad_outputs)
+            with self._recorder.writing_to(tape):
+                torch.autograd.backward(edges, grad_outputs)
         self.parameters.collect()
         if not fused:
             self._tapes[microbatch] = tape
@@ -101,10 +109,6 @@ class Stage:
     def weight(self, microbatch: int) -> None:
         """W: add the weight gradients that B left."""
         self._tapes.pop(microbatch).run()
-
-    def _run(self, inputs: Tensors) -> Tensors:
-        """Run the blocks themselves, not the module, whose call would fire FSDP2's hooks."""
-        return run_blocks(self.module.blocks, cast(inputs, self._precision))
 
 
 def _gradient(tensor: Tensor) -> Tensor:

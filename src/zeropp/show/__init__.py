@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zeropp.ir.timeline import Timeline
+from zeropp.show.layout import Floor
+from zeropp.show.memory import MemoryCurves
 from zeropp.show.perfetto import trace_events, write_trace
 from zeropp.show.picture import draw_picture
 from zeropp.show.text import draw_text
@@ -11,13 +13,20 @@ from zeropp.show.text import draw_text
 SUFFIXES = (".txt", ".svg", ".png", ".json")
 
 
-def show(timelines: Sequence[Timeline], path: str | Path, floor: float | None = None) -> None:
+def show(
+    timelines: Sequence[Timeline],
+    path: str | Path,
+    floor: Floor = None,
+    memory: MemoryCurves | None = None,
+) -> None:
     """Draw `timelines` into `path`, in the form that its suffix names.
 
     Args:
         timelines: at least one.
         path: text (`.txt`), a picture (`.svg`, `.png`) or a Chrome trace (`.json`).
-        floor: the least possible makespan, in the first timeline's unit; pictures draw it.
+        floor: the least possible makespan, one in the first timeline's unit or one for each
+            timeline; pictures draw it.
+        memory: what each rank holds over time; pictures draw it.
 
     Raises:
         ValueError: another suffix, no folder to write into, or nothing to draw. Then no file is
@@ -31,7 +40,7 @@ def show(timelines: Sequence[Timeline], path: str | Path, floor: float | None = 
     elif path.suffix == ".json":
         write_trace(timelines, path)
     else:
-        draw_picture(timelines, path, floor)
+        draw_picture(timelines, path, floor, memory)
 
 
 def check_output(path: str | Path) -> Path:
@@ -52,6 +61,7 @@ def check_output(path: str | Path) -> Path:
 
 __all__ = [
     "SUFFIXES",
+    "MemoryCurves",
     "check_output",
     "draw_picture",
     "draw_text",

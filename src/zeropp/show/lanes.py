@@ -3,6 +3,8 @@
 compute       F B W BW               one row
 collectives   UNSHARD RESHARD REDUCE as few rows as hold them without overlap
 p2p           SEND_* RECV_*          as few rows as hold them without overlap
+
+Collectives and messages that take no time have no lane.
 """
 
 from collections.abc import Iterable
@@ -29,7 +31,10 @@ def lanes_of(spans: Iterable[Span]) -> Lanes:
     p2p: list[Span] = []
     for span in spans:
         kind = span.action.kind
-        (compute if kind in COMPUTE else collectives if kind in SHARDING else p2p).append(span)
+        if kind in COMPUTE:
+            compute.append(span)
+        elif span.end > span.start:
+            (collectives if kind in SHARDING else p2p).append(span)
     return Lanes(tuple(compute), pack(collectives), pack(p2p))
 
 

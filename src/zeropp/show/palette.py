@@ -16,6 +16,8 @@ IDLE: Colour = (0.93, 0.93, 0.94)
 INK: Colour = (0.13, 0.14, 0.16)
 QUIET: Colour = (0.40, 0.42, 0.45)
 WHITE: Colour = (1.0, 1.0, 1.0)
+HELD: Colour = (0.80, 0.85, 0.89)
+HELD_EDGE: Colour = (0.42, 0.52, 0.60)
 
 
 def _rgb(code: str) -> Colour:

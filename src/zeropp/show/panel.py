@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 from zeropp.ir.timeline import Span
 from zeropp.show.caption import bubble_ratio, makespan, number, sizes
 from zeropp.show.lanes import Rows
-from zeropp.show.layout import THIN, Panel, median_box
+from zeropp.show.layout import GAP_MEMORY, MEMORY, THIN, Panel, median_box
+from zeropp.show.memory import draw_curve, draw_peak, outline
 from zeropp.show.palette import IDLE, INK, QUIET, WHITE, Colour, ink_on, shade
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def draw_panel(axes: "Axes", panel: Panel, width: float, scale: float) -> None:
     _draw_boxes(axes, list(_boxes(panel)), min(0.6, 0.1 * points * median_box(panel.timeline)))
     _draw_numbers(axes, panel, points, _number_size(panel, points, scale))
     _draw_titles(axes, panel, scale)
+    _draw_memory(axes, panel, scale)
     if panel.floor is not None:
         _draw_floor(axes, panel, panel.floor, scale)
 
@@ -98,6 +100,20 @@ def _draw_numbers(axes: "Axes", panel: Panel, points: float, size: float) -> Non
                 parse_math=False,
                 transform=axes.transData,
             )
+
+
+def _draw_memory(axes: "Axes", panel: Panel, scale: float) -> None:
+    height = MEMORY * panel.row
+    end = panel.timeline.makespan
+    size = min(8.5 * scale, 72.0 * height)
+    for rank, curve in enumerate(panel.curves):
+        base = (rank + 1) * panel.pitch - GAP_MEMORY * panel.row
+        points = [
+            (time - panel.start, base - height * amount / panel.most)
+            for time, amount in outline(curve, panel.start + end)
+        ]
+        draw_curve(axes, points, base)
+        draw_peak(axes, curve, panel.end, base - height / 2, size, 5 * scale)
 
 
 def _number_size(panel: Panel, points: float, scale: float) -> float:

@@ -4,6 +4,7 @@ title  sizes                                     makespan, bubble ratio
          floor (dashed)
 rank 0   [ compute boxes, numbered by micro-batch ]
          [ collectives, thin ] [ p2p, thin ]
+         memory: filled steps                     peak
 rank 1   ...
          time axis
 legend
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zeropp.ir.timeline import Timeline
-from zeropp.show.layout import Layout, Panel, lay_out
+from zeropp.show.layout import Floor, Layout, Panel, lay_out
 from zeropp.show.legend import draw_legend
+from zeropp.show.memory import MemoryCurves
 from zeropp.show.panel import draw_panel
 
 if TYPE_CHECKING:
@@ -27,7 +29,10 @@ _DPI = 180
 
 
 def draw_picture(
-    timelines: Sequence[Timeline], path: str | Path, floor: float | None = None
+    timelines: Sequence[Timeline],
+    path: str | Path,
+    floor: Floor = None,
+    memory: MemoryCurves | None = None,
 ) -> None:
     """Draw `timelines` under each other into `path`, as SVG or PNG by its suffix.
 
@@ -37,11 +42,14 @@ def draw_picture(
     Args:
         timelines: at least one, such as a prediction and its measurement.
         path: ends in `.svg` or `.png`.
-        floor: the least possible makespan, in the first timeline's unit: a dashed line in every
-            panel of that unit.
+        floor: the least possible makespan, a dashed line: one in the first timeline's unit, for
+            every panel of that unit, or one for each timeline in its own.
+        memory: what each rank holds: a curve under its lanes and its peak beside it, all curves to
+            the scale of the largest peak.
 
     Raises:
-        ValueError: nothing to draw, a floor that is not positive, or a suffix that is neither.
+        ValueError: nothing to draw, a floor that is not positive, floors or memory of other
+            timelines, or a suffix that is neither.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -49,12 +57,12 @@ def draw_picture(
     path = Path(path)
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"output of a picture must end in .svg or .png, got {str(path)!r}")
-    layout = lay_out(timelines, floor)
+    layout = lay_out(timelines, floor, memory)
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]):
         figure = Figure(figsize=(layout.width, layout.height), facecolor="white")
         for panel in layout.panels:
             _add_panel(figure, layout, panel)
-        draw_legend(figure, timelines, layout.scale)
+        draw_legend(figure, timelines, memory, layout.scale)
         _save(figure, path)
 
 

@@ -52,7 +52,8 @@ def draw_text(timeline: Timeline, width: int | None = None) -> str:
     is above 3); a collective's token is the kind and the stage. An action longer than a cell goes
     on as `-`; `.` is idle. One cell is the greatest common time step, so that columns are exact.
     Times without one (measured ones), and rows longer than `width`, are scaled: then an action
-    without room for its token shows the letters that fit, and one below half a column nothing.
+    without room for its token shows the letters that fit, and one below half a column nothing; a
+    lane of only such actions is left out.
 
     Args:
         timeline: what to draw.
@@ -73,10 +74,10 @@ def draw_text(timeline: Timeline, width: int | None = None) -> str:
     if scale is None:
         scale = _scaled(timeline, start, (width or _SCALED + margin) - margin)
     lines = [_caption(timeline, scale), f"{'time':<{margin}}{_ruler(scale)}"]
-    lines += [
-        f"{label:<{margin}}{_row(spans, scale, timeline.placement, gap)}"
-        for label, gap, spans in rows
-    ]
+    for label, gap, spans in rows:
+        row = _row(spans, scale, timeline.placement, gap)
+        if row.strip():
+            lines.append(f"{label:<{margin}}{row}")
     lines.append(key_of(timeline))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 

@@ -66,6 +66,8 @@ class ParallelConfig:
     prefetch: int = 1
     recv_ahead: int = 1
     split: tuple[int, ...] | None = None
+    slots: int | None = None
+    recompute: str = "none"
 
     def plan(self) -> Plan:
         """The plan; raises ValueError for what does not fit."""

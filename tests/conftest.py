@@ -1,0 +1,7 @@
+"""How many examples property tests try: 300, or 5,000 with `--hypothesis-profile nightly`."""
+
+from hypothesis import settings
+
+settings.register_profile("default", max_examples=300, deadline=None)
+settings.register_profile("nightly", max_examples=5_000, deadline=None)
+settings.load_profile("default")
