@@ -60,6 +60,9 @@ def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["simulate", "--chunks", "2", "--slots", "3"], "slots"),
         (["simulate", "--compare", "1f1b,none"], "compare"),
         (["simulate", "--limit", "3"], "limit"),
+        (["simulate", "--slots", "auto"], "budget"),
+        (["simulate", "--chunks", "2", "--slots", "auto", "--budget", "1"], "at least 2"),
+        (["simulate", "--transfer", "-1"], "transfer"),
         (["show", "1f1b", "--costs", "1,nan,1"], "costs"),
         (["show", "1f1b", "--costs", "1,2"], "costs"),
         (["show", "nonsense", "-o", "x.svg"], "unknown schedule"),
@@ -106,6 +109,15 @@ def test_simulate_prints_the_contract_as_json(capsys: pytest.CaptureFixture[str]
     assert len(report["peak_slots"]) == len(report["gathers"]) == len(report["reduces"]) == 8
     assert max(report["peak_slots"]) <= 8 * 2 + 7
     assert sum(report["idle"].values()) == pytest.approx(report["bubble_ratio"] * 8 * 99.5)
+
+
+def test_a_budget_chooses_unit_and_slots(capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--pp", "4", "--chunks", "2", "--microbatches", "16", "--unit-size", "auto"]
+    budget = ["--slots", "auto", "--budget", "32e9", "--slot-bytes", "1e9"]
+    assert main(["simulate", "zeropp", *size, *budget, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["units"] == [16]
+    assert max(report["peak_slots"]) <= 32
 
 
 def test_comparing_within_little_memory_recommends_the_peer_that_fits(

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from zeropp.costs import Costs, Traffic
-from zeropp.generate import GENERATORS, generate
+from zeropp.generate import GENERATORS, Budget, generate
 from zeropp.ir import Placement, Program, Schedule, Shape, parse
 from zeropp.lower import lower
 from zeropp.simulate import Report, simulate
@@ -24,12 +25,16 @@ class Made:
     """V, stages per rank."""
     microbatches: int = 8
     """B, micro-batches per step."""
-    unit_size: int | None = None
-    """U, micro-batches in a scheduling unit."""
+    unit_size: int | Literal["auto"] | None = None
+    """U, micro-batches in a scheduling unit; auto: the best within the slots or the budget."""
     seam: str | None = None
     """What happens between units of zeropp: carry (default) or drain."""
-    slots: int | None = None
-    """Most activations, one chunk of one micro-batch each, that a rank may hold."""
+    slots: int | Literal["auto"] | None = None
+    """Most activations, one chunk of one micro-batch each, on a rank; auto: what budget holds."""
+    budget: float | None = None
+    """For --slots auto, bytes for the activations of a rank."""
+    slot_bytes: float = 1.0
+    """Bytes of one slot: what a chunk holds of a micro-batch from F until W."""
     costs: str = "1,1,1"
     """Durations F,B,W of one micro-batch through a whole rank; each chunk takes 1/V."""
     p2p: float = 0.0
@@ -46,6 +51,7 @@ class Made:
             seam=self.seam,
             slots=self.slots,
             costs=self.costs_of(Placement(Shape.LOOP, self.pp, self.chunks)),
+            budget=None if self.budget is None else Budget(self.budget, self.slot_bytes),
         )
 
     def subject(self) -> Schedule | Program:
@@ -74,6 +80,8 @@ class Simulated(Made):
     """Time to gather one stage's parameters, in the unit of the costs."""
     reduce: float = 0.0
     """Time to reduce one stage's gradients."""
+    transfer: float = 0.0
+    """How long one message keeps its channel busy; the latency of the hop comes on top."""
     shard: str | None = None
     """Gather and reduce per unit, step or microbatch; without it nothing is sharded."""
     max_resident: int = 2
@@ -104,7 +112,7 @@ class Simulated(Made):
                 recv_ahead=self.recv_ahead,
             )
         costs = self.costs_of(subject.placement)
-        return simulate(subject, costs, Traffic(gather=self.gather, reduce=self.reduce))
+        return simulate(subject, costs, Traffic(self.gather, self.reduce, self.transfer))
 
     def named(self, name: str) -> "Simulated":
         """The same for another schedule, without the knobs and chunks that it does not have."""
@@ -117,6 +125,8 @@ class Simulated(Made):
         if generator.chunks is not None and chunks not in generator.chunks:
             chunks = max(generator.chunks)
         knobs = {k: None for k in ("unit_size", "seam", "slots") if k not in generator.options}
+        if "slots" in knobs:
+            knobs["budget"] = None
         return replace(self, name=name, chunks=chunks, **knobs)  # type: ignore[arg-type]
 
 
