@@ -22,9 +22,10 @@ nightly: $(READY)
 	    tests/generate tests/simulate tests/verify
 
 lint: $(READY)
-	.venv/bin/ruff check src tests benchmarks
-	.venv/bin/ruff format --check src tests benchmarks
+	.venv/bin/ruff check src tests benchmarks scripts
+	.venv/bin/ruff format --check src tests benchmarks scripts
 	.venv/bin/mypy
+	.venv/bin/mypy scripts/schedules_doc.py
 	.venv/bin/lint-imports
 
 bench: $(READY)
