@@ -25,6 +25,7 @@ lint: $(READY)
 	.venv/bin/ruff check src tests benchmarks scripts
 	.venv/bin/ruff format --check src tests benchmarks scripts
 	.venv/bin/mypy
+	.venv/bin/mypy scripts/schedules_doc.py
 	.venv/bin/lint-imports
 
 bench: $(READY)
