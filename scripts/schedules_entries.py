@@ -283,21 +283,20 @@ _ONE_RESIDENT = "--shard unit --max-resident 1 --gather 0.5"
 ADVICE = (
     Advice(
         "**Memory below P micro-batches** (PV slots): v-half, and v-min where that does not fit. "
-        "Between v-half and P, zeropp with fewer `--slots`; it alone goes below v-min, slowly.",
+        "From P-2 on, zeropp made for the limit; it alone goes below v-min, slowly.",
         (
             (f"--compare all {_TWO_CHUNKS} --limit 5", "v-half"),
             (f"--compare all {_TWO_CHUNKS} --limit 4", "v-min"),
-            (
-                f"--compare zeropp,v-half {_TWO_CHUNKS} --unit-size 4 --slots 12 --limit 6",
-                "zeropp",
-            ),
+            (f"--compare all {_TWO_CHUNKS} --limit 6", "zeropp"),
+            (f"--compare all {_TWO_CHUNKS} --limit 3", "zeropp"),
         ),
     ),
     Advice(
-        "**P micro-batches, parameters on the rank**: zb-v; where V must be above 2, gis.",
+        "**P micro-batches, parameters on the rank**: zeropp with V of 4 or more; with V=2 it equals "
+        "zb-v at equal times, and zb-v is the better where W is short.",
         (
-            (f"--compare all {_TWO_CHUNKS} --limit 8", "zb-v"),
-            (f"--compare gis,interleaved-1f1b,breadth-first {_FOUR_CHUNKS} --limit 8", "gis"),
+            (f"--compare all {_FOUR_CHUNKS} --limit 8", "zeropp"),
+            (f"--compare zb-v,zeropp {_TWO_CHUNKS} --limit 8 --costs 1,1,0.7", "zb-v"),
         ),
     ),
     Advice(

@@ -128,8 +128,10 @@ def test_comparing_within_little_memory_recommends_the_peer_that_fits(
     assert json.loads(capsys.readouterr().out)["recommended"] == "v-half"
     assert main(["simulate", *size, "--limit", "4"]) == 0
     assert "fastest within 4 micro-batches' activations: v-min" in capsys.readouterr().out
-    assert main(["simulate", *size, "--limit", "1"]) == 0
-    assert "nothing fits 1 micro-batches; v-min needs the least, 4" in capsys.readouterr().out
+    assert main(["simulate", *size, "--limit", "8"]) == 0
+    assert "fastest within 8 micro-batches' activations: zeropp, 99.5" in capsys.readouterr().out
+    assert main(["simulate", *size, "--limit", "0.5"]) == 0
+    assert "nothing fits 0.5 micro-batches; zeropp needs the least, 1" in capsys.readouterr().out
 
 
 def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import tyro
 
@@ -114,8 +114,11 @@ class Simulated(Made):
         costs = self.costs_of(subject.placement)
         return simulate(subject, costs, Traffic(self.gather, self.reduce, self.transfer))
 
-    def named(self, name: str) -> "Simulated":
-        """The same for another schedule, without the knobs and chunks that it does not have."""
+    def named(self, name: str) -> Self:
+        """The same for another schedule, without the knobs and chunks that it does not have.
+
+        Times of collectives are those of a stage of `chunks`, and follow the stage's size.
+        """
         if name not in GENERATORS:
             raise ValueError(
                 f"compare: unknown schedule {name!r}; choose of {', '.join(GENERATORS)}"
@@ -127,7 +130,9 @@ class Simulated(Made):
         knobs = {k: None for k in ("unit_size", "seam", "slots") if k not in generator.options}
         if "slots" in knobs:
             knobs["budget"] = None
-        return replace(self, name=name, chunks=chunks, **knobs)  # type: ignore[arg-type]
+        share = self.chunks / chunks  # a stage of another size gathers and reduces more or less
+        traffic = {"gather": self.gather * share, "reduce": self.reduce * share}
+        return replace(self, name=name, chunks=chunks, **traffic, **knobs)  # type: ignore[arg-type]
 
 
 def read(path: Path) -> Schedule | Program:

@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from zeropp.cli.options import Simulated
+from zeropp.generate import GENERATORS
 from zeropp.simulate import Report
 
 
@@ -20,6 +22,16 @@ class Simulate(Simulated):
     """With --compare: most activations on a rank, in micro-batches through a whole rank."""
     json: bool = False
     """Print JSON."""
+
+    def named(self, name: str) -> Self:
+        """Another schedule; one that has slots is made for the limit."""
+        other = super().named(name)
+        if "slots" not in GENERATORS[name].options or self.limit is None:
+            return other
+        if other.slots is not None or other.budget is not None or other.seam == "drain":
+            return other
+        slots = int(max(self.limit, 1.0) * other.chunks + 1e-9)  # one micro-batch at least
+        return replace(other, unit_size=other.unit_size or "auto", slots=slots)
 
 
 def run_simulate(arguments: list[str]) -> int:
