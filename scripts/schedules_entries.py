@@ -292,8 +292,8 @@ ADVICE = (
         ),
     ),
     Advice(
-        "**P micro-batches, parameters on the rank**: zeropp with V of 4 or more; with V=2 it equals "
-        "zb-v at equal times, and zb-v is the better where W is short.",
+        "**P micro-batches, parameters on the rank**: zeropp with V of 4 or more; with V=2 it "
+        "equals zb-v at equal times, and zb-v is the better where W is short.",
         (
             (f"--compare all {_FOUR_CHUNKS} --limit 8", "zeropp"),
             (f"--compare zb-v,zeropp {_TWO_CHUNKS} --limit 8 --costs 1,1,0.7", "zb-v"),

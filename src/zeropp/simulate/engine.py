@@ -33,6 +33,7 @@ class Cause(StrEnum):
     RAMP = "ramp"  # before its first action
     PEER = "peer"  # an input from another rank is not there
     GATHER = "gather"  # the stage's parameters are not there
+    MEMORY = "memory"  # the same, and their gather had to wait until another stage was freed
     REDUCE = "reduce"  # after its last action, until its gradients are reduced
     TAIL = "tail"  # after that, until the last rank ends
     OPTIMIZER = "optimizer"  # the optimizer's step
@@ -79,7 +80,8 @@ class _Engine:
         self.channel: dict[Channel, float] = defaultdict(float)
         self.done: dict[Action, float] = {}  # compute actions and posted receives
         self.arrived: dict[Action, float] = {}  # by the RECV
-        self.gathered: dict[int, float] = {}  # by the stage
+        self.gathered: dict[int, tuple[float, Cause]] = {}  # by the stage; and why not before
+        self.freed: list[int | None] = [None for _ in ranks]  # since the latest compute action
         self.spans: list[list[Span]] = [[] for _ in ranks]
         self.points: list[list[tuple[int, float]]] = [[] for _ in ranks]
         self.idle: list[dict[Cause, float]] = [dict.fromkeys(Cause, 0.0) for _ in ranks]
@@ -95,6 +97,7 @@ class _Engine:
             self.done[action] = self.compute[rank]
         elif kind is Kind.RESHARD:
             self.points[rank].append((action.stage, self.compute[rank]))
+            self.freed[rank] = action.stage
         else:
             self._collect(rank, action)
         return None
@@ -105,14 +108,15 @@ class _Engine:
         if receive is not None and receive not in self.arrived:
             return matching_send(receive)
         ready = free if receive is None else max(free, self.arrived[receive])
-        start = ready
-        if action.kind in NEEDS_PARAMETERS:
-            start = max(ready, self.gathered.get(action.stage, 0.0))
+        start, cause = ready, Cause.GATHER
+        if action.kind in NEEDS_PARAMETERS and action.stage in self.gathered:
+            gathered, cause = self.gathered[action.stage]
+            start = max(ready, gathered)
         end = start + self.costs.duration(action)
         waits = self.idle[rank]
         waits[Cause.PEER if self.started[rank] else Cause.RAMP] += ready - free
-        waits[Cause.GATHER] += start - ready
-        self.started[rank] = True
+        waits[cause] += start - ready
+        self.started[rank], self.freed[rank] = True, None
         self.compute[rank] = end
         self.done[action] = end
         self.spans[rank].append(Span(action, start, end))
@@ -138,7 +142,8 @@ class _Engine:
         self.collective[rank] = end
         self.spans[rank].append(Span(action, start, end))
         if gathers:
-            self.gathered[action.stage] = end
+            for_room = self.freed[rank] not in (None, action.stage)
+            self.gathered[action.stage] = end, Cause.MEMORY if for_room else Cause.GATHER
 
     def finish(self) -> Run:
         ends = [max(c, k) for c, k in zip(self.compute, self.collective, strict=True)]

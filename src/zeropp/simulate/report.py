@@ -23,6 +23,7 @@ class Report:
         memory: of each rank.
         floor: the makespan that no schedule of the placement can beat, without collectives.
         peak_slots: for each rank, the most activations (one chunk of one micro-batch each).
+        sizes: bytes per stage.
     """
 
     program: Program
@@ -30,6 +31,7 @@ class Report:
     memory: tuple[Memory, ...]
     floor: float
     peak_slots: tuple[int, ...]
+    sizes: Bytes
 
     @property
     def makespan(self) -> float:
@@ -59,6 +61,24 @@ class Report:
         """For each rank, how many it sends."""
         return tuple(sum(a.kind in SENDS for a in order) for order in self.program.actions)
 
+    @property
+    def wire(self) -> tuple[float, ...]:
+        """For each rank, what it gathers, reduces and sends in a step, in the sizes' unit.
+
+        A ring moves (D-1)/D of what is gathered or reduced over D ranks.
+        """
+        return tuple(
+            gathers * self.sizes.gathered
+            + reduces * self.sizes.gradients
+            + messages * self.sizes.message
+            for gathers, reduces, messages in zip(
+                self.program.count(Kind.UNSHARD),
+                self.program.count(Kind.REDUCE),
+                self.messages,
+                strict=True,
+            )
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
         schedule = self.program.schedule
@@ -83,6 +103,7 @@ class Report:
             "gathers": list(self.program.count(Kind.UNSHARD)),
             "reduces": list(self.program.count(Kind.REDUCE)),
             "messages": list(self.messages),
+            "wire": list(self.wire),
             "idle": self.idle,
         }
 
@@ -113,4 +134,4 @@ def simulate(
     ranks = range(schedule.placement.pp_size)
     sizes = sizes or Bytes()
     memory = tuple(memory_of(program, run, sizes, rank) for rank in ranks)
-    return Report(program, run, memory, bound, peak_slots_per_rank(schedule))
+    return Report(program, run, memory, bound, peak_slots_per_rank(schedule), sizes)
