@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support.processes import alive, ranks_of
 from zeropp.cli.main import VERBS, main
 
 TINY = ["--data.seq-len", "16", "--run.sample", "4", "--run.eval-every", "2"]
@@ -184,7 +185,7 @@ def test_a_rank_that_dies_stops_the_run_and_leaves_no_orphan(tmp_path: Path) -> 
         run.kill()
     assert run.returncode == 1
     assert "SIGKILL" in output
-    assert not any(_alive(rank) for rank in ranks)
+    assert not any(alive(rank) for rank in ranks)
 
 
 def _wait_for_steps(run: "subprocess.Popen[str]", folder: Path) -> list[int]:
@@ -193,17 +194,9 @@ def _wait_for_steps(run: "subprocess.Popen[str]", folder: Path) -> list[int]:
         assert time.monotonic() < deadline
         assert run.poll() is None
         time.sleep(0.1)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    spawned = [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    spawned = ranks_of(run.pid)
     assert len(spawned) == 2
     return spawned
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
 
 
 def test_an_error_on_a_rank_shows_its_traceback(tmp_path: Path) -> None:

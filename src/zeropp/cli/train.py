@@ -41,6 +41,7 @@ def _resolve(arguments: list[str]) -> Config:
 
 def _start(config: Config) -> None:
     import torch  # only now: everything above answers at once
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     from zeropp.models import gpt_blocks
@@ -62,6 +63,9 @@ def _start(config: Config) -> None:
     except ChildFailedError as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
+    except SignalException as stopped:
+        print("zeropp: stopped", file=sys.stderr)
+        raise SystemExit(128 + stopped.sigval) from None
     print(
         f"{folder}: config.toml, metrics.jsonl, sample.txt, timeline.png and "
         f"checkpoints/step-{config.run.steps}\n"

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch._C._distributed_c10d import Store as Store  # dist.Store, where there is distributed
+from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 
@@ -39,6 +41,11 @@ def reduce_sums(module: FSDPModule, sums: Mapping[nn.Parameter, Tensor]) -> None
 def finish_reductions(module: FSDPModule) -> None:
     """Make the current stream wait for all reductions and drop their input buffers."""
     _state(module)._root_post_backward_final_callback()
+
+
+def common_store() -> Store:
+    """The store by which the ranks met; torch keeps it, but has no public name for it."""
+    return _get_default_store()
 
 
 def _state(module: FSDPModule) -> Any:

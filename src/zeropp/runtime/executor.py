@@ -13,6 +13,7 @@ from zeropp.runtime.boundary import Boundaries, Specs, Tensors
 from zeropp.runtime.channel import Arrival, Channels
 from zeropp.runtime.microbatches import Microbatch
 from zeropp.runtime.stage import Stage
+from zeropp.runtime.watchdog import Watchdog
 
 Head = Callable[[Microbatch, Tensors], Tensors]
 Spans = Callable[[Action], AbstractContextManager[None]]
@@ -28,6 +29,7 @@ class Machine:
         channels: links to the other ranks of the pipeline.
         boundaries: what travels between stages.
         device: where this rank computes.
+        watchdog: told of every action that begins.
     """
 
     placement: Placement
@@ -35,6 +37,7 @@ class Machine:
     channels: Channels
     boundaries: Boundaries
     device: torch.device
+    watchdog: Watchdog
 
 
 class Execution:
@@ -80,7 +83,13 @@ class Execution:
     def run(self, order: Sequence[Action]) -> list[Tensors]:
         """Run the actions; what the head returned, by micro-batch, where the last stage lives."""
         for action in order:
-            self._handlers[action.kind](action)
+            self._machine.watchdog.begin(action)
+            try:
+                self._handlers[action.kind](action)
+            except Exception as error:
+                error.add_note(f"while in {self._machine.watchdog.place()}")
+                raise
+        self._machine.watchdog.begin("waiting for its sends to end")
         self._machine.channels.flush()
         if self._seed is not None:
             for stage in self._machine.stages.values():

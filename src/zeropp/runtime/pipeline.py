@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from zeropp.generate import forward_only
 from zeropp.ir import Program, format_program
 from zeropp.plan import Plan, Recompute
+from zeropp.runtime import compat
 from zeropp.runtime.boundary import Boundaries, Tensors
 from zeropp.runtime.channel import Channels
 from zeropp.runtime.executor import Execution, Machine, Spans
@@ -21,6 +22,7 @@ from zeropp.runtime.mesh import PP, check_world_size, data_mesh, make_mesh, pipe
 from zeropp.runtime.microbatches import Microbatch, Nested, cut
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Stage, StageModule
+from zeropp.runtime.watchdog import Watchdog
 from zeropp.verify import require_valid
 
 LossFn = Callable[..., Tensor]
@@ -54,6 +56,7 @@ class Pipeline:
         init: `init(index, block)` fills block number `index`; required for blocks on meta.
         tokens: number of tokens in a micro-batch's targets; None: elements of the (first) target.
         precision: FSDP2's policy: `param_dtype` to compute in, `reduce_dtype` to sum and reduce in.
+        timeout: seconds that one action may take before all ranks say where they are and exit.
         device: where to compute; None: the current GPU, or the CPU where there is none.
 
     Raises:
@@ -71,6 +74,7 @@ class Pipeline:
         init: Callable[[int, nn.Module], None] | None = None,
         tokens: Callable[[Nested], Tensor | int] | None = None,
         precision: MixedPrecisionPolicy | None = None,
+        timeout: float = 600.0,
         device: torch.device | None = None,
     ) -> None:
         check_world_size(plan, dist.get_world_size())
@@ -106,6 +110,7 @@ class Pipeline:
             Channels(plan.placement, pipelines(self.mesh), self.device),
             boundaries,
             self.device,
+            Watchdog(plan.placement, self.rank, compat.common_store(), timeout),
         )
 
     @property
@@ -165,13 +170,16 @@ class Pipeline:
         squares = torch.zeros((), device=self.device)
         for gradient in local:
             squares += torch.linalg.vector_norm(gradient, dtype=torch.float32) ** 2
+        self._machine.watchdog.begin("in the all-reduce of the gradient norm")
         dist.all_reduce(squares)
+        self._machine.watchdog.rest()
         norm = (squares / self.plan.dp_replicate).sqrt()
         torch._foreach_mul_(local, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
         return norm
 
     def close(self) -> None:
         """Destroy the channels' process groups; the pipeline cannot run afterwards."""
+        self._machine.watchdog.close()
         self._machine.channels.close()
 
     def _infer(
@@ -181,7 +189,9 @@ class Pipeline:
     ) -> list[Tensors]:
         program = self._evaluation(len(microbatches))
         execution = Execution(self._machine, microbatches, head, seed=None)
-        return execution.run(program.actions[self.rank])
+        results = execution.run(program.actions[self.rank])
+        self._machine.watchdog.rest()
+        return results
 
     def _evaluation(self, num_microbatches: int) -> Program:
         if num_microbatches not in self._evaluations:
@@ -204,6 +214,7 @@ class Pipeline:
         total = torch.zeros((), dtype=torch.int64, device=self.device)
         for count in counts:
             total += count
+        self._machine.watchdog.begin("in the all-reduce of the token count")
         dist.all_reduce(total)
         return total
 
@@ -211,7 +222,9 @@ class Pipeline:
         total = torch.zeros((), dtype=torch.float32, device=self.device)
         for (loss,) in losses:
             total += loss
+        self._machine.watchdog.begin("in the all-reduce of the loss")
         dist.all_reduce(total)
+        self._machine.watchdog.rest()
         return total / tokens
 
 

@@ -22,6 +22,18 @@ from zeropp.simulate import simulate
 _WIDTH = 8
 
 
+_WAKE_UP_S = 3e-4  # the system wakes a sleeper late by about half of this; the rest is spun
+
+
+def _occupy(seconds: float) -> None:
+    """Take `seconds`, leaving the processor to others for nearly all of them."""
+    end = time.perf_counter() + seconds
+    if seconds > _WAKE_UP_S:
+        time.sleep(seconds - _WAKE_UP_S)
+    while time.perf_counter() < end:
+        continue
+
+
 @dataclass(frozen=True)
 class _SleepRule:
     """A layer y = x * weight whose F, B and W sleep."""
@@ -31,17 +43,17 @@ class _SleepRule:
     weight_s: float
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        time.sleep(self.forward_s)
+        _occupy(self.forward_s)
         return x * weight
 
     def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
-        time.sleep(self.backward_s)
+        _occupy(self.backward_s)
         return grad_output * weight
 
     def add_weight_gradient(
         self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
     ) -> None:
-        time.sleep(self.weight_s)
+        _occupy(self.weight_s)
         gradients.add(weight, (x * grad_output).sum(0))
 
 
