@@ -209,3 +209,12 @@ def test_an_error_on_a_rank_shows_its_traceback(tmp_path: Path) -> None:
     done = zeropp("train", *resume, cwd=tmp_path, timeout=60)
     assert done.returncode == 1
     assert "FileNotFoundError" in done.stderr
+
+
+def test_a_rehearsal_runs_the_program_and_leaves_nothing(tmp_path: Path) -> None:
+    sizes = ["--parallel.dp-shard", "2", "--parallel.num-microbatches", "4"]
+    done = zeropp("train", "--rehearse", *sizes, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "4 ranks ran the program of zeropp: 48 compute actions of 10 ms" in done.stdout
+    assert "measured (" in done.stdout
+    assert list(tmp_path.iterdir()) == []

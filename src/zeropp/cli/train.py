@@ -1,17 +1,24 @@
 """`zeropp train`: train a GPT on text, from one command."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tyro
 
+from zeropp.plan import Plan
 from zeropp.train.config import Config, read_config, write_config
 
 
 def train(arguments: list[str]) -> int:
     """Resolve the configuration, check everything that can be checked, then start the ranks."""
-    config = _resolve(arguments)
+    rehearses = "--rehearse" in arguments
+    config = _resolve([a for a in arguments if a != "--rehearse"])
     config.check()
+    if rehearses:
+        _rehearse(config)
+        return 0
     folder = config.folder
     if (folder / "metrics.jsonl").exists() and config.run.resume is None:
         raise ValueError(
@@ -35,19 +42,18 @@ def _resolve(arguments: list[str]) -> Config:
         args=arguments,
         default=default,
         prog="zeropp train",
-        description="Train a GPT. --config FILE.toml sets fields; options override it.",
+        description="Train a GPT. --config FILE.toml sets fields, options override it; --rehearse "
+        "runs the plan's program over real processes with sleep for compute, and no model.",
     )
 
 
 def _start(config: Config) -> None:
     import torch  # only now: everything above answers at once
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     from zeropp.models import gpt_blocks
     from zeropp.train import checkpoint
     from zeropp.train.data import load_corpus
-    from zeropp.train.launch import launch, resolve_device
+    from zeropp.train.launch import resolve_device
     from zeropp.train.loop import train as run
 
     load_corpus(config.data.path, seq_len=config.data.seq_len)
@@ -58,17 +64,33 @@ def _start(config: Config) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_config(config, folder / "config.toml")
     print((folder / "config.toml").read_text(encoding="utf-8"), flush=True)
-    try:
-        launch(plan, resolve_device(config.run.device), run, config)
-    except ChildFailedError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
-    except SignalException as stopped:
-        print("zeropp: stopped", file=sys.stderr)
-        raise SystemExit(128 + stopped.sigval) from None
+    _launch(plan, resolve_device(config.run.device), run, config)
     print(
         f"{folder}: config.toml, metrics.jsonl, sample.txt, timeline.png and "
         f"checkpoints/step-{config.run.steps}\n"
         f"next: look at {folder}/timeline.png, or train on your own text:\n"
         "    zeropp train --run.name mine --data.path FOLDER"
     )
+
+
+def _rehearse(config: Config) -> None:
+    from zeropp.train.rehearsal import rehearse_plan
+
+    _launch(config.parallel.plan(), "cpu", rehearse_plan, config.parallel.plan())
+
+
+def _launch(plan: Plan, device: str, function: Callable[..., None], *args: Any) -> None:
+    """Run the ranks; exit with 1 if one fails, with 128 + the signal if stopped by one."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    from zeropp.train.launch import launch
+
+    try:
+        launch(plan, device, function, *args)
+    except ChildFailedError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+    except SignalException as stopped:
+        print("zeropp: stopped", file=sys.stderr)
+        raise SystemExit(128 + stopped.sigval) from None

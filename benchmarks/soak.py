@@ -1,0 +1,110 @@
+"""Long and varied use: 2,000 steps with flat memory and nothing leaked; 200 random pipelines.
+
+Run: python benchmarks/soak.py [--json]; four ranks, about four minutes on two cores.
+"""
+
+import os
+import random
+import sys
+import threading
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from claim import Figure, report
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.parity import Case, batch, make_pipeline, own_part  # the tests' small GPT
+from support.ranks import run_ranks
+from zeropp.generate import GENERATORS
+from zeropp.plan import Plan
+from zeropp.runtime.mesh import make_mesh
+
+STEPS, SETTLED, RANDOM = 2_000, 200, 200
+
+
+def resources() -> dict[str, float]:
+    """Memory in MiB, open files, threads and process groups of this process."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        pages = int(file.read().split()[1])
+    return {
+        "MiB": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        "files": len(os.listdir("/proc/self/fd")),
+        "threads": threading.active_count(),
+        "groups": len(dist.distributed_c10d._world.pg_map),
+    }
+
+
+def many_steps() -> tuple[dict[str, float], dict[str, float]]:
+    """Resources after the first steps and after the last."""
+    case = Case(Plan(2, 2, 4, "zeropp", 2, dp_shard=2, max_resident=1))
+    pipe = make_pipeline(case, None)
+    optimizer = torch.optim.AdamW(pipe.parameters(), lr=1e-3)
+    part = own_part(pipe, batch(case))
+    for step in range(STEPS):
+        pipe.step(part)
+        pipe.clip_grad_norm_(1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step + 1 == SETTLED:
+            settled = resources()
+    last = resources()
+    pipe.close()
+    return settled, last
+
+
+def random_case(generator: random.Random) -> Case:
+    """A small pipeline of four ranks with random sizes, schedule and policy."""
+    name = generator.choice(sorted(GENERATORS))
+    pp_size = generator.choice((1, 2, 4))
+    allowed = GENERATORS[name].chunks
+    chunks = generator.choice((1, 2) if allowed is None else sorted(allowed))
+    microbatches = generator.randint(1, 6)
+    unit = generator.randint(1, microbatches)
+    plan = Plan(
+        pp_size,
+        chunks,
+        microbatches,
+        name,
+        unit if "unit_size" in GENERATORS[name].options else None,
+        dp_shard=4 // pp_size,
+        shard=generator.choice(("unit", "step", "microbatch")),
+        max_resident=generator.randint(1, 2),
+        prefetch=generator.randint(0, 2),
+        recv_ahead=generator.randint(0, 3),
+        recompute=generator.choice(("none", "selective", "full")),
+    )
+    return Case(plan, bias=generator.random() < 0.5)
+
+
+def random_runs() -> tuple[int, dict[str, float], dict[str, float]]:
+    """How many random pipelines ran, and the resources before and after the later half of them."""
+    generator = random.Random(7)
+    cases = [random_case(generator) for _ in range(RANDOM)]
+    meshes = {p: make_mesh(Plan(p, dp_shard=4 // p), "cpu") for p in (1, 2, 4)}
+    for done, case in enumerate(cases):
+        if done == RANDOM // 2:
+            half = resources()
+        pipe = make_pipeline(case, meshes[case.plan.pp_size])
+        pipe.step(own_part(pipe, batch(case)))
+        pipe.close()
+    return len(cases), half, resources()
+
+
+def main() -> int:
+    """Measure and report."""
+    settled, last = run_ranks(4, many_steps, timeout=560)[0]
+    ran, half, end = run_ranks(4, random_runs, timeout=560)[0]
+    figures = [Figure(f"memory after {STEPS} steps", last["MiB"] / settled["MiB"], 1.02, "times")]
+    figures += [Figure(f"random runs not finished, of {RANDOM}", RANDOM - ran, 0, "")]
+    for name in ("files", "threads", "groups"):
+        figures.append(Figure(f"more {name}, {STEPS} steps", last[name] - settled[name], 0, ""))
+        figures.append(Figure(f"more {name}, random runs", end[name] - half[name], 0, ""))
+    rows = [{"when": when, **what} for when, what in (("steps", last), ("random", end))]
+    return report("Long use is flat, varied use does not hang", rows, figures)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())
