@@ -5,53 +5,79 @@ Separate groups keep a forward transfer from queueing behind a backward one on N
 
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from zeropp.ir import Action, Placement
 from zeropp.ir.action import RECEIVES, Kind
 from zeropp.ir.deps import Channel, channel_of, outgoing
 from zeropp.runtime.boundary import Specs, Tensors
 
+_UNFINISHED = 2  # messages that a link may be sending before it waits for the oldest
+
 
 class Arrival(NamedTuple):
-    """Tensors on their way."""
+    """Tensors on their way, or made on this rank."""
 
     tensors: Tensors
-    works: tuple[dist.Work, ...]
+    works: tuple["dist.Work | Future[None]", ...] = ()
+
+    def here(self) -> bool:
+        """Whether `wait` would return at once."""
+        return all(w.done() if isinstance(w, Future) else w.is_completed() for w in self.works)
 
     def wait(self) -> Tensors:
         """The tensors, once they are here (on a GPU: once the current stream may use them)."""
         for work in self.works:
-            work.wait()
+            if isinstance(work, Future):
+                work.result()
+            else:
+                work.wait()
         return self.tensors
 
 
 class _Link:
-    """One channel's process group, seen from this rank."""
+    """One channel's process group, seen from this rank.
 
-    def __init__(self, group: dist.ProcessGroup, peer: int, device: torch.device) -> None:
+    gloo does not tell by itself that a message has come or gone. So a sender waits for its oldest
+    message before it has too many under way, which cannot deadlock, since programs are proven for
+    senders that wait for every message; and where receivers must know, a thread waits for them.
+    """
+
+    def __init__(
+        self, group: dist.ProcessGroup, peer: int, device: torch.device, *, ask: bool
+    ) -> None:
         self._group, self._peer, self._device = group, peer, device
-        self._sending: deque[tuple[dist.Work, Tensor]] = deque()
+        self._sending: deque[Arrival] = deque()
+        self._waiter = ThreadPoolExecutor(1) if ask and device.type == "cpu" else None
 
     def send(self, tensors: Tensors) -> None:
-        while self._sending and self._sending[0][0].is_completed():
+        while self._sending and self._sending[0].here():
             self._sending.popleft()
-        for tensor in tensors:
-            data = tensor.detach().contiguous()
-            self._sending.append((_started(dist.isend(data, self._peer, self._group)), data))
+        while len(self._sending) >= _UNFINISHED:
+            self._sending.popleft().wait()
+        data = tuple(tensor.detach().contiguous() for tensor in tensors)
+        works = tuple(_started(dist.isend(t, self._peer, self._group)) for t in data)
+        self._sending.append(Arrival(data, works))
 
     def receive(self, specs: Specs) -> Arrival:
         tensors = tuple(spec.empty(self._device) for spec in specs)
         works = tuple(_started(dist.irecv(t, self._peer, self._group)) for t in tensors)
-        return Arrival(tensors, works)
+        if self._waiter is None:
+            return Arrival(tensors, works)
+        return Arrival(tensors, (self._waiter.submit(_wait_for, works),))
 
     def flush(self) -> None:
         while self._sending:
-            self._sending.popleft()[0].wait()
+            self._sending.popleft().wait()
+
+    def close(self) -> None:
+        if self._waiter is not None:
+            self._waiter.shutdown()
+        dist.destroy_process_group(self._group)
 
 
 class Channels:
@@ -61,10 +87,16 @@ class Channels:
         placement: stage -> rank.
         pipelines: for each pipeline of the world, the global ranks of its ranks, in order.
         device: where tensors are received.
+        ask: whether arrivals will be asked if they are here.
     """
 
     def __init__(
-        self, placement: Placement, pipelines: Sequence[Sequence[int]], device: torch.device
+        self,
+        placement: Placement,
+        pipelines: Sequence[Sequence[int]],
+        device: torch.device,
+        *,
+        ask: bool,
     ) -> None:
         self._placement = placement
         self._links: dict[Channel, _Link] = {}
@@ -74,7 +106,7 @@ class Channels:
                 ends = (ranks[channel.source], ranks[channel.destination])
                 group = dist.new_group(list(ends))
                 if me in ends and group is not None:
-                    link = _Link(group, peer=ends[me == ends[0]], device=device)
+                    link = _Link(group, ends[me == ends[0]], device, ask=ask)
                     self._links[channel] = link
                     _connect(link, sends=me == ends[0], device=device)
 
@@ -96,7 +128,7 @@ class Channels:
     def close(self) -> None:
         """Destroy the process groups."""
         for link in self._links.values():
-            dist.destroy_process_group(link._group)
+            link.close()
         self._links.clear()
 
     def _link(self, action: Action) -> _Link:
@@ -118,6 +150,11 @@ def _connect(link: _Link, *, sends: bool, device: torch.device) -> None:
         link.flush()
     else:
         dist.recv(byte, link._peer, link._group)
+
+
+def _wait_for(works: tuple[dist.Work, ...]) -> None:
+    for work in works:
+        work.wait()
 
 
 def _started(work: dist.Work | None) -> dist.Work:

@@ -6,7 +6,6 @@ reduces at a planned action, from its own sums, possibly after the parameters we
 (torch/distributed/pipelining/stage.py, `perform_reduce_grad`).
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -25,8 +24,8 @@ def unsharded_parameters(module: FSDPModule) -> list[nn.Parameter]:
     return [p.unsharded_param for group in _groups(module) for p in group.fsdp_params]
 
 
-def reduce_sums(module: FSDPModule, sums: Mapping[nn.Parameter, Tensor]) -> None:
-    """Reduce-scatter `sums` into the sharded parameters' `.grad`, adding to what is there.
+def reduce_sums(module: FSDPModule, sums: dict[nn.Parameter, Tensor]) -> None:
+    """Reduce-scatter `sums`, emptying it, into the sharded parameters' `.grad`, adding to those.
 
     Works whether or not the module is gathered; a parameter without a sum is left out, on all
     ranks alike, since all run the same program.
@@ -34,7 +33,7 @@ def reduce_sums(module: FSDPModule, sums: Mapping[nn.Parameter, Tensor]) -> None
     for group in _groups(module):
         for parameter in group.fsdp_params:
             # the slot in which FSDP2 itself accumulates over backwards that do not reduce
-            parameter.unsharded_accumulated_grad = sums.get(parameter._unsharded_param)
+            parameter.unsharded_accumulated_grad = sums.pop(parameter._unsharded_param, None)
         group.post_backward()
 
 

@@ -14,14 +14,14 @@ class GradientBuffers:
     """
 
     def __init__(self, dtype: torch.dtype | None) -> None:
-        self._dtype = dtype
+        self.dtype = dtype
         self._sums: dict[nn.Parameter, Tensor] = {}
 
     def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
         """Add a gradient of the parameter's shape; the buffer may keep the tensor itself."""
         held = self._sums.get(parameter)
         if held is None:
-            self._sums[parameter] = gradient.to(self._dtype or parameter.dtype)
+            self._sums[parameter] = gradient.to(self.dtype or parameter.dtype)
         else:
             held.add_(gradient)
 
@@ -37,7 +37,7 @@ class GradientBuffers:
         """Add `values` [n, width] to the rows [n] of a table's gradient; rows may repeat."""
         held = self._sums.get(parameter)
         if held is None:
-            held = torch.zeros_like(parameter, dtype=self._dtype or parameter.dtype)
+            held = torch.zeros_like(parameter, dtype=self.dtype or parameter.dtype)
             self._sums[parameter] = held
         held.index_add_(0, rows, values.to(held.dtype))
 
