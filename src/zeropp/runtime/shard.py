@@ -29,8 +29,8 @@ class Parameters(Protocol):
     def reduce(self) -> None:
         """Reduce the sums gathered since the last time into the parameters' `.grad`."""
 
-    def collect(self) -> None:
-        """Move what autograd left in `.grad` into the sums."""
+    def trained(self) -> list[nn.Parameter]:
+        """The full parameters that want a gradient; they must have been gathered once."""
 
     def finish(self) -> None:
         """Make every `.grad` complete, at the end of a step."""
@@ -54,13 +54,14 @@ class WholeParameters:
 
     def reduce(self) -> None:
         """Hand the sums over as `.grad`, in the parameters' dtype, adding to what is there."""
-        self.collect()
         for parameter, total in self.gradients.take().items():
-            parameter.grad = total.to(parameter.dtype)
+            gradient = total.to(parameter.dtype)
+            held = parameter.grad
+            parameter.grad = gradient if held is None else held + gradient
 
-    def collect(self) -> None:
-        """Move what autograd left in `.grad` into the sums."""
-        self.gradients.collect(self._parameters)
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that want a gradient."""
+        return self._parameters
 
     def finish(self) -> None:
         """Hand over the sums of the step."""
@@ -121,12 +122,12 @@ class ShardedParameters:
 
         self._lane.reduce(work)
 
-    def collect(self) -> None:
-        """Move what autograd left in `.grad` into the sums."""
+    def trained(self) -> list[nn.Parameter]:
+        """The full parameters that want a gradient."""
         if self._parameters is None:
             full = compat.unsharded_parameters(self._module)
             self._parameters = [p for p in full if p.requires_grad]
-        self.gradients.collect(self._parameters)
+        return self._parameters
 
     def finish(self) -> None:
         """Wait for the step's reductions."""

@@ -117,19 +117,23 @@ class Stage:
         """
         inputs, edges, tape = self._in_flight.pop(microbatch)
         tape.fused = fused
-        if edges:
+        leaves = [x for x in inputs if x.requires_grad]
+        trained = self.parameters.trained()
+        found: Sequence[Tensor | None] = [None] * (len(leaves) + len(trained))
+        if edges and found:
             with self._recorder.backward(tape):
-                torch.autograd.backward(edges, grad_outputs)
-        self.parameters.collect()
+                found = torch.autograd.grad(
+                    edges, [*leaves, *trained], grad_outputs, allow_unused=True
+                )
+        for parameter, gradient in zip(trained, found[len(leaves) :], strict=True):
+            if gradient is not None:  # the split layers' comes later, in W
+                self.parameters.gradients.add(parameter, gradient)
         if not fused:
             self._tapes[microbatch] = tape
-        return tuple(_gradient(x) for x in inputs if x.requires_grad)
+        pairs = zip(leaves, found, strict=False)
+        return tuple(torch.zeros_like(x) if g is None else g for x, g in pairs)
 
     def weight(self, microbatch: int) -> None:
         """W: add the weight gradients that B left."""
         self._tapes.pop(microbatch).run()
 
-
-def _gradient(tensor: Tensor) -> Tensor:
-    gradient, tensor.grad = tensor.grad, None
-    return torch.zeros_like(tensor) if gradient is None else gradient
