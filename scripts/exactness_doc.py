@@ -8,21 +8,20 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.exactness import LAYOUTS, B, matrix
 from support.features import FEATURES
 from support.ranks import run_ranks
 
-PAGE = ROOT / "docs" / "exactness.md"
+PAGE = Path(__file__).parents[1] / "docs" / "exactness.md"
 TOLERANCE = 1e-5
 
 HEAD = f"""# Exactness
 
 Largest relative error, |pipeline - plain| / |plain|, of the loss, the auxiliary losses and every
 parameter's gradient (of every parameter after the steps, where steps are named) against plain
-PyTorch in one process; fp32, gloo, B={B}, one gathered stage per rank. Nothing but the order of sums
-differs. None may be above {TOLERANCE:g}. `make test` measures the matrix again
+PyTorch in one process; fp32, gloo, B={B}, one gathered stage per rank. Nothing but the order of
+sums differs. None may be above {TOLERANCE:g}. `make test` measures the matrix again
 (`tests/runtime/test_exactness.py`); `python scripts/exactness_doc.py` writes this page.
 
 D is dp_shard, or dp_replicate x dp_shard; "-" is a schedule without units. W is deferred in all of

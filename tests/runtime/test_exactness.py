@@ -1,4 +1,4 @@
-"""Every feature, in every layout, equals plain PyTorch; docs/exactness.md lists what is measured."""
+"""Every feature, in every layout, equals plain PyTorch; docs/exactness.md lists them."""
 
 import subprocess
 import sys

@@ -56,18 +56,14 @@ class Execution:
             self._weights = {(do.stage, do.microbatch): do for do in weights}
         for position, do in enumerate(program):
             self._position = position
-            watchdog.begin(do.action)
-            try:
+            with watchdog.during(do.action):
                 handlers[do.action.kind](do)
-            except Exception as error:
-                error.add_note(f"while in {watchdog.place()}")
-                raise
-        watchdog.begin("waiting for its sends to end")
-        self._machine.channels.flush()
+        with watchdog.during("waiting for its sends to end"):
+            self._machine.channels.flush()
         if self._feed.seed is not None:
-            watchdog.begin("waiting for its gradients to be reduced")
-            for stage in self._machine.stages.values():
-                stage.parameters.finish()
+            with watchdog.during("waiting for its gradients to be reduced"):
+                for stage in self._machine.stages.values():
+                    stage.parameters.finish()
         return [self._results[m] for m in sorted(self._results)]
 
     def _forward(self, do: Instruction) -> None:
