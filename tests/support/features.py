@@ -266,7 +266,6 @@ FEATURES = (
     Feature("lengths differ, small last micro-batch", lambda: stack(Residual), ragged),
     Feature("auxiliary losses", lambda: stack(Expert)),
     Feature("auxiliary losses, recomputed", lambda: stack(Expert), plan={"recompute": "full"}),
-    Feature("W while waiting", lambda: stack(Residual), plan={"weight_grads": "ready"}),
     Feature("evaluation between two steps", lambda: stack(Residual), evaluates=True),
     Feature("GPT", lambda: gpt()),
     Feature("GPT, rotary, grouped, swiglu", lambda: gpt(**_LLAMA)),

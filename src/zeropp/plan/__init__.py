@@ -1,5 +1,5 @@
 """Floor 4: how a model is laid over ranks."""
 
-from zeropp.plan.plan import Plan, Recompute, WeightGrads
+from zeropp.plan.plan import Plan, Recompute
 
-__all__ = ["Plan", "Recompute", "WeightGrads"]
+__all__ = ["Plan", "Recompute"]

@@ -23,13 +23,6 @@ class Recompute(StrEnum):
     FULL = "full"
 
 
-class WeightGrads(StrEnum):
-    """When W runs: in the program's order, or also earlier, while a rank waits for an input."""
-
-    PLANNED = "planned"
-    READY = "ready"
-
-
 @dataclass(frozen=True)
 class Plan:
     """Sizes, schedule and sharding of one training step.
@@ -51,8 +44,6 @@ class Plan:
         slots: most activations (one chunk of one micro-batch each) that a rank holds, for schedules
             that have this knob; None: the schedule's default.
         recompute: what of a block is run again in its B: `none`, `selective` or `full`.
-        weight_grads: `planned`: W runs in the program's order; `ready`: while the next F or B waits
-            for its input, the oldest waiting W runs.
 
     Raises:
         ValueError: the field that is out of range, with what would fit.
@@ -73,7 +64,6 @@ class Plan:
     split: tuple[int, ...] | None = None
     slots: int | None = None
     recompute: str = "none"
-    weight_grads: str = "planned"
 
     def __post_init__(self) -> None:
         for name in ("dp_shard", "dp_replicate", "max_resident"):
@@ -84,10 +74,9 @@ class Plan:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.shard not in list(Policy):
             raise ValueError(f"shard must be one of {', '.join(Policy)}, got {self.shard!r}")
-        for name, choices in (("recompute", Recompute), ("weight_grads", WeightGrads)):
-            value = getattr(self, name)
-            if value not in list(choices):
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        if self.recompute not in list(Recompute):
+            names = ", ".join(Recompute)
+            raise ValueError(f"recompute must be one of {names}, got {self.recompute!r}")
         _ = self.compute  # refuses what the generator refuses
 
     @property

@@ -68,7 +68,6 @@ class ParallelConfig:
     split: tuple[int, ...] | None = None
     slots: int | None = None
     recompute: str = "none"
-    weight_grads: str = "planned"
 
     def plan(self) -> Plan:
         """The plan; raises ValueError for what does not fit."""
