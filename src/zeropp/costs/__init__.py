@@ -2,6 +2,7 @@
 
 from zeropp.costs.costs import Costs
 from zeropp.costs.floor import floor
-from zeropp.costs.machine import Bytes, Traffic
+from zeropp.costs.machine import Bytes, PerStage, Traffic, at_stage
+from zeropp.costs.recompute import Recompute
 
-__all__ = ["Bytes", "Costs", "Traffic", "floor"]
+__all__ = ["Bytes", "Costs", "PerStage", "Recompute", "Traffic", "at_stage", "floor"]

@@ -1,5 +1,6 @@
 """Floor 4: how a model is laid over ranks."""
 
-from zeropp.plan.plan import Plan, Recompute
+from zeropp.costs import Recompute
+from zeropp.plan.plan import Plan
 
 __all__ = ["Plan", "Recompute"]

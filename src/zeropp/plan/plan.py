@@ -1,26 +1,15 @@
 """A plan is everything that decides how a model is laid over ranks and in which order it runs."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from itertools import accumulate, pairwise
 
+from zeropp.costs import Recompute
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.lower import Policy, lower
-
-
-class Recompute(StrEnum):
-    """What of a block is run again in its B (activation checkpointing).
-
-    `none`: nothing; `selective`: all but matrix products and attention; `full`: the whole block.
-    """
-
-    NONE = "none"
-    SELECTIVE = "selective"
-    FULL = "full"
 
 
 @dataclass(frozen=True)
