@@ -51,7 +51,7 @@ def assemble(
     dp_mesh = data_mesh(mesh) if needs_sharding(plan.dp_size, precision) else None
     recompute = Recompute(plan.recompute)
     lane = make_lane(device)
-    placed = {s: place_parameters(m, dp_mesh, precision, lane) for s, m in modules.items()}
+    placed = place_parameters(modules, dp_mesh, precision, lane)
     return Machine(
         placement,
         {s: Stage(modules[s], placed[s], precision, recompute) for s in modules},
