@@ -1,0 +1,98 @@
+"""An order is a schedule and the moments of its collectives; and which orders are worth trying.
+
+    zeropp              U = P/2, P, 2P, ..., B; three sizes of slots; unit (1 or 2 resident), step
+    zeropp, drained     U = P, 2P-1, B
+    1f1b, interleaved   unit, step, and microbatch (ZeRO-3 as FSDP users know it)
+    breadth-first       unit, step
+    zb-v, v-half        two chunks on a vee; unit, step
+
+With P=1 there is nothing to pipeline: units of U micro-batches are plain FSDP for U=1, which gathers
+every stage for every micro-batch, and gather less often for larger U.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+from zeropp.ir.placement import Placement, Shape
+from zeropp.lower import Policy
+
+
+@dataclass(frozen=True)
+class Order:
+    """Name and knobs of a schedule, and when parameters are gathered and gradients reduced."""
+
+    schedule: str
+    shard: Policy = Policy.UNIT
+    max_resident: int = 2
+    unit_size: int | None = None
+    seam: str | None = None
+    slots: int | None = None
+
+    @property
+    def fused(self) -> bool:
+        """Whether B and W run as one."""
+        return self.schedule in ("1f1b", "interleaved-1f1b", "breadth-first")
+
+    def fewest_units(self, num_chunks: int, batch: int) -> int:
+        """At least so many scheduling units are made of B = `batch` micro-batches.
+
+        Carried orders may merge units up to twice U, and a first one up to what the slots hold.
+        """
+        if self.unit_size is None:
+            return 1
+        if self.seam != "carry" or num_chunks == 1 or self.slots is None:
+            return -(-batch // self.unit_size)
+        first = min(batch, (self.slots - 1) // (num_chunks - 1))
+        return 1 - (first - batch) // (2 * self.unit_size - 1)
+
+    def largest_unit(self, batch: int) -> int:
+        """At least so many micro-batches are in the first unit."""
+        if self.schedule == "breadth-first":
+            return batch
+        size = min(self.unit_size or 1, batch)
+        return -(-batch // -(-batch // size))
+
+
+def orders(placement: Placement, batch: int) -> Iterator[Order]:
+    """All that are tried for P and V of `placement` and B = `batch`."""
+    P, V = placement.pp_size, placement.num_chunks
+    if placement.shape is Shape.VEE:
+        yield from (Order(name, *when) for name in ("zb-v", "v-half") for when in _twice(V))
+    elif P == 1:
+        for U, when in product(_doubling(1, batch), _twice(V)):
+            yield Order("zeropp", *when, U, "drain")
+    else:
+        peers = ("interleaved-1f1b", "breadth-first") if V > 1 else ("1f1b",)
+        for name, when in product(peers, _twice(V)):
+            yield Order(name, *when)
+        yield Order(peers[0], Policy.MICROBATCH, 1)
+        for U, when in product(sorted({min(u, batch) for u in (P, 2 * P - 1, batch)}), _twice(V)):
+            yield Order("zeropp", *when, U, "drain")
+        yield from _carried(P, V, batch)
+
+
+def _carried(P: int, V: int, batch: int) -> Iterator[Order]:
+    for U in _doubling(max(1, P // 2), batch):
+        default = (V - 1) * max(U, P) + 2 * P - 1
+        lean, rich = (V - 1) * U + P, default * 3 // 2
+        sizes = sorted({min(slots, V * batch) for slots in (lean, default, rich)})
+        fitting = [slots for slots in sizes if slots > (V - 1) * U]
+        for slots, when in product(fitting, _twice(V)):
+            yield Order("zeropp", *when, U, "carry", slots)
+
+
+def _twice(V: int) -> tuple[tuple[Policy, int], ...]:
+    """Per unit with one and two resident stages, and per step; one chunk is always resident."""
+    if V == 1:
+        return ((Policy.UNIT, 1), (Policy.STEP, 1))
+    return ((Policy.UNIT, 1), (Policy.UNIT, 2), (Policy.STEP, V))
+
+
+def _doubling(first: int, batch: int) -> list[int]:
+    """`first`, twice that, and so on, then the whole batch."""
+    sizes = []
+    while first < batch:
+        sizes.append(first)
+        first *= 2
+    return [*sizes, batch]
