@@ -6,8 +6,8 @@
 
 Where all blocks but the first and the last are alike, as in most models, layers are handed out one
 by one to the rank that then is fastest, which is exact. Otherwise it is a dynamic program over the
-stages. Its state is how many blocks are used, and the time of every rank that has stages to come; of
-states that agree in both, the one with the fastest slowest rank is kept.
+stages. Its state is how many blocks are used, and the time of every rank that has stages to come;
+of states that agree in both, the one with the fastest slowest rank is kept.
 """
 
 from collections.abc import Sequence

@@ -1,12 +1,14 @@
 """Bounds: no order of a layout is faster, and none needs less memory.
 
-    time     the first gather, the floor of the placement, the last reduction, the optimizer;
-             or all gathers and reductions of a rank, one after the other
-    memory   states, workspace, the parameters of one stage, and the activations that are held
-             when the first micro-batches reach a rank's last chunk
+time     the first gather, the floor of the placement, the last reduction, the optimizer;
+         or all gathers and reductions of a rank, one after the other
+memory   states, workspace, the parameters of one stage, and the activations that are held
+         when the first micro-batches reach a rank's last chunk
 """
 
-from zeropp.costs import Bytes, Costs, PerStage, at_stage, floor
+from collections import defaultdict
+
+from zeropp.costs import Bytes, PerStage, at_stage
 from zeropp.lower import Policy
 from zeropp.plan.made import Made
 from zeropp.plan.order import Order
@@ -15,10 +17,44 @@ from zeropp.plan.pricing import Priced
 
 def time_bound(priced: Priced, *, fused: bool = False) -> float:
     """Seconds below which no order of the layout gets; `fused`: none that runs B and W as one."""
-    costs = _fused(priced.fastest_hop) if fused else priced.fastest_hop
-    compute = floor(priced.layout.placement, priced.num_microbatches, costs)
-    with_collectives = compute + exposed(priced)
-    return max(with_collectives, _collectives(priced, 0, 1)) + priced.traffic.optimizer
+    compute = priced.fused_floor if fused else priced.compute_floor
+    busiest = max(_collectives(priced, 0, 1), _busiest_channel(priced))
+    return max(compute + exposed(priced), busiest) + priced.traffic.optimizer
+
+
+def held_time_bound(priced: Priced, usable: float) -> float:
+    """Seconds below which no order gets whose activations fit `usable` bytes beside the states."""
+    sizes, weight = priced.sizes, priced.fastest_hop.weight
+    stays, bound = _stays(priced), 0.0
+    for stages in map(priced.layout.placement.stages_of, range(priced.layout.pp_size)):
+        room = usable - _always(sizes, stages, resident_all=False)
+        held = sum(
+            at_stage(sizes.until_backward, s) * stays[s]
+            + at_stage(sizes.until_weight, s) * weight[s]
+            for s in stages
+        )
+        bound = max(bound, priced.num_microbatches * held / room) if room > 0 else float("inf")
+    return bound
+
+
+def _slots_time_bound(priced: Priced, order: Order) -> float:
+    """The same for an order whose first rank holds so many slots."""
+    placement, weight = priced.layout.placement, priced.fastest_hop.weight
+    B = priced.num_microbatches
+    slots = order.most_slots(placement.pp_size, placement.num_chunks, B)
+    stays = _stays(priced)
+    held = sum(stays[stage] + weight[stage] for stage in placement.stages_of(0))
+    return B * held / slots
+
+
+def _stays(priced: Priced) -> list[float]:
+    """For each stage, how long a micro-batch takes at least from its F's start to its B's end."""
+    costs, hops = priced.fastest_hop, priced.layout.placement.hops
+    stays, after = [], 0.0
+    for stage in reversed(range(costs.num_stages)):
+        after += costs.forward[stage] + costs.backward[stage] + 2 * costs.latency * hops[stage]
+        stays.append(after)
+    return stays[::-1]
 
 
 def exposed(priced: Priced) -> float:
@@ -26,14 +62,9 @@ def exposed(priced: Priced) -> float:
     return at_stage(priced.traffic.gather, 0) + min(_each(priced.traffic.reduce, priced))
 
 
-def _fused(costs: Costs) -> Costs:
-    backward = tuple(b + w for b, w in zip(costs.backward, costs.weight, strict=True))
-    return Costs(costs.forward, backward, (0.0,) * costs.num_stages, costs.latency)
-
-
 def order_time_bound(priced: Priced, order: Order) -> float:
     """Seconds below which this order does not get, whatever is made of it."""
-    bound = time_bound(priced, fused=order.fused)
+    bound = max(time_bound(priced, fused=order.fused), _slots_time_bound(priced, order))
     return max(bound, _order_collectives(priced, order) + priced.traffic.optimizer)
 
 
@@ -100,6 +131,16 @@ def _collectives(priced: Priced, more_gathers: int, reduces: int) -> float:
         + more_gathers * min(gathers[s] for s in stages)
         for stages in map(placement.stages_of, range(placement.pp_size))
     )
+
+
+def _busiest_channel(priced: Priced) -> float:
+    """All messages between two ranks in one direction, one after the other."""
+    placement, busy = priced.layout.placement, defaultdict[tuple[int, int], float](float)
+    for stage, seconds in enumerate(_each(priced.traffic.transfer, priced)):
+        if placement.hops[stage]:
+            ranks = placement.rank_of(stage), placement.rank_of(stage + 1)
+            busy[ranks] += priced.num_microbatches * seconds
+    return max(busy.values(), default=0.0)
 
 
 def _each(value: PerStage, priced: Priced) -> list[float]:

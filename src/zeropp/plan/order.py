@@ -1,13 +1,13 @@
 """An order is a schedule and the moments of its collectives; and which orders are worth trying.
 
-    zeropp              U = P/2, P, 2P, ..., B; three sizes of slots; unit (1 or 2 resident), step
+    zeropp              U = P/2, P, 2P, ..., B; four sizes of slots; unit (1 or 2 resident), step
     zeropp, drained     U = P, 2P-1, B
     1f1b, interleaved   unit, step, and microbatch (ZeRO-3 as FSDP users know it)
     breadth-first       unit, step
     zb-v, v-half        two chunks on a vee; unit, step
 
-With P=1 there is nothing to pipeline: units of U micro-batches are plain FSDP for U=1, which gathers
-every stage for every micro-batch, and gather less often for larger U.
+With P=1 there is nothing to pipeline: units of U micro-batches are plain FSDP for U=1, which
+gathers every stage for every micro-batch, and gather less often for larger U.
 """
 
 from collections.abc import Iterator
@@ -33,6 +33,21 @@ class Order:
     def fused(self) -> bool:
         """Whether B and W run as one."""
         return self.schedule in ("1f1b", "interleaved-1f1b", "breadth-first")
+
+    def most_slots(self, pp_size: int, num_chunks: int, batch: int) -> int:
+        """No more activations, one chunk of one micro-batch each, are held by the first rank."""
+        everything = num_chunks * batch
+        if self.slots is not None:
+            return min(self.slots, everything)
+        if self.schedule == "1f1b":
+            return min(pp_size, everything)
+        if self.schedule == "zb-v":
+            return min(2 * pp_size, everything)
+        if self.schedule == "interleaved-1f1b" and batch % pp_size == 0:
+            return min((num_chunks + 1) * pp_size - 1, everything)
+        if self.seam == "drain" and self.unit_size is not None:
+            return min((num_chunks - 1) * self.unit_size + 2 * pp_size - 1, everything)
+        return everything
 
     def fewest_units(self, num_chunks: int, batch: int) -> int:
         """At least so many scheduling units are made of B = `batch` micro-batches.
@@ -75,8 +90,8 @@ def orders(placement: Placement, batch: int) -> Iterator[Order]:
 def _carried(P: int, V: int, batch: int) -> Iterator[Order]:
     for U in _doubling(max(1, P // 2), batch):
         default = (V - 1) * max(U, P) + 2 * P - 1
-        lean, rich = (V - 1) * U + P, default * 3 // 2
-        sizes = sorted({min(slots, V * batch) for slots in (lean, default, rich)})
+        wanted = ((V - 1) * U + P, default, default * 3 // 2, default * 3)
+        sizes = sorted({min(slots, V * batch) for slots in wanted})
         fitting = [slots for slots in sizes if slots > (V - 1) * U]
         for slots, when in product(fitting, _twice(V)):
             yield Order("zeropp", *when, U, "carry", slots)

@@ -28,9 +28,7 @@ def predict(priced: Priced, order: Order, made: Made) -> Prediction:
     found = [
         Prediction.of(
             simulate(
-                lower(
-                    schedule, order.shard, max_resident=order.max_resident, prefetch=PREFETCH
-                ),
+                lower(schedule, order.shard, max_resident=order.max_resident, prefetch=PREFETCH),
                 priced.costs,
                 priced.traffic,
                 priced.sizes,

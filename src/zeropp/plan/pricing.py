@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from zeropp.costs import Block, Bytes, Costs, Traffic, at_stage
+from zeropp.costs import Block, Bytes, Costs, Traffic, at_stage, floor
 from zeropp.plan.balance import balance
 from zeropp.plan.layout import Layout, Links
 from zeropp.plan.problem import Problem
@@ -56,7 +56,7 @@ def cut(problem: Problem, layout: Layout, split: tuple[int, ...] | None = None) 
 
 def _joined(blocks: Sequence[Block]) -> Block:
     def total(name: str) -> float:
-        return sum(getattr(block, name) for block in blocks)
+        return sum(float(getattr(block, name)) for block in blocks)
 
     return Block(
         total("forward"),
@@ -99,6 +99,19 @@ class Priced:
     def fastest_hop(self) -> Costs:
         """The costs for bounds: a hop includes the fastest transfer."""
         return self._with_hop(min(self._transfers, default=0.0))
+
+    @cached_property
+    def compute_floor(self) -> float:
+        """The makespan that no order beats, without collectives."""
+        return floor(self.layout.placement, self.num_microbatches, self.fastest_hop)
+
+    @cached_property
+    def fused_floor(self) -> float:
+        """The same for orders that run B and W as one."""
+        costs = self.fastest_hop
+        backward = tuple(b + w for b, w in zip(costs.backward, costs.weight, strict=True))
+        fused = Costs(costs.forward, backward, (0.0,) * costs.num_stages, costs.latency)
+        return floor(self.layout.placement, self.num_microbatches, fused)
 
     @property
     def _transfers(self) -> list[float]:

@@ -16,6 +16,7 @@ from zeropp.costs import Setting
 from zeropp.ir.placement import Placement, Shape
 from zeropp.lower import Policy
 from zeropp.plan.bounds import (
+    held_time_bound,
     made_memory_bound,
     made_time_bound,
     memory_bound,
@@ -78,7 +79,10 @@ class Search:
         self._made: dict[tuple[Placement, Setting, Order], Made] = {}
         self._predicted: dict[tuple[Layout, Order], Prediction] = {}
         self.layouts = tuple(self._priced(layouts(problem, chunks)))
-        self._bounds = [time_bound(priced) for priced in self.layouts]
+        self._bounds = [
+            max(time_bound(priced), held_time_bound(priced, problem.usable))
+            for priced in self.layouts
+        ]
 
     @property
     def counts(self) -> Counts:
@@ -152,7 +156,7 @@ def layouts(problem: Problem, chunks: tuple[int, ...]) -> Iterator[Layout]:
     """All ways to use the problem's devices, small pipelines first."""
     blocks = len(problem.profile.kinds)
     for P in _divisors(problem.gpus):
-        if P > blocks:
+        if blocks < P:
             break
         D = problem.gpus // P
         for setting in problem.profile.blocks:
@@ -169,9 +173,9 @@ def _placements(P: int, blocks: int, chunks: tuple[int, ...]) -> Iterator[Placem
         yield from (Placement(Shape.LOOP, 1, V) for V in sorted(sizes))
         return
     for V in chunks:
-        if P * V <= blocks:
+        if blocks >= P * V:
             yield Placement(Shape.LOOP, P, V)
-    if 2 * P <= blocks:
+    if blocks >= 2 * P:
         yield Placement(Shape.VEE, P, 2)
 
 
