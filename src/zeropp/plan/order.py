@@ -17,6 +17,8 @@ from itertools import product
 from zeropp.ir.placement import Placement, Shape
 from zeropp.lower import Policy
 
+_LARGE = 2_000  # micro-batches of all stages, from which on fewer orders are tried
+
 
 @dataclass(frozen=True)
 class Order:
@@ -88,13 +90,14 @@ def orders(placement: Placement, batch: int) -> Iterator[Order]:
 
 
 def _carried(P: int, V: int, batch: int) -> Iterator[Order]:
-    for U in _doubling(max(1, P // 2), batch):
-        default = (V - 1) * max(U, P) + 2 * P - 1
-        wanted = ((V - 1) * U + P, default, default * 3 // 2, default * 3)
-        sizes = sorted({min(slots, V * batch) for slots in wanted})
-        fitting = [slots for slots in sizes if slots > (V - 1) * U]
-        for slots, when in product(fitting, _twice(V)):
-            yield Order("zeropp", *when, U, "carry", slots)
+    """From the least slots that run well to three times the default; fewer of a large schedule."""
+    large = P * V * batch > _LARGE
+    for U in _doubling(P if large else max(1, P // 2), batch, 4 if large else 2):
+        lean, default = (V - 1) * U + P, (V - 1) * max(U, P) + 2 * P - 1
+        wanted = (lean, default, default * 3 // 2, default * 3)[:: 2 if large else 1]
+        for slots in sorted({min(slots, V * batch) for slots in wanted}):
+            if slots > (V - 1) * U:
+                yield from (Order("zeropp", *when, U, "carry", slots) for when in _twice(V))
 
 
 def _twice(V: int) -> tuple[tuple[Policy, int], ...]:
@@ -104,10 +107,10 @@ def _twice(V: int) -> tuple[tuple[Policy, int], ...]:
     return ((Policy.UNIT, 1), (Policy.UNIT, 2), (Policy.STEP, V))
 
 
-def _doubling(first: int, batch: int) -> list[int]:
-    """`first`, twice that, and so on, then the whole batch."""
+def _doubling(first: int, batch: int, factor: int = 2) -> list[int]:
+    """`first`, `factor` times that, and so on, then the whole batch."""
     sizes = []
     while first < batch:
         sizes.append(first)
-        first *= 2
+        first *= factor
     return [*sizes, batch]

@@ -16,6 +16,7 @@ from zeropp.plan.search import Candidate, Counts, Search
 from zeropp.plan.words import Rival, reasons
 
 _LOOKED_FOR_UP_TO = 1.5  # times the winner's step: rivals that are slower are not searched for
+_EFFORT = 120  # orders of a family of rivals that are made or simulated, the most promising first
 _FULL_ACTIONS = 150_000  # of the simulation of a winner: about five seconds
 
 
@@ -26,7 +27,8 @@ class Answer:
     Attributes:
         problem: what was asked.
         best: the fastest candidate that fits.
-        rivals: the best of every other family, fastest first, or none within 1.5 times the step.
+        rivals: of every other family the best of its most promising plans, fastest first; none
+            where no plan that fits was found within 1.5 times the step.
         counts: how much was looked at.
     """
 
@@ -128,7 +130,7 @@ def _in_full(best: Candidate) -> Candidate:
 def _rivals(search: Search, best: Candidate) -> Iterator[Rival]:
     own = family_of(best.priced.layout, best.order)
     found = [
-        Rival(name, search.best(wanted, _LOOKED_FOR_UP_TO * best.step_s))
+        Rival(name, search.best(wanted, _LOOKED_FOR_UP_TO * best.step_s, _EFFORT))
         for name, wanted in FAMILIES.items()
         if name != own
     ]

@@ -89,10 +89,18 @@ class Search:
         """Of all searches so far."""
         return Counts(len(self.layouts), len(self._predicted))
 
-    def best(self, wanted: Wanted, at_most: float = float("inf")) -> Candidate | None:
+    def best(
+        self, wanted: Wanted, at_most: float = float("inf"), effort: float = float("inf")
+    ) -> Candidate | None:
         """The fastest that fits the memory and is `wanted`, if one is faster than `at_most`.
 
         Of equally fast ones the first found is taken, so that equal inputs give equal plans.
+
+        Args:
+            wanted: which orders of which layouts count.
+            at_most: seconds of a step.
+            effort: how many orders are made or simulated before the search ends with the best of
+                those; without it, nothing is better than what is found.
         """
         best, serial = None, count()
         queue: list[tuple[float, int, _Waiting]] = [
@@ -101,8 +109,9 @@ class Search:
             if bound < at_most
         ]
         heapify(queue)
-        while queue and queue[0][0] < at_most:
+        while queue and queue[0][0] < at_most and effort > 0:
             _, _, (priced, order, made) = heappop(queue)
+            effort -= order is not None
             if order is not None and made is not None:
                 prediction = self.predicted(priced, order)
                 if prediction.peak_bytes <= self.problem.usable and prediction.step_s < at_most:

@@ -11,7 +11,7 @@ _NOTABLE = 0.02  # of the step
 
 
 class Rival(NamedTuple):
-    """The best of a family; None: nothing that fits within 1.5 times the winner's step."""
+    """The best found of a family; None: nothing that fits within 1.5 times the winner's step."""
 
     name: str
     best: Candidate | None
@@ -57,14 +57,14 @@ def _pipelining(best: Candidate, family: str, rivals: tuple[Rival, ...]) -> str:
     verdict = "Pipelining pays" if pipelined else "Pipelining does not pay"
     contrary = "without it" if pipelined else "with it"
     if nearest.best is None:
-        return f"{verdict}: {contrary} nothing fits within 1.5 times the step."
+        return f"{verdict}: {contrary}, no plan that fits was found within 1.5 times the step."
     more = nearest.step_s / best.step_s - 1
     return f"{verdict}: the best {contrary} ({nearest.name}) takes {more:.1%} longer."
 
 
 def _against(best: Candidate, rival: Rival) -> str:
     if rival.best is None:
-        return f"{rival.name}: nothing that fits takes less than 1.5 times as long."
+        return f"{rival.name}: no plan that fits was found within 1.5 times the step."
     more = rival.step_s / best.step_s - 1
     own, other = parts(best), parts(rival.best)
     cause = max(own, key=lambda name: other[name] - own[name])
