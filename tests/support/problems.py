@@ -1,6 +1,7 @@
 """Small random planning problems, and the best plan of each by trying every one."""
 
 import random
+from dataclasses import replace
 
 from zeropp.costs import Block, Device, Profile, Recompute, Setting
 from zeropp.costs.link import steady
@@ -15,9 +16,9 @@ CHUNKS = (1, 2, 4, 8)
 
 
 def random_problem(seed: int) -> Problem:
-    """A few blocks on two to four devices, with tight or ample memory and fast or slow links."""
+    """A few blocks on two to eight devices with ample memory, and fast or slow links."""
     r = random.Random(seed)
-    layers, gpus = r.randint(1, 4), r.choice([2, 2, 4])
+    layers, gpus = r.randint(2, 6), r.choice([2, 4, 4, 8])
     kinds = ("embedding", *("layer",) * layers, "head")
     settings = [Setting(r.choice([1, 2]), Recompute.NONE)]
     if r.random() < 0.5:
@@ -26,17 +27,16 @@ def random_problem(seed: int) -> Problem:
         device=Device("test", memory=1e9, peak_flops=1e12),
         seq_len=128,
         kinds=kinds,
-        parameters={kind: r.randint(1, 9) * 100_000 for kind in set(kinds)},
+        parameters={kind: round(10 ** r.uniform(5, 7.3)) for kind in sorted(set(kinds))},
         blocks={
             s: {kind: _block(r, s) for kind in ("embedding", "layer", "head")} for s in settings
         },
-        inside=steady(1e-5, 10 ** r.uniform(8, 10.5)),
-        between=steady(1e-5, 10 ** r.uniform(7.5, 10)),
+        inside=steady(1e-5, 10 ** r.uniform(7, 9.5)),
+        between=steady(1e-5, 10 ** r.uniform(7, 9.5)),
         optimizer=1e-9,
     )
     batch = gpus * settings[0].micro_batch_size * r.choice([1, 2, 3])
-    memory = 10 ** r.uniform(7.3, 8.5)
-    return Problem(profile, gpus, r.choice([1, 2, gpus]), batch, memory)
+    return Problem(profile, gpus, r.choice([1, 2, gpus]), batch)
 
 
 def _block(r: random.Random, setting: Setting) -> Block:
@@ -65,7 +65,8 @@ def every_plan(problem: Problem) -> list[tuple[float, float, Layout, Order]]:
     return found
 
 
-def brute_force(problem: Problem) -> float:
-    """Seconds of the fastest plan that fits; infinite if none does."""
-    every = every_plan(problem)
-    return min((step for step, peak, *_ in every if peak <= problem.usable), default=float("inf"))
+def tightened(problem: Problem, share: float) -> tuple[Problem, float]:
+    """With memory for so large a share of all plans, and the fastest of those, in seconds."""
+    every = sorted(every_plan(problem), key=lambda plan: plan[1])
+    memory = every[round(share * (len(every) - 1))][1]
+    return replace(problem, memory=memory), min(step for step, peak, *_ in every if peak <= memory)

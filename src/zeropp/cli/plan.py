@@ -107,22 +107,14 @@ def _print(answer: Answer) -> None:
 
 def _layout_rows(answer: Answer) -> list[tuple[str, str]]:
     plan, shape = answer.plan, answer.best.priced.layout.placement.shape
-    schedule = " ".join(
-        [plan.schedule]
-        + [
-            f"{k}={v}"
-            for k in ("unit_size", "seam", "slots")
-            if (v := getattr(plan, k)) is not None
-        ]
-    )
+    knobs = {name: getattr(plan, name) for name in ("unit_size", "seam", "slots")}
+    schedule = [plan.schedule, *(f"{k}={v}" for k, v in knobs.items() if v is not None)]
+    mesh = f"{plan.pp_size} x {plan.dp_replicate} x {plan.dp_shard}"
     return [
-        (
-            "pp_size x dp_replicate x dp_shard",
-            f"{plan.pp_size} x {plan.dp_replicate} x {plan.dp_shard}",
-        ),
+        ("pp_size x dp_replicate x dp_shard", mesh),
         ("chunks per rank", f"{plan.num_chunks}, {shape}"),
         ("micro-batches", f"{plan.num_microbatches} of {answer.micro_batch_size} sequences"),
-        ("schedule", schedule),
+        ("schedule", " ".join(schedule)),
         ("gathered and reduced per", f"{plan.shard}, {plan.max_resident} resident"),
         ("recompute", plan.recompute),
         ("blocks per stage", " ".join(map(str, plan.split or ()))),
@@ -157,9 +149,7 @@ def _explain(answer: Answer, path: Path) -> None:
         Curve("step, s", tuple(p.step_s for p in found)),
         Curve("bubble ratio, %", tuple(100 * p.bubble_ratio for p in found)),
         Curve("peak memory, GiB", tuple(p.peak_bytes / GIB for p in found), limit=usable),
-        Curve(
-            "gathered, reduced,\nsent per rank, TB", tuple(max(p.wire_bytes) / _TB for p in found)
-        ),
+        Curve("on the wire\nper rank, TB", tuple(max(p.wire_bytes) / _TB for p in found)),
     )
     layout = answer.best.priced.layout
     draw_curves(

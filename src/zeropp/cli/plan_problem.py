@@ -20,8 +20,8 @@ class Asked:
     batch: int
     """Sequences in a step, over all GPUs."""
     model: str | None = None
-    """A named size (toy, gpt2-124m, 1.5b, 6.2b, 14.6b, llama-8b, llama-70b), or a TOML file with the
-    fields of GPTConfig."""
+    """A named size (toy, gpt2-124m, 1.5b, 6.2b, 14.6b, llama-8b, llama-70b), or a TOML file with
+    the fields of GPTConfig."""
     profile: Path | None = None
     """A measured profile (TOML), in place of a model and named hardware."""
     seq_len: int | None = None
