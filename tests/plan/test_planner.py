@@ -60,9 +60,7 @@ def test_a_faster_link_never_gives_a_slower_plan(seed: int) -> None:
 
 def llama_8b(between: str, gpus: int, batch: int, gpu: str = "A100-80G") -> Problem:
     hardware = Hardware(gpu, "nvlink", between)
-    return Problem(
-        analytic_profile(SIZES["llama-8b"], hardware, 4096, [1, 2]), gpus, 8, batch
-    )
+    return Problem(analytic_profile(SIZES["llama-8b"], hardware, 4096, [1, 2]), gpus, 8, batch)
 
 
 def test_a_model_that_fits_one_gpu_with_a_fast_link_is_not_pipelined() -> None:
