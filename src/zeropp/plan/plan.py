@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from zeropp.costs import Recompute
+from zeropp.costs import Costs, Recompute
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement
 from zeropp.ir.program import Program
@@ -33,6 +33,7 @@ class Plan:
         slots: most activations (one chunk of one micro-batch each) that a rank holds, for schedules
             that have this knob; None: the schedule's default.
         recompute: what of a block is run again in its B: `none`, `selective` or `full`.
+        costs: what the schedule is made for; None: equal stages and free P2P.
 
     Raises:
         ValueError: the field that is out of range, with what would fit.
@@ -53,6 +54,7 @@ class Plan:
     split: tuple[int, ...] | None = None
     slots: int | None = None
     recompute: str = "none"
+    costs: Costs | None = None
 
     def __post_init__(self) -> None:
         for name in ("dp_shard", "dp_replicate", "max_resident"):
@@ -94,6 +96,7 @@ class Plan:
             unit_size=self.unit_size,
             seam=self.seam,
             slots=self.slots,
+            costs=self.costs,
         )
 
     def lower(self, schedule: Schedule, *, sharded: bool) -> Program:
