@@ -225,7 +225,7 @@ def test_unknown_hardware_is_refused(changes: dict[str, object], message: str) -
 
 
 def test_efficiency_is_a_share() -> None:
-    with pytest.raises(ValueError, match="products must be above 0 and at most 1, got 1.5"):
+    with pytest.raises(ValueError, match=r"products must be above 0 and at most 1, got 1\.5"):
         Efficiency(products=1.5)
     slow = analytic_profile(GPT, DGX, 1024, [4], efficiency=Efficiency(products=0.3))
     fast = analytic_profile(GPT, DGX, 1024, [4])

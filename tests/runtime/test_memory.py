@@ -6,10 +6,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from support.memory import Alive
 from support.ranks import run_ranks
 from zeropp.models import GPTConfig, gpt_blocks, init_block
 from zeropp.plan import Plan, Recompute
+from zeropp.runtime.alive import Alive
 from zeropp.runtime.lane import make_lane
 from zeropp.runtime.mesh import data_mesh, make_mesh
 from zeropp.runtime.pipeline import Pipeline

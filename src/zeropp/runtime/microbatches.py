@@ -39,6 +39,13 @@ def microbatches_of(batch: Batch, parts: int) -> list[Microbatch]:
     return _cut(*batch, parts)
 
 
+def on_device(value: Nested, device: torch.device) -> Nested:
+    """The same on `device`."""
+    if isinstance(value, tuple):
+        return tuple(tensor.to(device) for tensor in value)
+    return value.to(device)
+
+
 def _cut(inputs: Nested, targets: Nested, parts: int) -> list[Microbatch]:
     ins, outs = _as_tuple(inputs), _as_tuple(targets)
     sizes = {tensor.shape[0] for tensor in (*ins, *outs)}

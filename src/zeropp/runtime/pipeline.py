@@ -20,7 +20,7 @@ from zeropp.runtime.executor import Execution
 from zeropp.runtime.instructions import Instruction, instructions
 from zeropp.runtime.machine import Feed, Head
 from zeropp.runtime.mesh import PP, check_world_size, make_mesh, pipelines
-from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of
+from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of, on_device
 from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import StageModule
 from zeropp.runtime.ties import TiedCopies, find_ties
@@ -242,10 +242,7 @@ class Pipeline:
         return (self._loss_fn(*outputs, self._targets(microbatch)).float(),)
 
     def _targets(self, microbatch: Microbatch) -> Nested:
-        targets = microbatch.targets
-        if isinstance(targets, tuple):
-            return tuple(t.to(self.device) for t in targets)
-        return targets.to(self.device)
+        return on_device(microbatch.targets, self.device)
 
     def _total_tokens(self, microbatches: list[Microbatch]) -> Tensor:
         """Tokens of all data-parallel ranks: counted once per pipeline, by its first rank."""

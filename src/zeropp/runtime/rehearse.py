@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from zeropp.costs import Costs
 from zeropp.plan import Plan
 from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.measure_links import hop_seconds
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
 
@@ -145,34 +146,14 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3) -> Rehearsal:
     if len(blocks) != stages:
         raise ValueError(f"costs must list {stages} stages, got {len(blocks)}")
     pipe = Pipeline(blocks, _loss, plan, device=torch.device("cpu"))
-    latency = measure_latency()
+    ends = 0, dist.get_world_size() - 1
+    latency = hop_seconds(*ends, 4 * _WIDTH, torch.device("cpu"))
     batch = torch.zeros(plan.num_microbatches, _WIDTH)
     measured = [_timed(lambda: pipe.step((batch, batch))) for _ in range(steps + 1)][1:]
     with_latency = Costs(costs.forward, costs.backward, costs.weight, latency)
     report = simulate(pipe.program, with_latency)
     pipe.close()
     return Rehearsal(report.makespan, median(measured), latency)
-
-
-def measure_latency(rounds: int = 50) -> float:
-    """Seconds from one rank's send to another's receive, by ping-pong of the first and the last."""
-    last = dist.get_world_size() - 1
-    tensor = torch.zeros(_WIDTH)
-    if last == 0:
-        return 0.0
-    dist.barrier()
-
-    def ping_pong() -> None:
-        if dist.get_rank() == 0:
-            dist.send(tensor, last)
-            dist.recv(tensor, last)
-        elif dist.get_rank() == last:
-            dist.recv(tensor, 0)
-            dist.send(tensor, 0)
-
-    seconds = torch.tensor(median(_timed(ping_pong) for _ in range(rounds)) / 2)
-    dist.broadcast(seconds, 0)
-    return float(seconds)
 
 
 def _timed(run: Callable[[], object]) -> float:

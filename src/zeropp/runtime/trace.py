@@ -8,7 +8,6 @@ Times come from the device: events on a GPU's stream, the clock on a CPU. Nothin
 device before the step is over.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -18,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from zeropp.ir import Action, Placement, Span, Timeline
+from zeropp.runtime.clock import clock_of
 from zeropp.simulate import Cause
 
 _MS = 1e3
@@ -58,43 +58,11 @@ class Measured:
         return {str(cause): time / total for cause, time in sums.items() if time}
 
 
-class _HostClock:
-    """Seconds of the process."""
-
-    def now(self) -> Any:
-        return time.perf_counter()
-
-    def settle(self) -> None:
-        """Wait until every time asked for is known."""
-
-    def ms(self, start: Any, end: Any) -> float:
-        return float(end - start) * _MS
-
-
-class _StreamClock:
-    """Events on the current stream of a GPU."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-
-    def now(self) -> Any:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def settle(self) -> None:
-        """Wait until every time asked for is known."""
-        torch.cuda.synchronize(self._device)
-
-    def ms(self, start: Any, end: Any) -> float:
-        return float(start.elapsed_time(end))
-
-
 class Trace:
     """Records one step: pass it to `Pipeline.step`. Collective: ranks agree on time zero."""
 
     def __init__(self, device: torch.device) -> None:
-        self._clock = _StreamClock(device) if device.type == "cuda" else _HostClock()
+        self._clock = clock_of(device)
         self._marks: list[tuple[Action, Phase, Any]] = []
         self._clock.settle()
         dist.barrier()
@@ -107,7 +75,8 @@ class Trace:
     def gather(self, placement: Placement, title: str, ranks: list[int]) -> Measured:
         """The step of the pipeline whose global ranks are `ranks`; collective, on all ranks."""
         self._clock.settle()
-        own = [(a, phase, self._clock.ms(self._origin, at)) for a, phase, at in self._marks]
+        seconds = self._clock.seconds
+        own = [(a, phase, seconds(self._origin, at) * _MS) for a, phase, at in self._marks]
         every: list[list[tuple[Action, Phase, float]] | None] = [None] * dist.get_world_size()
         dist.all_gather_object(every, own)
         return measured([every[rank] or [] for rank in ranks], placement, title)
