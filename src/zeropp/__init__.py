@@ -10,6 +10,7 @@ from zeropp.generate import generate
 from zeropp.plan import Plan
 
 if TYPE_CHECKING:
+    from zeropp.runtime.adapt import Adapter
     from zeropp.runtime.auxiliary import AuxiliaryLoss
     from zeropp.runtime.mesh import make_mesh
     from zeropp.runtime.pipeline import Pipeline, StepOutput
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _HOMES = {
+    "Adapter": "adapt",
     "AuxiliaryLoss": "auxiliary",
     "Pipeline": "pipeline",
     "StepOutput": "pipeline",
@@ -34,6 +36,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "Adapter",
     "AuxiliaryLoss",
     "Pipeline",
     "Plan",

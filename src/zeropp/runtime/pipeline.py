@@ -24,7 +24,7 @@ from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_
 from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import StageModule
 from zeropp.runtime.ties import TiedCopies, find_ties
-from zeropp.runtime.trace import Trace, no_lap
+from zeropp.runtime.trace import Laps, no_lap
 from zeropp.verify import require_valid
 
 LossFn = Callable[..., Tensor]
@@ -123,7 +123,7 @@ class Pipeline:
         return (parameter for _, parameter in self.named_parameters())
 
     def step(
-        self, batch: Batch, *, constants: Constants | None = None, trace: Trace | None = None
+        self, batch: Batch, *, constants: Constants | None = None, trace: Laps | None = None
     ) -> StepOutput:
         """Forward and backward of all micro-batches; gradients are added to `.grad`, reduced.
 
@@ -133,7 +133,7 @@ class Pipeline:
                 B such pairs, each a micro-batch, whose sizes and lengths may differ. Every
                 pipeline rank passes the same.
             constants: what blocks ask for by keyword-only arguments; pipeline rank 0 gives them.
-            trace: measures the step.
+            trace: measures the step: a `Trace`, or the times of an `Adapter`.
 
         Raises:
             ValueError: the batch does not fit the plan, or other constants than the blocks' own.
@@ -218,6 +218,22 @@ class Pipeline:
         """Destroy the channels' process groups; the pipeline cannot run afterwards."""
         self._machine.close()
         self._copies.close()
+
+    def follow(self, plan: Plan) -> None:
+        """Run another order from the next step on; collective, on all ranks.
+
+        Raises:
+            ValueError: the plan changes more than the order, or ranks were given different plans.
+            InvalidProgramError: its program breaks a rule.
+        """
+        kept = ("pp_size", "num_chunks", "num_microbatches", "dp_shard", "dp_replicate")
+        for name in (*kept, "placement", "split", "recompute"):
+            if getattr(plan, name) != getattr(self.plan, name):
+                raise ValueError(f"{name} cannot change while training; make another pipeline")
+        program = require_valid(plan.lower(plan.compute, sharded=self._sharded))
+        require_same_program(program)
+        self.plan, self.program = plan, program
+        self._training = self._ready(program)
 
     def _infer(
         self, microbatches: list[Microbatch], head: Head, constants: Constants | None

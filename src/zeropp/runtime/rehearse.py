@@ -21,7 +21,7 @@ from zeropp.runtime.measure_links import hop_seconds
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
 
-_WIDTH = 8
+WIDTH = 8
 _SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is spun
 
 
@@ -30,6 +30,9 @@ class _Occupied:
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._end = seconds, 0.0
+
+    def stretch(self, factor: float) -> None:
+        self._seconds *= factor
 
     def begin(self) -> None:
         self._end = time.perf_counter() + self._seconds
@@ -45,7 +48,7 @@ class _Occupied:
 
 @dataclass(frozen=True)
 class _SleepRule:
-    """A layer y = x * weight; its F and B begin here and end in `_Entry` and `_Stage`."""
+    """A layer y = x * weight; its F and B begin here and end in `_Entry` and `EmulatedStage`."""
 
     forward_time: _Occupied
     backward_time: _Occupied
@@ -71,7 +74,7 @@ class _Sleeper(nn.Module):
 
     def __init__(self, rule: _SleepRule) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(_WIDTH))
+        self.weight = nn.Parameter(torch.ones(WIDTH))
         self.split_rule = rule
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,17 +99,23 @@ class _Entry(torch.autograd.Function):
         return *gradients, None
 
 
-class _Stage(nn.Module):
-    """What a stage computes."""
+class EmulatedStage(nn.Module):
+    """A stage that takes these times for F, B and W of a micro-batch, in seconds."""
 
     def __init__(self, forward_s: float, backward_s: float, weight_s: float) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(_WIDTH))
-        times = [_Occupied(seconds) for seconds in (forward_s, backward_s, weight_s)]
-        self.rule = _SleepRule(*times)
+        self.offset = nn.Parameter(torch.zeros(WIDTH))
+        self.times = [_Occupied(seconds) for seconds in (forward_s, backward_s, weight_s)]
+        self.rule = _SleepRule(*self.times)
         self.sleeper = _Sleeper(self.rule)
 
+    def slow_down(self, factor: float) -> None:
+        """Take `factor` times as long from now on."""
+        for span in self.times:
+            span.stretch(factor)
+
     def forward(self, x: Tensor) -> Tensor:
+        """[samples, WIDTH] -> the same."""
         self.rule.forward_time.begin()
         y: Tensor = self.sleeper(_Entry.apply(x, self.offset, self.rule.backward_time))
         if not x.is_meta:
@@ -142,13 +151,13 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3) -> Rehearsal:
     """
     stages = plan.placement.num_stages
     times = zip(costs.forward, costs.backward, costs.weight, strict=True)
-    blocks = [_Stage(*stage) for stage in times]
+    blocks = [EmulatedStage(*stage) for stage in times]
     if len(blocks) != stages:
         raise ValueError(f"costs must list {stages} stages, got {len(blocks)}")
-    pipe = Pipeline(blocks, _loss, plan, device=torch.device("cpu"))
+    pipe = Pipeline(blocks, emulated_loss, plan, device=torch.device("cpu"))
     ends = 0, dist.get_world_size() - 1
-    latency = hop_seconds(*ends, 4 * _WIDTH, torch.device("cpu"))
-    batch = torch.zeros(plan.num_microbatches, _WIDTH)
+    latency = hop_seconds(*ends, 4 * WIDTH, torch.device("cpu"))
+    batch = torch.zeros(plan.num_microbatches, WIDTH)
     measured = [_timed(lambda: pipe.step((batch, batch))) for _ in range(steps + 1)][1:]
     with_latency = Costs(costs.forward, costs.backward, costs.weight, latency)
     report = simulate(pipe.program, with_latency)
@@ -162,5 +171,6 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
+def emulated_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Anything with a gradient."""
     return (outputs - targets).sum()

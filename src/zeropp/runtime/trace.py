@@ -11,7 +11,7 @@ device before the step is over.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -33,6 +33,13 @@ class Phase(StrEnum):
 
 
 Lap = Callable[[Action, Phase], None]
+
+
+class Laps(Protocol):
+    """Told of every phase of a step."""
+
+    def lap(self, action: Action, phase: Phase) -> None:
+        """`phase` of `action` ends now."""
 
 
 def no_lap(action: Action, phase: Phase) -> None:
