@@ -109,7 +109,7 @@ def refusals() -> list[str]:
     )
     said = []
     for request in requests:
-        with pytest.raises(ValueError, match="must|needs|cannot") as refused:
+        with pytest.raises(ValueError, match=r"must|needs|cannot") as refused:
             request()
         said.append(str(refused.value))
     pipe.close()
