@@ -49,8 +49,8 @@ class Ours:
     def __init__(self) -> None:
         self.module = stack()
         policy = MixedPrecisionPolicy()
-        parameters = place_parameters(self.module, None, policy, make_lane(torch.device("cpu")))
-        self.stage = Stage(self.module, parameters, policy)
+        placed = place_parameters({0: self.module}, None, policy, make_lane(torch.device("cpu")))
+        self.stage = Stage(self.module, placed[0], policy)
 
     def until_weight(self, x: Tensor, grad: Tensor) -> Callable[[], None]:
         """F and B; what is returned runs W."""

@@ -122,3 +122,60 @@ def test_bad_numbers_name_their_field() -> None:
         Traffic(gather=-1)
     with pytest.raises(ValueError, match="bytes: message must be"):
         Bytes(message=float("nan"))
+
+
+def test_stages_differ_in_time_and_bytes() -> None:
+    program = lower(generate("gpipe", 2, 1, 3), "unit")
+    traffic = Traffic(gather=(1, 2), reduce=(3, 4), transfer=(0.5, 9))
+    sizes = Bytes(parameters=(1, 2), gathered=(10, 20), gradients=(100, 200), message=(7, 9))
+    report = simulate(program, Costs.uniform(2, 1), traffic, sizes)
+    assert report.wire == (10 + 100 + 3 * 7, 20 + 200 + 3 * 7)  # both ways what stage 0 puts out
+    values = report.as_dict()
+    assert values["stage_gather_time"] == (1, 2)
+    assert values["stage_gather_bytes"] == (10, 20)
+    assert values["stage_reduce_time"] == (3, 4)
+    assert values["stage_reduce_bytes"] == (100, 200)
+    assert [memory.at_peak["parameters"] for memory in report.memory] == [1, 2]
+    transfers = [s for rank in report.run.spans for s in rank if "SEND" in s.action.kind]
+    assert {round(s.end - s.start, 9) for s in transfers} == {0.5}
+
+
+def test_equal_stages_as_tuples_are_as_numbers() -> None:
+    program = lower(generate("zeropp", 2, 2, 8, unit_size=4), "unit")
+    costs, four = Costs.uniform(2, 2), range(4)
+    one = simulate(program, costs, Traffic(0.2, 0.3, 0.1), Bytes(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
+    listed = [tuple(float(n) for _ in four) for n in range(1, 11)]
+    traffic = Traffic(*(tuple(t for _ in four) for t in (0.2, 0.3, 0.1)))
+    other = simulate(program, costs, traffic, Bytes(*listed))
+    assert one.as_dict() == other.as_dict()
+    assert one.memory == other.memory
+
+
+def test_lists_for_another_number_of_stages_are_refused() -> None:
+    program, costs = lower(generate("gpipe", 2, 1, 2)), Costs.uniform(2, 1)
+    with pytest.raises(ValueError, match="traffic: reduce must list 2 stages"):
+        simulate(program, costs, Traffic(reduce=(1, 2, 3)))
+    with pytest.raises(ValueError, match="bytes: message must list 2 stages"):
+        simulate(program, costs, sizes=Bytes(message=(1.0,)))
+
+
+def test_flat_buffers_of_collectives_are_held_until_copied_out() -> None:
+    """UNSHARD 0-3 | F 3-4 BW 4-6 | REDUCE 6-11: the gather's buffer until F, the reduce's after."""
+    program = lower(generate("gpipe", 1, 1, 1), "unit")
+    sizes = Bytes(until_backward=0, until_weight=0, gather_staging=10, reduce_staging=100)
+    (memory,) = simulate(program, Costs.uniform(1, 1), Traffic(3, 5), sizes).memory
+    assert memory.curve == ((0, 10), (3, 0), (6, 100), (11, 0))
+    assert memory.at_peak["staging"] == 100
+
+
+def test_a_prefetched_gather_keeps_its_buffer_until_its_first_use() -> None:
+    program = lower(generate("breadth-first", 1, 2, 2), "unit", max_resident=2, prefetch=1)
+    sizes = Bytes(until_backward=0, until_weight=0, gather_staging=(1, 10))
+    (memory,) = simulate(program, Costs.uniform(1, 2), sizes=sizes).memory
+    assert memory.curve[:3] == ((0, 0), (0.5, 10), (1, 0))
+
+
+def test_a_rank_reserves_the_largest_workspace_of_its_stages() -> None:
+    program = lower(generate("interleaved-1f1b", 2, 2, 4))
+    report = simulate(program, Costs.uniform(2, 2), sizes=Bytes(workspace=(1, 2, 3, 1)))
+    assert [memory.at_peak["workspace"] for memory in report.memory] == [3, 2]

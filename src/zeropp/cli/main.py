@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 
+from zeropp.cli.plan import run_plan
 from zeropp.cli.schedules import run_generate, run_schedules, run_verify
 from zeropp.cli.show import run_show
 from zeropp.cli.simulate import run_simulate
@@ -14,6 +15,7 @@ VERBS: Mapping[str, tuple[Callable[[list[str]], int], str]] = {
     "verify": (run_verify, "prove a schedule or program sound, or say why not"),
     "simulate": (run_simulate, "time, memory and communication of schedules, side by side"),
     "show": (run_show, "draw a schedule's timeline"),
+    "plan": (run_plan, "find the fastest layout of a model on a cluster, and say why"),
     "train": (train, "train a GPT"),
 }
 

@@ -91,6 +91,11 @@ def producer(send: Action, schedule: Schedule) -> Action:
     return schedule.backward_of(send.stage, send.microbatch)
 
 
+def boundary_of(send: Action) -> int:
+    """The stage whose output, or the gradient of whose output, `send` sends."""
+    return send.stage if send.kind is Kind.SEND_F else send.stage - 1
+
+
 def channel_of(action: Action, placement: Placement) -> Channel:
     """The channel that a SEND or RECV uses."""
     rank = placement.rank_of(action.stage)

@@ -1,4 +1,4 @@
-"""Named sizes, from a toy for a laptop to Llama 3 8B.
+"""Named sizes, from a toy for a laptop to Llama 3 70B.
 
 Embeddings are untied here, so where a name stems from a tied model, `num_parameters` is larger by
 the head's vocab_size x hidden: gpt2-124m holds 163 M, 1.5b 1.64 G, 6.2b 6.46 G, 14.6b 14.99 G.
@@ -31,6 +31,20 @@ SIZES: Mapping[str, GPTConfig] = MappingProxyType(
             heads=32,
             kv_heads=8,
             ffn=14_336,
+            positions="rotary",
+            norm="rmsnorm",
+            activation="swiglu",
+            bias=False,
+            rope_theta=500_000.0,
+        ),
+        "llama-70b": GPTConfig(
+            vocab_size=128_256,
+            seq_len=8192,
+            layers=80,
+            hidden=8192,
+            heads=64,
+            kv_heads=8,
+            ffn=28_672,
             positions="rotary",
             norm="rmsnorm",
             activation="swiglu",

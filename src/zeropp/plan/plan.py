@@ -1,33 +1,15 @@
 """A plan is everything that decides how a model is laid over ranks and in which order it runs."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import cached_property
 from itertools import accumulate, pairwise
 
+from zeropp.costs import Costs, Recompute
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.lower import Policy, lower
-
-
-class Recompute(StrEnum):
-    """What of a block is run again in its B (activation checkpointing).
-
-    `none`: nothing; `selective`: all but matrix products and attention; `full`: the whole block.
-    """
-
-    NONE = "none"
-    SELECTIVE = "selective"
-    FULL = "full"
-
-
-class WeightGrads(StrEnum):
-    """When W runs: in the program's order, or also earlier, while a rank waits for an input."""
-
-    PLANNED = "planned"
-    READY = "ready"
 
 
 @dataclass(frozen=True)
@@ -51,8 +33,7 @@ class Plan:
         slots: most activations (one chunk of one micro-batch each) that a rank holds, for schedules
             that have this knob; None: the schedule's default.
         recompute: what of a block is run again in its B: `none`, `selective` or `full`.
-        weight_grads: `planned`: W runs in the program's order; `ready`: while the next F or B waits
-            for its input, the oldest waiting W runs.
+        costs: what the schedule is made for; None: equal stages and free P2P.
 
     Raises:
         ValueError: the field that is out of range, with what would fit.
@@ -73,7 +54,7 @@ class Plan:
     split: tuple[int, ...] | None = None
     slots: int | None = None
     recompute: str = "none"
-    weight_grads: str = "planned"
+    costs: Costs | None = None
 
     def __post_init__(self) -> None:
         for name in ("dp_shard", "dp_replicate", "max_resident"):
@@ -84,10 +65,9 @@ class Plan:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if self.shard not in list(Policy):
             raise ValueError(f"shard must be one of {', '.join(Policy)}, got {self.shard!r}")
-        for name, choices in (("recompute", Recompute), ("weight_grads", WeightGrads)):
-            value = getattr(self, name)
-            if value not in list(choices):
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        if self.recompute not in list(Recompute):
+            names = ", ".join(Recompute)
+            raise ValueError(f"recompute must be one of {names}, got {self.recompute!r}")
         _ = self.compute  # refuses what the generator refuses
 
     @property
@@ -116,6 +96,7 @@ class Plan:
             unit_size=self.unit_size,
             seam=self.seam,
             slots=self.slots,
+            costs=self.costs,
         )
 
     def lower(self, schedule: Schedule, *, sharded: bool) -> Program:

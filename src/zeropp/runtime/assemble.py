@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir import Program, format_program
-from zeropp.plan import Plan, Recompute, WeightGrads
+from zeropp.plan import Plan, Recompute
 from zeropp.runtime import compat
 from zeropp.runtime.boundary import Boundaries
 from zeropp.runtime.channel import Channels
@@ -50,18 +50,16 @@ def assemble(
     tie_inside(modules, ties)
     dp_mesh = data_mesh(mesh) if needs_sharding(plan.dp_size, precision) else None
     recompute = Recompute(plan.recompute)
-    fill = plan.weight_grads == WeightGrads.READY
     lane = make_lane(device)
-    placed = {s: place_parameters(m, dp_mesh, precision, lane) for s, m in modules.items()}
+    placed = place_parameters(modules, dp_mesh, precision, lane)
     return Machine(
         placement,
         {s: Stage(modules[s], placed[s], precision, recompute) for s in modules},
-        Channels(placement, pipelines(mesh), device, ask=fill),
+        Channels(placement, pipelines(mesh), device),
         boundaries,
         device,
         Watchdog(placement, rank, compat.common_store(), timeout),
         lane,
-        fill,
     )
 
 

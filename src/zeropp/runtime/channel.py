@@ -5,7 +5,6 @@ Separate groups keep a forward transfer from queueing behind a backward one on N
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
@@ -23,39 +22,29 @@ class Arrival(NamedTuple):
     """Tensors on their way, or made on this rank."""
 
     tensors: Tensors
-    works: tuple["dist.Work | Future[None]", ...] = ()
-
-    def here(self) -> bool:
-        """Whether `wait` would return at once."""
-        return all(w.done() if isinstance(w, Future) else w.is_completed() for w in self.works)
+    works: tuple[dist.Work, ...] = ()
 
     def wait(self) -> Tensors:
         """The tensors, once they are here (on a GPU: once the current stream may use them)."""
         for work in self.works:
-            if isinstance(work, Future):
-                work.result()
-            else:
-                work.wait()
+            work.wait()
         return self.tensors
 
 
 class _Link:
     """One channel's process group, seen from this rank.
 
-    gloo does not tell by itself that a message has come or gone. So a sender waits for its oldest
-    message before it has too many under way, which cannot deadlock, since programs are proven for
-    senders that wait for every message; and where receivers must know, a thread waits for them.
+    gloo does not tell by itself that a message is gone, so a sender waits for its oldest message
+    before it has too many under way, or it would keep all of a step's. This cannot deadlock, since
+    programs are proven for senders that wait for every message.
     """
 
-    def __init__(
-        self, group: dist.ProcessGroup, peer: int, device: torch.device, *, ask: bool
-    ) -> None:
+    def __init__(self, group: dist.ProcessGroup, peer: int, device: torch.device) -> None:
         self._group, self._peer, self._device = group, peer, device
         self._sending: deque[Arrival] = deque()
-        self._waiter = ThreadPoolExecutor(1) if ask and device.type == "cpu" else None
 
     def send(self, tensors: Tensors) -> None:
-        while self._sending and self._sending[0].here():
+        while self._sending and all(work.is_completed() for work in self._sending[0].works):
             self._sending.popleft()
         while len(self._sending) >= _UNFINISHED:
             self._sending.popleft().wait()
@@ -66,17 +55,13 @@ class _Link:
     def receive(self, specs: Specs) -> Arrival:
         tensors = tuple(spec.empty(self._device) for spec in specs)
         works = tuple(_started(dist.irecv(t, self._peer, self._group)) for t in tensors)
-        if self._waiter is None:
-            return Arrival(tensors, works)
-        return Arrival(tensors, (self._waiter.submit(_wait_for, works),))
+        return Arrival(tensors, works)
 
     def flush(self) -> None:
         while self._sending:
             self._sending.popleft().wait()
 
     def close(self) -> None:
-        if self._waiter is not None:
-            self._waiter.shutdown()
         dist.destroy_process_group(self._group)
 
 
@@ -87,7 +72,6 @@ class Channels:
         placement: stage -> rank.
         pipelines: for each pipeline of the world, the global ranks of its ranks, in order.
         device: where tensors are received.
-        ask: whether arrivals will be asked if they are here.
     """
 
     def __init__(
@@ -95,8 +79,6 @@ class Channels:
         placement: Placement,
         pipelines: Sequence[Sequence[int]],
         device: torch.device,
-        *,
-        ask: bool,
     ) -> None:
         self._placement = placement
         self._links: dict[Channel, _Link] = {}
@@ -106,7 +88,7 @@ class Channels:
                 ends = (ranks[channel.source], ranks[channel.destination])
                 group = dist.new_group(list(ends))
                 if me in ends and group is not None:
-                    link = _Link(group, ends[me == ends[0]], device, ask=ask)
+                    link = _Link(group, ends[me == ends[0]], device)
                     self._links[channel] = link
                     _connect(link, sends=me == ends[0], device=device)
 
@@ -150,11 +132,6 @@ def _connect(link: _Link, *, sends: bool, device: torch.device) -> None:
         link.flush()
     else:
         dist.recv(byte, link._peer, link._group)
-
-
-def _wait_for(works: tuple[dist.Work, ...]) -> None:
-    for work in works:
-        work.wait()
 
 
 def _started(work: dist.Work | None) -> dist.Work:

@@ -1,6 +1,5 @@
 """The executor: a plain loop from action kind to handler, driven by a verified program."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -11,10 +10,7 @@ from zeropp.runtime.boundary import Specs, Tensors
 from zeropp.runtime.channel import Arrival
 from zeropp.runtime.instructions import Instruction
 from zeropp.runtime.machine import Feed, Machine
-from zeropp.runtime.stage import Stage
 from zeropp.runtime.trace import Lap, Phase
-
-_POLL_S = 2e-5
 
 
 class Execution:
@@ -31,9 +27,6 @@ class Execution:
         self._specs = [machine.boundaries.of(m.inputs, feed.constants) for m in feed.microbatches]
         self._inbox: dict[Action, Arrival] = {}
         self._results: dict[int, Tensors] = {}
-        self._position = 0
-        self._weights: dict[tuple[Stage, int], Instruction] = {}
-        self._waiting: list[Instruction] = []  # W's that may run early, oldest first
         self._handlers: Mapping[Kind, Callable[[Instruction], None]] = {
             Kind.F: self._forward if feed.seed is not None else self._infer,
             Kind.B: self._backward,
@@ -51,23 +44,15 @@ class Execution:
     def run(self, program: Sequence[Instruction]) -> list[Tensors]:
         """Run the program; what the head returned, by micro-batch, where the last stage lives."""
         watchdog, handlers = self._machine.watchdog, self._handlers
-        if self._machine.fill:
-            weights = (do for do in program if do.action.kind is Kind.W)
-            self._weights = {(do.stage, do.microbatch): do for do in weights}
-        for position, do in enumerate(program):
-            self._position = position
-            watchdog.begin(do.action)
-            try:
+        for do in program:
+            with watchdog.during(do.action):
                 handlers[do.action.kind](do)
-            except Exception as error:
-                error.add_note(f"while in {watchdog.place()}")
-                raise
-        watchdog.begin("waiting for its sends to end")
-        self._machine.channels.flush()
+        with watchdog.during("waiting for its sends to end"):
+            self._machine.channels.flush()
         if self._feed.seed is not None:
-            watchdog.begin("waiting for its gradients to be reduced")
-            for stage in self._machine.stages.values():
-                stage.parameters.finish()
+            with watchdog.during("waiting for its gradients to be reduced"):
+                for stage in self._machine.stages.values():
+                    stage.parameters.finish()
         return [self._results[m] for m in sorted(self._results)]
 
     def _forward(self, do: Instruction) -> None:
@@ -101,14 +86,8 @@ class Execution:
         self._lap(do.action, Phase.COMPUTE)
         if do.target is not None:
             self._inbox[do.target] = Arrival(gradients)
-        if self._weights and not fused:
-            self._waiting.append(self._weights[do.stage, do.microbatch])
 
     def _weight(self, do: Instruction) -> None:
-        if self._machine.fill:
-            if do not in self._waiting:
-                return  # it ran while an input was awaited
-            self._waiting.remove(do)
         self._lap(do.action, Phase.BEGIN)
         do.stage.weight(do.microbatch)
         self._lap(do.action, Phase.COMPUTE)
@@ -138,25 +117,7 @@ class Execution:
         return inputs
 
     def _awaited(self, source: Action) -> Tensors:
-        arrival = self._inbox.pop(source)
-        if self._waiting:
-            self._fill(arrival)
-        return arrival.wait()
-
-    def _fill(self, arrival: Arrival) -> None:
-        """Run waiting W's, oldest first, until the input is there or none may run.
-
-        A W may run only after the REDUCE that precedes it in the program, which must not contain
-        its gradient; so every REDUCE sums what was planned.
-        """
-        while not arrival.here():
-            if not self._machine.idle():
-                time.sleep(_POLL_S)
-                continue
-            early = next((do for do in self._waiting if do.opens < self._position), None)
-            if early is None:
-                return
-            self._weight(early)
+        return self._inbox.pop(source).wait()
 
     @property
     def _seed(self) -> Tensor:

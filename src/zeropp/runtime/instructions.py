@@ -25,8 +25,6 @@ class Instruction(NamedTuple):
             itself; None: the input is the batch's, or the loss's gradient.
         target: the SEND that takes the output away, or the action on this rank that uses it; None:
             nobody uses it.
-        opens: for a W, the position in the program of the REDUCE before it, from which on it may
-            run; -1 without one.
     """
 
     action: Action
@@ -34,29 +32,22 @@ class Instruction(NamedTuple):
     microbatch: int
     source: Action | None = None
     target: Action | None = None
-    opens: int = -1
 
 
 def instructions(
     order: Sequence[Action], placement: Placement, stages: Mapping[int, Stage]
 ) -> tuple[Instruction, ...]:
     """One rank's actions, ready for `stages`, its stages by global index."""
-    last_reduce: dict[int, int] = {}
-    ready = []
-    for position, action in enumerate(order):
-        if action.kind is Kind.REDUCE:
-            last_reduce[action.stage] = position
-        ready.append(
-            Instruction(
-                action,
-                stages[action.stage],
-                -1 if action.microbatch is None else action.microbatch,
-                _source(action, placement),
-                _target(action, placement),
-                last_reduce.get(action.stage, -1),
-            )
+    return tuple(
+        Instruction(
+            action,
+            stages[action.stage],
+            -1 if action.microbatch is None else action.microbatch,
+            _source(action, placement),
+            _target(action, placement),
         )
-    return tuple(ready)
+        for action in order
+    )
 
 
 def _source(action: Action, placement: Placement) -> Action | None:

@@ -20,8 +20,8 @@ class Lane(Protocol):
     def gather(self, module: FSDPModule) -> Wait:
         """Start gathering the module's parameters; what is returned waits for them."""
 
-    def reduce(self, work: Callable[[], None]) -> None:
-        """Start a reduction."""
+    def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
+        """Start a reduction; `finish` waits for it and frees its buffers."""
 
     def wait(self) -> None:
         """Wait until every reduction was issued, and on a CPU has ended; raises what failed."""
@@ -40,9 +40,9 @@ class StreamLane:
             raise RuntimeError("FSDP2 gave no handle for an asynchronous all-gather")
         return handle.wait
 
-    def reduce(self, work: Callable[[], None]) -> None:
-        """FSDP2 reduces on a stream of its own."""
-        work()
+    def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
+        """FSDP2 reduces on a stream of its own, and keeps one input buffer until the next."""
+        start()
 
     def wait(self) -> None:
         """All were issued at once."""
@@ -62,8 +62,13 @@ class ThreadLane:
         """Gather in the thread."""
         return self._thread.submit(_gather, module).result
 
-    def reduce(self, work: Callable[[], None]) -> None:
+    def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
         """Reduce in the thread."""
+
+        def work() -> None:
+            start()
+            finish()
+
         self._reductions.append(self._thread.submit(work))
 
     def wait(self) -> None:

@@ -30,7 +30,6 @@ class Machine:
         device: where this rank computes.
         watchdog: told of every action that begins.
         lane: where collectives run.
-        fill: while an input is awaited, run the oldest W that may run.
     """
 
     placement: Placement
@@ -40,11 +39,6 @@ class Machine:
     device: torch.device
     watchdog: Watchdog
     lane: Lane
-    fill: bool
-
-    def idle(self) -> bool:
-        """Whether the device has done all that it was given."""
-        return self.device.type == "cpu" or torch.cuda.current_stream(self.device).query()
 
     def close(self) -> None:
         """Stop watching and destroy the channels; nothing can run afterwards."""

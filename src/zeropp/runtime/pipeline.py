@@ -141,12 +141,12 @@ class Pipeline:
         microbatches = microbatches_of(batch, self.plan.num_microbatches)
         tokens = self._total_tokens(microbatches)
         seed = 1.0 / tokens.to(torch.float32)
-        feed = Feed(microbatches, self._constants.share(constants), self._loss, seed)
+        feed = Feed(microbatches, self._share(constants), self._loss, seed)
         held = self._copies.set_aside()
         lap = trace.lap if trace else no_lap
         losses = Execution(self._machine, feed, lap).run(self._training)
-        self._machine.watchdog.begin("in the sum of tied parameters' gradients")
-        self._copies.sum_gradients(held)
+        with self._machine.watchdog.during("in the sum of tied parameters' gradients"):
+            self._copies.sum_gradients(held)
         return self._output(losses, tokens, ())
 
     def eval(
@@ -207,8 +207,8 @@ class Pipeline:
             local.append(gradient.to_local() if isinstance(gradient, DTensor) else gradient)
             if self._copies.owns(parameter):
                 squares += torch.linalg.vector_norm(local[-1], dtype=torch.float32) ** 2
-        self._machine.watchdog.begin("in the all-reduce of the gradient norm")
-        dist.all_reduce(squares)
+        with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
+            dist.all_reduce(squares)
         self._machine.watchdog.rest()
         norm = (squares / self.plan.dp_replicate).sqrt()
         torch._foreach_mul_(local, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
@@ -227,8 +227,12 @@ class Pipeline:
             schedule = forward_only(self.plan.placement, count)
             program = require_valid(self.plan.lower(schedule, sharded=self._sharded))
             self._evaluations[count] = self._ready(program)
-        feed = Feed(microbatches, self._constants.share(constants), head, seed=None)
+        feed = Feed(microbatches, self._share(constants), head, seed=None)
         return Execution(self._machine, feed, no_lap).run(self._evaluations[count])
+
+    def _share(self, constants: Constants | None) -> Constants:
+        with self._machine.watchdog.during("in the broadcast of the step's constants"):
+            return self._constants.share(constants)
 
     def _ready(self, program: Program) -> tuple[Instruction, ...]:
         order = program.actions[self.rank]
@@ -249,8 +253,8 @@ class Pipeline:
         total = torch.zeros((), dtype=torch.int64, device=self.device)
         for count in counts:
             total += count
-        self._machine.watchdog.begin("in the all-reduce of the token count")
-        dist.all_reduce(total)
+        with self._machine.watchdog.during("in the all-reduce of the token count"):
+            dist.all_reduce(total)
         return total
 
     def _auxiliary(self) -> list[Tensor]:
@@ -266,8 +270,8 @@ class Pipeline:
             totals[1:] += torch.stack(values)
         for loss in self._auxiliary():
             totals[0] += loss
-        self._machine.watchdog.begin("in the all-reduce of the loss")
-        dist.all_reduce(totals)
+        with self._machine.watchdog.during("in the all-reduce of the loss"):
+            dist.all_reduce(totals)
         self._machine.watchdog.rest()
         auxiliary, loss, *others = (totals / tokens).unbind()
         return StepOutput(loss, tokens, auxiliary, dict(zip(metrics, others, strict=True)))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,41 +21,48 @@ from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
 
 _WIDTH = 8
+_SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is spun
 
 
-_WAKE_UP_S = 3e-4  # the system wakes a sleeper late by about half of this; the rest is spun
+class _Occupied:
+    """A span of time that a stage computes for, its own few operations included."""
 
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._end = seconds, 0.0
 
-def _occupy(seconds: float) -> None:
-    """Take `seconds`, leaving the processor to others for nearly all of them."""
-    end = time.perf_counter() + seconds
-    if seconds > _WAKE_UP_S:
-        time.sleep(seconds - _WAKE_UP_S)
-    while time.perf_counter() < end:
-        continue
+    def begin(self) -> None:
+        self._end = time.perf_counter() + self._seconds
+
+    def rest(self) -> None:
+        """Take what is left, leaving the processor to others for nearly all of it."""
+        left = self._end - time.perf_counter()
+        if left > _SPUN_S:
+            time.sleep(left - _SPUN_S)
+        while time.perf_counter() < self._end:
+            continue
 
 
 @dataclass(frozen=True)
 class _SleepRule:
-    """A layer y = x * weight whose F, B and W sleep."""
+    """A layer y = x * weight; its F and B begin here and end in `_Entry` and `_Stage`."""
 
-    forward_s: float
-    backward_s: float
-    weight_s: float
+    forward_time: _Occupied
+    backward_time: _Occupied
+    weight_time: _Occupied
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        _occupy(self.forward_s)
         return x * weight
 
     def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
-        _occupy(self.backward_s)
+        self.backward_time.begin()
         return grad_output * weight
 
     def add_weight_gradient(
         self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
     ) -> None:
-        _occupy(self.weight_s)
+        self.weight_time.begin()
         gradients.add(weight, (x * grad_output).sum(0))
+        self.weight_time.rest()
 
 
 class _Sleeper(nn.Module):
@@ -69,16 +77,39 @@ class _Sleeper(nn.Module):
         return self.split_rule.forward(x, self.weight, None)
 
 
-class _Stage(nn.Module):
-    """A sleeper behind an offset, whose gradient makes the first stage's B run as any other's."""
+class _Entry(torch.autograd.Function):
+    """x + offset, whose backward is the last of a stage's B.
 
-    def __init__(self, rule: _SleepRule) -> None:
+    The offset's gradient makes the first stage's B run as any other's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, offset: Tensor, backward_time: _Occupied) -> Tensor:
+        ctx.backward_time = backward_time
+        return x + offset
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
+        gradients = grad_output, grad_output.sum(0)
+        ctx.backward_time.rest()
+        return *gradients, None
+
+
+class _Stage(nn.Module):
+    """What a stage computes."""
+
+    def __init__(self, forward_s: float, backward_s: float, weight_s: float) -> None:
         super().__init__()
         self.offset = nn.Parameter(torch.zeros(_WIDTH))
-        self.sleeper = _Sleeper(rule)
+        times = [_Occupied(seconds) for seconds in (forward_s, backward_s, weight_s)]
+        self.rule = _SleepRule(*times)
+        self.sleeper = _Sleeper(self.rule)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.sleeper(x + self.offset)
+        self.rule.forward_time.begin()
+        y: Tensor = self.sleeper(_Entry.apply(x, self.offset, self.rule.backward_time))
+        if not x.is_meta:
+            self.rule.forward_time.rest()
         return y
 
 
@@ -109,8 +140,8 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3) -> Rehearsal:
         ValueError: the plan does not fit the world, or costs list another number of stages.
     """
     stages = plan.placement.num_stages
-    rules = zip(costs.forward, costs.backward, costs.weight, strict=True)
-    blocks = [_Stage(_SleepRule(*times)) for times in rules]
+    times = zip(costs.forward, costs.backward, costs.weight, strict=True)
+    blocks = [_Stage(*stage) for stage in times]
     if len(blocks) != stages:
         raise ValueError(f"costs must list {stages} stages, got {len(blocks)}")
     pipe = Pipeline(blocks, _loss, plan, device=torch.device("cpu"))

@@ -1,11 +1,17 @@
 """The FSDP2 seam: where a stage's parameters live, and when they are gathered and reduced."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    share_comm_ctx,
+)
 
 from zeropp.runtime import compat
 from zeropp.runtime.gradients import GradientBuffers
@@ -116,11 +122,11 @@ class ShardedParameters:
         """Start the reduce-scatter of the sums."""
         sums = self.gradients.take()
 
-        def work() -> None:
+        def start() -> None:
             self._set_aside()
             compat.reduce_sums(self._module, sums)
 
-        self._lane.reduce(work)
+        self._lane.reduce(start, self._wait_for_reductions)
 
     def trained(self) -> list[nn.Parameter]:
         """The full parameters that want a gradient."""
@@ -132,11 +138,14 @@ class ShardedParameters:
     def finish(self) -> None:
         """Wait for the step's reductions."""
         self._lane.wait()
-        compat.finish_reductions(self._module)
+        self._wait_for_reductions()
         self._set_aside()
         for parameter, total in self._partial.items():
             parameter.grad = total.to(parameter.dtype)
         self._partial.clear()
+
+    def _wait_for_reductions(self) -> None:
+        compat.finish_reductions(self._module)
 
     def _set_aside(self) -> None:
         """Sum reduced shards of parameters that are kept in a lower precision than that of the
@@ -144,7 +153,7 @@ class ShardedParameters:
         """
         if not self._lower:
             return
-        compat.finish_reductions(self._module)
+        self._wait_for_reductions()
         for parameter in self._lower:
             gradient, parameter.grad = parameter.grad, None
             if gradient is not None:
@@ -154,12 +163,23 @@ class ShardedParameters:
 
 
 def place_parameters(
-    module: nn.Module, dp_mesh: DeviceMesh | None, precision: MixedPrecisionPolicy, lane: Lane
-) -> Parameters:
-    """Shard the module's parameters over `dp_mesh`, or keep them whole without one."""
+    modules: Mapping[int, nn.Module],
+    dp_mesh: DeviceMesh | None,
+    precision: MixedPrecisionPolicy,
+    lane: Lane,
+) -> dict[int, Parameters]:
+    """Shard the parameters of every stage over `dp_mesh`, or keep them whole without one.
+
+    The stages share FSDP2's streams, and with them the buffers of collectives, of which each stage
+    would otherwise keep its own.
+    """
     if dp_mesh is None:
-        return WholeParameters(module, precision)
-    return ShardedParameters(module, dp_mesh, precision, lane)
+        return {s: WholeParameters(module, precision) for s, module in modules.items()}
+    placed: dict[int, Parameters] = {
+        s: ShardedParameters(module, dp_mesh, precision, lane) for s, module in modules.items()
+    }
+    share_comm_ctx([module for module in modules.values() if isinstance(module, FSDPModule)])
+    return placed
 
 
 def needs_sharding(dp_size: int, precision: MixedPrecisionPolicy) -> bool:

@@ -136,4 +136,3 @@ class Stage:
     def weight(self, microbatch: int) -> None:
         """W: add the weight gradients that B left."""
         self._tapes.pop(microbatch).run()
-

@@ -53,6 +53,11 @@ def find_ties(blocks: Sequence[nn.Module], stages: Sequence[range]) -> tuple[Tie
     return tuple(tie for tie in ties if tie.others)
 
 
+def owner_names(ties: Sequence[Tie]) -> dict[str, str]:
+    """For every other name of a tied parameter, its owner's."""
+    return {name: tie.owner for tie in ties for name in tie.others}
+
+
 def tie_inside(modules: Mapping[int, nn.Module], ties: Sequence[Tie]) -> None:
     """Give each stage one parameter of its own for a tie, whatever was done to its blocks.
 

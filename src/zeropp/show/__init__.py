@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zeropp.ir.timeline import Timeline
+from zeropp.show.curves import Curve, draw_curves
 from zeropp.show.layout import Floor
 from zeropp.show.memory import MemoryCurves
 from zeropp.show.perfetto import trace_events, write_trace
-from zeropp.show.picture import draw_picture
+from zeropp.show.picture import check_picture, draw_picture
 from zeropp.show.text import draw_text
 
 SUFFIXES = (".txt", ".svg", ".png", ".json")
@@ -61,8 +62,11 @@ def check_output(path: str | Path) -> Path:
 
 __all__ = [
     "SUFFIXES",
+    "Curve",
     "MemoryCurves",
     "check_output",
+    "check_picture",
+    "draw_curves",
     "draw_picture",
     "draw_text",
     "show",

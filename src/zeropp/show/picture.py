@@ -54,16 +54,14 @@ def draw_picture(
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"output of a picture must end in .svg or .png, got {str(path)!r}")
+    path = check_picture(path)
     layout = lay_out(timelines, floor, memory)
     with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]):
         figure = Figure(figsize=(layout.width, layout.height), facecolor="white")
         for panel in layout.panels:
             _add_panel(figure, layout, panel)
         draw_legend(figure, timelines, memory, layout.scale)
-        _save(figure, path)
+        save_picture(figure, path)
 
 
 def _add_panel(figure: "Figure", layout: Layout, panel: Panel) -> None:
@@ -72,7 +70,19 @@ def _add_panel(figure: "Figure", layout: Layout, panel: Panel) -> None:
     draw_panel(figure.add_axes((left, bottom, width, height)), panel, layout.axis, layout.scale)
 
 
-def _save(figure: "Figure", path: Path) -> None:
+def check_picture(path: str | Path) -> Path:
+    """`path`, if it is a picture's.
+
+    Raises:
+        ValueError: a suffix other than `.svg` and `.png`.
+    """
+    path = Path(path)
+    if path.suffix not in _SUFFIXES:
+        raise ValueError(f"output of a picture must end in .svg or .png, got {str(path)!r}")
+    return path
+
+
+def save_picture(figure: "Figure", path: Path) -> None:
     """Write without a date, so that the same timelines give the same file."""
     if path.suffix == ".svg":
         figure.savefig(path, metadata={"Date": None})

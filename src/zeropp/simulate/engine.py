@@ -11,10 +11,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from enum import StrEnum
 
-from zeropp.costs import Costs, Traffic
+from zeropp.costs import Costs, Traffic, at_stage
 from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, RECEIVES, SENDS, Action, Kind
 from zeropp.ir.deps import (
     Channel,
+    boundary_of,
     channel_of,
     incoming,
     matching_receive,
@@ -130,7 +131,7 @@ class _Engine:
         channel = channel_of(action, self.program.placement)
         start = max(self.done[producer(action, self.program.schedule)], self.done[receive])
         start = max(start, self.channel[channel])
-        self.channel[channel] = start + self.traffic.transfer
+        self.channel[channel] = start + at_stage(self.traffic.transfer, boundary_of(action))
         arrival = self.channel[channel] + self.costs.latency
         self.arrived[receive] = arrival
         self.spans[rank].append(Span(action, start, arrival))
@@ -139,7 +140,8 @@ class _Engine:
     def _collect(self, rank: int, action: Action) -> None:
         start = max(self.collective[rank], self.compute[rank])
         gathers = action.kind is Kind.UNSHARD
-        end = start + (self.traffic.gather if gathers else self.traffic.reduce)
+        takes = self.traffic.gather if gathers else self.traffic.reduce
+        end = start + at_stage(takes, action.stage)
         self.collective[rank] = end
         self.spans[rank].append(Span(action, start, end))
         if gathers:

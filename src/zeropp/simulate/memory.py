@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from zeropp.costs import Bytes
-from zeropp.ir.action import BACKWARD, WEIGHT, Kind
+from zeropp.costs import Bytes, PerStage, at_stage
+from zeropp.ir.action import BACKWARD, NEEDS_PARAMETERS, SENDS, WEIGHT, Kind
+from zeropp.ir.deps import boundary_of
 from zeropp.ir.program import Program
 from zeropp.simulate.engine import Run
 
@@ -20,6 +21,8 @@ class Category(StrEnum):
     UNTIL_BACKWARD = "until_backward"
     UNTIL_WEIGHT = "until_weight"
     MESSAGES = "messages"
+    STAGING = "staging"  # of collectives
+    WORKSPACE = "workspace"
 
 
 Change = tuple[float, float, Category]  # when, by how much, what; sorted, frees come first
@@ -42,12 +45,7 @@ class Memory:
 
 def memory_of(program: Program, run: Run, sizes: Bytes, rank: int) -> Memory:
     """The memory of `rank`; what is freed and allocated at one time is freed first."""
-    stages = program.placement.num_chunks
-    held = dict.fromkeys(Category, 0.0)
-    held[Category.PARAMETERS] = stages * sizes.parameters
-    held[Category.OPTIMIZER] = stages * sizes.optimizer
-    if program.shard is None:
-        held[Category.GATHERED] = stages * sizes.gathered
+    held = _always(program, sizes, rank)
     total = peak = sum(held.values())
     at_peak = dict(held)
     curve = [(0.0, total)]
@@ -62,51 +60,85 @@ def memory_of(program: Program, run: Run, sizes: Bytes, rank: int) -> Memory:
     return Memory(tuple(curve), peak, at_peak)
 
 
+def _always(program: Program, sizes: Bytes, rank: int) -> dict[Category, float]:
+    """What is held throughout; unsharded parameters count as gathered."""
+    stages = program.placement.stages_of(rank)
+
+    def every(size: PerStage) -> float:
+        return sum(at_stage(size, stage) for stage in stages)
+
+    held = dict.fromkeys(Category, 0.0)
+    held[Category.PARAMETERS] = every(sizes.parameters)
+    held[Category.OPTIMIZER] = every(sizes.optimizer)
+    held[Category.WORKSPACE] = max(at_stage(sizes.workspace, stage) for stage in stages)
+    if program.shard is None:
+        held[Category.GATHERED] = every(sizes.gathered)
+    return held
+
+
 def _changes(program: Program, run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
     yield from _activations(run, sizes, rank)
     if sizes.gathered:
-        yield from _gathered(run, sizes, rank)
+        yield from _gathered(run, sizes.gathered, rank)
     if sizes.gradients:
-        yield from _gradients(program, run, sizes, rank)
+        yield from _gradients(run, sizes.gradients, rank)
     if sizes.message:
-        yield from _messages(run, sizes, rank)
+        yield from _messages(run, sizes.message, rank)
+    if sizes.gather_staging or sizes.reduce_staging:
+        yield from _staging(run, sizes, rank)
 
 
 def _activations(run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
-    for (kind, _, _), start, end in run.spans[rank]:
+    for (kind, stage, _), start, end in run.spans[rank]:
         if kind is Kind.F:
-            yield start, sizes.until_backward, Category.UNTIL_BACKWARD
+            yield start, at_stage(sizes.until_backward, stage), Category.UNTIL_BACKWARD
         elif kind in BACKWARD:
-            yield end, -sizes.until_backward, Category.UNTIL_BACKWARD
+            yield end, -at_stage(sizes.until_backward, stage), Category.UNTIL_BACKWARD
         if kind is Kind.B:
-            yield end, sizes.until_weight, Category.UNTIL_WEIGHT
+            yield end, at_stage(sizes.until_weight, stage), Category.UNTIL_WEIGHT
         elif kind is Kind.W:
-            yield end, -sizes.until_weight, Category.UNTIL_WEIGHT
+            yield end, -at_stage(sizes.until_weight, stage), Category.UNTIL_WEIGHT
 
 
-def _gathered(run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
+def _gathered(run: Run, size: PerStage, rank: int) -> Iterator[Change]:
     for action, start, _ in run.spans[rank]:
         if action.kind is Kind.UNSHARD:
-            yield start, sizes.gathered, Category.GATHERED
-    for _, time in run.points[rank]:
-        yield time, -sizes.gathered, Category.GATHERED
+            yield start, at_stage(size, action.stage), Category.GATHERED
+    for stage, time in run.points[rank]:
+        yield time, -at_stage(size, stage), Category.GATHERED
 
 
-def _gradients(program: Program, run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
+def _gradients(run: Run, size: PerStage, rank: int) -> Iterator[Change]:
     """Per stage, from the first W after a REDUCE until the end of the next REDUCE."""
     spans = sorted(run.spans[rank], key=lambda s: (s.start, s.action.kind is not Kind.REDUCE))
     pending: set[int] = set()
     for (kind, stage, _), start, end in spans:
         if kind in WEIGHT and stage not in pending:
             pending.add(stage)
-            yield start, sizes.gradients, Category.GRADIENTS
+            yield start, at_stage(size, stage), Category.GRADIENTS
         elif kind is Kind.REDUCE:
             pending.discard(stage)
-            yield end, -sizes.gradients, Category.GRADIENTS
+            yield end, -at_stage(size, stage), Category.GRADIENTS
 
 
-def _messages(run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
+def _messages(run: Run, size: PerStage, rank: int) -> Iterator[Change]:
     for action, start, end in run.spans[rank]:
-        if action.kind in (Kind.SEND_F, Kind.SEND_B):
-            yield start, sizes.message, Category.MESSAGES
-            yield end, -sizes.message, Category.MESSAGES
+        if action.kind in SENDS:
+            amount = at_stage(size, boundary_of(action))
+            yield start, amount, Category.MESSAGES
+            yield end, -amount, Category.MESSAGES
+
+
+def _staging(run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
+    """Flat buffers: of a gather until its first use copies it out, of a REDUCE while it runs."""
+    waiting: set[int] = set()
+    for (kind, stage, _), start, end in run.spans[rank]:
+        if kind is Kind.UNSHARD:
+            waiting.add(stage)
+            yield start, at_stage(sizes.gather_staging, stage), Category.STAGING
+        elif kind is Kind.REDUCE:
+            yield start, at_stage(sizes.reduce_staging, stage), Category.STAGING
+            yield end, -at_stage(sizes.reduce_staging, stage), Category.STAGING
+        elif kind in NEEDS_PARAMETERS and stage in waiting:
+            waiting.discard(stage)
+            yield start, -at_stage(sizes.gather_staging, stage), Category.STAGING

@@ -1,11 +1,13 @@
 """What a simulation tells: time, its floor, idle time by cause, memory, collectives and bytes."""
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from zeropp.costs import Bytes, Costs, Traffic, floor
-from zeropp.ir.action import SENDS, Kind
+from zeropp.costs import Bytes, Costs, PerStage, Traffic, at_stage, floor
+from zeropp.ir.action import SENDS, Action, Kind
 from zeropp.ir.collector import collector_paused
+from zeropp.ir.deps import boundary_of
 from zeropp.ir.program import Program
 from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.ir.timeline import Timeline
@@ -23,6 +25,7 @@ class Report:
         memory: of each rank.
         floor: the makespan that no schedule of the placement can beat, without collectives.
         peak_slots: for each rank, the most activations (one chunk of one micro-batch each).
+        traffic: times of collectives and transfers.
         sizes: bytes per stage.
     """
 
@@ -31,6 +34,7 @@ class Report:
     memory: tuple[Memory, ...]
     floor: float
     peak_slots: tuple[int, ...]
+    traffic: Traffic
     sizes: Bytes
 
     @property
@@ -61,23 +65,26 @@ class Report:
         """For each rank, how many it sends."""
         return tuple(sum(a.kind in SENDS for a in order) for order in self.program.actions)
 
+    def per_stage(self, kind: Kind, value: PerStage) -> tuple[float, ...]:
+        """For each stage, `value` times how often `kind` runs: a time, or bytes."""
+        count = Counter(a.stage for rank in self.program.actions for a in rank if a.kind is kind)
+        stages = range(self.program.placement.num_stages)
+        return tuple(count[stage] * at_stage(value, stage) for stage in stages)
+
     @property
     def wire(self) -> tuple[float, ...]:
         """For each rank, what it gathers, reduces and sends in a step, in the sizes' unit.
 
         A ring moves (D-1)/D of what is gathered or reduced over D ranks.
         """
-        return tuple(
-            gathers * self.sizes.gathered
-            + reduces * self.sizes.gradients
-            + messages * self.sizes.message
-            for gathers, reduces, messages in zip(
-                self.program.count(Kind.UNSHARD),
-                self.program.count(Kind.REDUCE),
-                self.messages,
-                strict=True,
-            )
-        )
+        return tuple(sum(map(self._carried, order)) for order in self.program.actions)
+
+    def _carried(self, action: Action) -> float:
+        if action.kind in SENDS:
+            return at_stage(self.sizes.message, boundary_of(action))
+        if action.kind is Kind.UNSHARD:
+            return at_stage(self.sizes.gathered, action.stage)
+        return at_stage(self.sizes.gradients, action.stage) if action.kind is Kind.REDUCE else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -104,6 +111,10 @@ class Report:
             "reduces": list(self.program.count(Kind.REDUCE)),
             "messages": list(self.messages),
             "wire": list(self.wire),
+            "stage_gather_time": self.per_stage(Kind.UNSHARD, self.traffic.gather),
+            "stage_gather_bytes": self.per_stage(Kind.UNSHARD, self.sizes.gathered),
+            "stage_reduce_time": self.per_stage(Kind.REDUCE, self.traffic.reduce),
+            "stage_reduce_bytes": self.per_stage(Kind.REDUCE, self.sizes.gradients),
             "idle": self.idle,
         }
 
@@ -125,13 +136,15 @@ def simulate(
             until W, so that peak memory is in slots.
 
     Raises:
-        ValueError: costs for another number of stages.
+        ValueError: costs, traffic or sizes for another number of stages.
         DeadlockError: the program deadlocks.
     """
     schedule = program.schedule
+    traffic, sizes = traffic or Traffic(), sizes or Bytes()
+    traffic.check_stages(schedule.placement.num_stages)
+    sizes.check_stages(schedule.placement.num_stages)
     bound = floor(schedule.placement, schedule.num_microbatches, costs)
-    run = run_program(program, costs, traffic or Traffic())
+    run = run_program(program, costs, traffic)
     ranks = range(schedule.placement.pp_size)
-    sizes = sizes or Bytes()
     memory = tuple(memory_of(program, run, sizes, rank) for rank in ranks)
-    return Report(program, run, memory, bound, peak_slots_per_rank(schedule), sizes)
+    return Report(program, run, memory, bound, peak_slots_per_rank(schedule), traffic, sizes)

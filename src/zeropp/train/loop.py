@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir import Timeline, evaluate
 from zeropp.models import gpt_blocks, init_block
@@ -32,6 +33,13 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
 
 
+def precision_of(name: str) -> MixedPrecisionPolicy:
+    """`fp32`, or `bf16`: compute in bf16, sum and reduce in fp32."""
+    if name == "fp32":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
 class Trainer:
     """One rank's pipeline, optimizer and data.
 
@@ -48,6 +56,7 @@ class Trainer:
             blocks,
             token_loss,
             plan,
+            precision=precision_of(config.run.precision),
             init=lambda index, block: init_block(block, gpt, index, config.run.seed),
         )
         self.corpus: Corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)

@@ -1,0 +1,59 @@
+"""The planner against trying every plan, and how long it takes for a 70-billion-parameter Llama.
+
+Run: python benchmarks/planner.py [--json]; about two minutes on two cores.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from claim import Figure, report
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.problems import random_problem, tightened
+from zeropp.plan import best_plan
+
+PROBLEMS = 50
+SHARES = (0.02, 0.2, 1.0)  # of all plans fit the memory: hardly any, some, every one
+
+
+def against_all(seed: int) -> dict[str, Any]:
+    """How much faster the best of all plans is than the planner's, in percent."""
+    problem, best = tightened(random_problem(seed), SHARES[seed % len(SHARES)])
+    answer = best_plan(problem)
+    row = {"problem": seed, "gpus": problem.gpus, "found": answer.family}
+    slower = (answer.best.step_s / best - 1) * 100
+    return row | {"P": answer.plan.pp_size, "slower than the best by %": slower}
+
+
+def llama(gpus: int) -> float:
+    """Seconds to plan Llama 3 70B with 1024 x 4096 tokens on nodes of eight 80 GB GPUs."""
+    command = "plan --model llama-70b --gpu H100-80G --between ib-400 --seq-len 4096 --batch 1024"
+    start = time.perf_counter()
+    arguments = [sys.executable, "-m", "zeropp.cli.main", *command.split(), "--gpus", str(gpus)]
+    subprocess.run(arguments, check=True, capture_output=True)
+    return time.perf_counter() - start
+
+
+def figures() -> Iterator[Figure]:
+    """How long the verb takes, from the start of its process."""
+    for gpus, target in ((512, 20.0), (4096, 60.0)):
+        yield Figure(f"zeropp plan, Llama 70B on {gpus:,} GPUs", llama(gpus), target, "s")
+
+
+def main() -> int:
+    """Measure and report."""
+    found = list(figures())
+    with ProcessPoolExecutor(2) as pool:
+        rows = list(pool.map(against_all, range(PROBLEMS)))
+    worst = max(row["slower than the best by %"] for row in rows)
+    found.append(Figure(f"slower than the best of all plans, worst of {PROBLEMS}", worst, 1.0))
+    return report("The planner finds the best plan, fast", rows, found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

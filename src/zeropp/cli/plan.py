@@ -1,0 +1,164 @@
+"""`zeropp plan`: find the fastest layout of a model on a cluster, and say why."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from zeropp.cli.plan_problem import Asked
+from zeropp.costs.hardware import GIB
+from zeropp.plan import Answer, best_plan, over_unit_sizes, write_plan
+from zeropp.show import Curve, check_picture, draw_curves
+
+_TB = 1e12
+
+
+@dataclass(frozen=True)
+class Planned(Asked):
+    """Find the fastest plan for a model, a cluster and a batch, and say why it is."""
+
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """TOML file to write the plan into."""
+    explain: Path | None = None
+    """Picture (.svg or .png) of what larger units trade: time, memory, communication."""
+    json: bool = False
+    """Print JSON."""
+
+
+def run_plan(arguments: list[str]) -> int:
+    """Plan, print, and write what is asked for."""
+    wanted = tyro.cli(Planned, args=arguments, prog="zeropp plan")
+    _check_files(wanted)
+    answer = best_plan(wanted.problem())
+    if wanted.output is not None:
+        write_plan(answer.saved, wanted.output)
+    if wanted.explain is not None:
+        _explain(answer, wanted.explain)
+    if wanted.json:
+        print(json.dumps(_as_dict(answer)))
+    else:
+        _print(answer)
+    return 0
+
+
+def _check_files(wanted: Planned) -> None:
+    """Refuse files that cannot be written before anything is computed."""
+    for name, path in (("output", wanted.output), ("explain", wanted.explain)):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"{name}: folder {str(path.parent)!r} does not exist; make it first")
+        if path is not None and path.is_dir():
+            raise ValueError(f"{name}: {str(path)!r} is a folder; name a file")
+    if wanted.output is not None and wanted.output.suffix != ".toml":
+        raise ValueError(f"output must end in .toml, got {str(wanted.output)!r}")
+    if wanted.explain is not None:
+        check_picture(wanted.explain)
+
+
+def _as_dict(answer: Answer) -> dict[str, Any]:
+    plan, layout = answer.plan, answer.best.priced.layout
+    return {
+        "family": answer.family,
+        "plan": {
+            "pp_size": plan.pp_size,
+            "dp_shard": plan.dp_shard,
+            "dp_replicate": plan.dp_replicate,
+            "num_chunks": plan.num_chunks,
+            "placement": str(layout.placement.shape),
+            "num_microbatches": plan.num_microbatches,
+            "micro_batch_size": answer.micro_batch_size,
+            "schedule": plan.schedule,
+            "unit_size": plan.unit_size,
+            "seam": plan.seam,
+            "slots": plan.slots,
+            "shard": plan.shard,
+            "max_resident": plan.max_resident,
+            "split": list(plan.split or ()),
+            "recompute": plan.recompute,
+        },
+        "predicted": answer.predicted(),
+        "rivals": [
+            {"family": rival.name, "step_s": rival.best.step_s if rival.best else None}
+            for rival in answer.rivals
+        ],
+        "reasons": list(answer.reasons),
+        "assumptions": list(answer.problem.profile.assumptions),
+        "searched": {"layouts": answer.counts.layouts, "simulated": answer.counts.simulated},
+    }
+
+
+def _print(answer: Answer) -> None:
+    table = Table(title=f"{answer.family} on {answer.problem.gpus} GPUs", show_header=False)
+    for name, value in (*_layout_rows(answer), *_figure_rows(answer)):
+        table.add_row(name, value)
+    Console().print(table)
+    for reason in answer.reasons:
+        print(f"- {reason}")
+    if answer.problem.profile.assumptions:
+        print("\nassumed:")
+        for assumption in answer.problem.profile.assumptions:
+            print(f"- {assumption}")
+    counts = answer.counts
+    print(f"\n{counts.layouts} layouts that may fit, {counts.simulated} plans simulated")
+
+
+def _layout_rows(answer: Answer) -> list[tuple[str, str]]:
+    plan, shape = answer.plan, answer.best.priced.layout.placement.shape
+    knobs = {name: getattr(plan, name) for name in ("unit_size", "seam", "slots")}
+    schedule = [plan.schedule, *(f"{k}={v}" for k, v in knobs.items() if v is not None)]
+    mesh = f"{plan.pp_size} x {plan.dp_replicate} x {plan.dp_shard}"
+    return [
+        ("pp_size x dp_replicate x dp_shard", mesh),
+        ("chunks per rank", f"{plan.num_chunks}, {shape}"),
+        ("micro-batches", f"{plan.num_microbatches} of {answer.micro_batch_size} sequences"),
+        ("schedule", " ".join(schedule)),
+        ("gathered and reduced per", f"{plan.shard}, {plan.max_resident} resident"),
+        ("recompute", plan.recompute),
+        ("blocks per stage", " ".join(map(str, plan.split or ()))),
+    ]
+
+
+def _figure_rows(answer: Answer) -> list[tuple[str, str]]:
+    found = answer.prediction
+    rows = [
+        ("step", f"{found.step_s:.4g} s"),
+        ("tokens/s", f"{answer.tokens_per_s:,.0f}"),
+        ("bubble ratio = idle / (P x step)", f"{found.bubble_ratio:.1%}"),
+        ("peak memory per rank, GiB", _each(sum(rank.values()) / GIB for rank in found.memory)),
+        ("gathers per rank", _each(found.gathers)),
+        ("reductions per rank", _each(found.reduces)),
+        ("gathered, reduced, sent per rank, TB", _each(wire / _TB for wire in found.wire_bytes)),
+    ]
+    return rows if answer.mfu is None else [*rows, ("MFU", f"{answer.mfu:.1%}")]
+
+
+def _each(values: Any) -> str:
+    """One number if all ranks agree, the least and the most if not."""
+    texts = [f"{value:.3g}" for value in sorted(values)]
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
+
+
+def _explain(answer: Answer, path: Path) -> None:
+    points = over_unit_sizes(answer)
+    found = [point.prediction for point in points]
+    usable = answer.problem.usable / GIB
+    curves = (
+        Curve("step, s", tuple(p.step_s for p in found)),
+        Curve("bubble ratio, %", tuple(100 * p.bubble_ratio for p in found)),
+        Curve("peak memory, GiB", tuple(p.peak_bytes / GIB for p in found), limit=usable),
+        Curve("on the wire\nper rank, TB", tuple(max(p.wire_bytes) / _TB for p in found)),
+    )
+    layout = answer.best.priced.layout
+    draw_curves(
+        f"ZeroPP with P={layout.pp_size}, V={layout.placement.num_chunks}, "
+        f"{layout.dp_shard} shards, {answer.best.priced.num_microbatches} micro-batches",
+        "U, micro-batches in a unit (crosses do not fit the memory)",
+        [point.unit_size for point in points],
+        curves,
+        path,
+        chosen=answer.best.order.unit_size,
+        fits=[point.fits for point in points],
+    )

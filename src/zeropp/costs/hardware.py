@@ -1,0 +1,119 @@
+"""Named GPUs and links, as their vendors state them.
+
+GPUs: NVIDIA's data sheets; dense bf16 FLOP/s with fp32 accumulation; memory as the driver reports
+it, rounded down; NVLink's rate for one direction. Links: the nominal rate, one direction.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
+
+GIB = float(2**30)
+
+
+@dataclass(frozen=True)
+class GPU:
+    """One kind of GPU.
+
+    Attributes:
+        memory: bytes.
+        peak_flops: dense bf16 FLOP/s.
+        memory_bandwidth: bytes per second.
+        nvlink: bytes per second to the other GPUs of its node, in one direction; 0 without NVLink.
+    """
+
+    memory: float
+    peak_flops: float
+    memory_bandwidth: float
+    nvlink: float = 0.0
+
+
+class Wire(NamedTuple):
+    """A link's seconds of latency and bytes per second in one direction."""
+
+    latency: float
+    bandwidth: float
+
+
+GPUS: Mapping[str, GPU] = MappingProxyType(
+    {
+        "A100-40G": GPU(39 * GIB, 312e12, 1.555e12, 300e9),
+        "A100-80G": GPU(79 * GIB, 312e12, 2.039e12, 300e9),
+        "A800-80G": GPU(79 * GIB, 312e12, 2.039e12, 200e9),
+        "H100-80G": GPU(79 * GIB, 989e12, 3.35e12, 450e9),
+        "H800-80G": GPU(79 * GIB, 989e12, 3.35e12, 200e9),
+        "H200": GPU(139 * GIB, 989e12, 4.8e12, 450e9),
+        "H20": GPU(95 * GIB, 148e12, 4.0e12, 450e9),
+        "L40S": GPU(44 * GIB, 362e12, 0.864e12),
+        "RTX3090": GPU(23.5 * GIB, 71e12, 0.936e12),
+        "RTX4090": GPU(23.5 * GIB, 165e12, 1.008e12),
+    }
+)
+
+_NVLINK_LATENCY, _PCIE_LATENCY = 5e-6, 10e-6
+_IB_LATENCY, _ETHERNET_LATENCY = 10e-6, 30e-6
+
+INSIDE: Mapping[str, Wire] = MappingProxyType(
+    {
+        "pcie3": Wire(_PCIE_LATENCY, 16e9),
+        "pcie4": Wire(_PCIE_LATENCY, 32e9),
+        "pcie5": Wire(_PCIE_LATENCY, 64e9),
+    }
+)
+BETWEEN: Mapping[str, Wire] = MappingProxyType(
+    {f"ib-{gigabits}": Wire(_IB_LATENCY, gigabits * 1e9 / 8) for gigabits in (100, 200, 400, 800)}
+    | {
+        f"eth-{gigabits}": Wire(_ETHERNET_LATENCY, gigabits * 1e9 / 8)
+        for gigabits in (1, 10, 25, 40, 50, 100, 200, 400)
+    }
+)
+
+
+def gpu_named(name: str) -> GPU:
+    """The GPU called `name`, in any case.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for known, gpu in GPUS.items():
+        if known.lower() == name.lower():
+            return gpu
+    raise ValueError(f"gpu: no {name!r}; use one of {', '.join(GPUS)}")
+
+
+def inside_wire(name: str, gpu_name: str) -> Wire:
+    """The link inside a node: `nvlink` at the GPU's rate, a PCIe, or a number of GB/s.
+
+    Raises:
+        ValueError: unknown, or the GPU has no NVLink.
+    """
+    nvlink = gpu_named(gpu_name).nvlink
+    if name == "nvlink":
+        if not nvlink:
+            raise ValueError(f"inside: {gpu_name} has no NVLink; use one of {', '.join(INSIDE)}")
+        return Wire(_NVLINK_LATENCY, nvlink)
+    return _wire("inside", name, INSIDE, _PCIE_LATENCY, "nvlink, ")
+
+
+def between_wire(name: str) -> Wire:
+    """The link of one network card: InfiniBand, Ethernet, or a number of GB/s.
+
+    Raises:
+        ValueError: unknown.
+    """
+    return _wire("between", name, BETWEEN, _IB_LATENCY, "")
+
+
+def _wire(field: str, name: str, known: Mapping[str, Wire], latency: float, more: str) -> Wire:
+    if name in known:
+        return known[name]
+    try:
+        rate = float(name)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1e6:
+        raise ValueError(
+            f"{field}: no link {name!r}; use {more}{', '.join(known)}, or a number of GB/s"
+        )
+    return Wire(latency, rate * 1e9)

@@ -1,0 +1,78 @@
+"""A made order: its compute actions, how long they take without collectives, and what they hold.
+
+Neither depends on how parameters are sharded, so that one made order serves many layouts.
+"""
+
+from dataclasses import dataclass
+
+from zeropp.costs import Costs
+from zeropp.generate import GENERATORS, generate
+from zeropp.ir.action import BACKWARD, Kind
+from zeropp.ir.evaluate import evaluate
+from zeropp.ir.schedule import Schedule
+from zeropp.plan.order import Order
+from zeropp.plan.pricing import Priced
+
+
+@dataclass(frozen=True)
+class Made:
+    """Schedules of one order, or of two shorter batches that stand for a large one.
+
+    Attributes:
+        schedules: one, or a shorter and a longer one.
+        beyond: how many times the difference of the two is added to the longer one.
+        makespan: seconds without collectives.
+        activations: for each rank, the most bytes that its micro-batches hold.
+    """
+
+    schedules: tuple[Schedule, ...]
+    beyond: float
+    makespan: float
+    activations: tuple[float, ...]
+
+
+def make(priced: Priced, order: Order, batches: tuple[int, ...], beyond: float) -> Made:
+    """Generate an order for one or two batches, and evaluate it."""
+    schedules = tuple(schedule_of(priced, order, batch) for batch in batches)
+    costs = priced.fastest_hop
+    spans = [evaluate(s, costs.duration, costs.latency).makespan for s in schedules]
+    makespan = spans[-1] + beyond * (spans[-1] - spans[0])
+    held = tuple(_held(schedules[-1], rank, priced) for rank in range(priced.layout.pp_size))
+    return Made(schedules, beyond, makespan, held)
+
+
+def schedule_of(priced: Priced, order: Order, batch: int) -> Schedule:
+    """The compute order for a batch, made for the layout's costs."""
+    placement = priced.layout.placement
+    return generate(
+        order.schedule,
+        placement.pp_size,
+        placement.num_chunks,
+        batch,
+        unit_size=order.unit_size,
+        seam=order.seam,
+        slots=order.slots,
+        costs=costs_for(priced, order),
+    )
+
+
+def costs_for(priced: Priced, order: Order) -> Costs | None:
+    """What an order is made for; None for the schedules that do not go by times."""
+    carries = order.seam == "carry" and "seam" in GENERATORS[order.schedule].options
+    return priced.made_for if carries else None
+
+
+def _held(schedule: Schedule, rank: int, priced: Priced) -> float:
+    """Activations are taken by F, shrink to what W needs in B, and are freed by W, or by BW."""
+    blocks = priced.stages.blocks
+    held = peak = 0.0
+    for kind, stage, _ in schedule.actions[rank]:
+        block = blocks[stage]
+        if kind is Kind.F:
+            held += block.until_backward
+        elif kind is Kind.W:
+            held -= block.until_weight
+        elif kind in BACKWARD:
+            held += (block.until_weight if kind is Kind.B else 0.0) - block.until_backward
+        peak = max(peak, held)
+    return peak

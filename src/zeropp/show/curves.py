@@ -1,0 +1,86 @@
+"""Curves over one knob: panels under each other that share their horizontal axis.
+
+step, s     o--o---o
+memory      o--o---x         x: does not fit
+wire        o
+             \\__o___o
+            1  2   4   8     micro-batches in a unit
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zeropp.ir.action import Kind
+from zeropp.show.palette import HELD_EDGE, INK, QUIET, shade
+from zeropp.show.picture import check_picture, save_picture
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One panel.
+
+    Attributes:
+        label: what the values are, with their unit.
+        values: one for each position on the horizontal axis.
+        limit: a dashed line, such as the memory that there is.
+    """
+
+    label: str
+    values: tuple[float, ...]
+    limit: float | None = None
+
+
+def draw_curves(
+    title: str,
+    knob: str,
+    positions: Sequence[int],
+    curves: Sequence[Curve],
+    path: str | Path,
+    *,
+    chosen: int | None = None,
+    fits: Sequence[bool] | None = None,
+) -> None:
+    """Draw `curves` over `positions` into `path`.
+
+    Args:
+        title: of the picture.
+        knob: what the horizontal axis shows.
+        positions: increasing.
+        curves: at least one.
+        path: ends in `.svg` or `.png`.
+        chosen: the position to mark.
+        fits: for each position, whether it is a choice at all; others are drawn as crosses.
+
+    Raises:
+        ValueError: another suffix, or a curve of another length than the positions.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    path = check_picture(path)
+    for curve in curves:
+        if len(curve.values) != len(positions):
+            raise ValueError(f"{curve.label}: {len(curve.values)} values, {len(positions)} needed")
+    allowed = list(fits) if fits is not None else [True] * len(positions)
+    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]):
+        figure = Figure(figsize=(6.4, 1.2 + 1.5 * len(curves)), layout="constrained")
+        figure.suptitle(title, color=INK, fontsize=10)
+        axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        for panel, curve in zip(axes, curves, strict=True):
+            panel.plot(positions, curve.values, color=shade(Kind.F), linewidth=1.2)
+            for x, y, fit in zip(positions, curve.values, allowed, strict=True):
+                marker, colour = ("o", shade(Kind.F)) if fit else ("x", QUIET)
+                panel.plot([x], [y], marker, color=colour, markersize=5)
+            if curve.limit is not None:
+                panel.axhline(curve.limit, color=HELD_EDGE, linestyle="--", linewidth=1)
+            if chosen is not None:
+                panel.axvline(chosen, color=shade(Kind.B), linewidth=1)
+            panel.set_ylabel(curve.label, fontsize=8, color=INK)
+            panel.set_ylim(bottom=0)
+            panel.tick_params(labelsize=8, colors=QUIET)
+        axes[-1].set_xscale("log", base=2)
+        axes[-1].set_xticks(list(positions), [str(position) for position in positions])
+        axes[-1].minorticks_off()
+        axes[-1].set_xlabel(knob, fontsize=8, color=INK)
+        save_picture(figure, path)
