@@ -14,8 +14,9 @@ What torch 2.15's public finalisation cannot express, and what its source says
   gathers the parameters: after a reshard, an all-gather that no plan has. Therefore
   `FSDPParamGroup.post_backward`, which it would call, is called here.
 - Several reductions in flight. With `async_op=True`, `GradientReductionHandle.wait` must come
-  before "starting more work on this FSDP module", the next reduction raises without it, and it
-  makes compute wait; a stage is gathered and used again while its last unit is reduced.
+  before "starting more work on this FSDP module or another FSDP root that shares its communication
+  context", as the stages of a rank do; the next reduction raises without it, and it makes compute
+  wait. A stage is gathered and used again while its last unit is reduced.
 - Keeping a gather. Every finalisation ends in `FSDPParamGroup.finalize_backward`, which takes an
   all-gather in flight for a stray one and drops it, so that its handle's `wait` does nothing;
   before 2.15 as well. `_gathers_kept` holds it back meanwhile.
