@@ -13,15 +13,8 @@ from zeropp.models import SIZES
 from zeropp.plan import read_plan
 
 SMALL = [
-    "plan",
-    "--model",
-    "gpt2-124m",
-    "--gpus",
-    "4",
-    "--global-batch",
-    "16",
-    "--micro-batch-sizes",
-    "1",
+    *("plan", "--model", "gpt2-124m", "--gpus", "4"),
+    *("--global-batch", "16", "--micro-batch-sizes", "1"),
 ]
 
 
