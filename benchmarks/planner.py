@@ -32,9 +32,10 @@ def against_all(seed: int) -> dict[str, Any]:
 
 def llama(gpus: int) -> float:
     """Seconds to plan Llama 3 70B with 1024 x 4096 tokens on nodes of eight 80 GB GPUs."""
-    command = "plan --model llama-70b --gpu H100-80G --between ib-400 --seq-len 4096 --batch 1024"
+    model = "plan --model llama-70b --seq-len 4096 --global-batch 1024"
+    cluster = f"--gpu H100-80G --between ib-400 --gpus-per-node 8 --gpus {gpus}"
+    arguments = [sys.executable, "-m", "zeropp.cli.main", *f"{model} {cluster}".split()]
     start = time.perf_counter()
-    arguments = [sys.executable, "-m", "zeropp.cli.main", *command.split(), "--gpus", str(gpus)]
     subprocess.run(arguments, check=True, capture_output=True)
     return time.perf_counter() - start
 

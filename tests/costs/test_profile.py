@@ -152,9 +152,8 @@ def test_a_gpt_layer_has_the_published_flops_and_bytes() -> None:
 def test_recomputing_keeps_less_and_takes_longer() -> None:
     layer = Layer(SIZES["llama-8b"], 1, 4096)
     kept = [layer.kept(how) for how in Recompute]
-    assert [k.until_backward for k in kept] == sorted(
-        (k.until_backward for k in kept), reverse=True
-    )
+    until_backward = [k.until_backward for k in kept]
+    assert until_backward == sorted(until_backward, reverse=True)
     assert len({k.until_weight for k in kept}) == 1
     assert len({k.until_backward + k.workspace for k in kept}) == 1
     made = analytic_profile(SIZES["llama-8b"], DGX, 4096, [1])

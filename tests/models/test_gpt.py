@@ -250,6 +250,7 @@ def test_the_formula_holds_for_every_named_size(name: str) -> None:
         ("6.2b", True, 6.2e9),
         ("14.6b", True, 14.6e9),
         ("llama-8b", False, 8e9),
+        ("llama-70b", False, 70e9),
     ],
 )
 def test_a_size_is_near_its_name(name: str, tied: bool, named: float) -> None:
@@ -260,8 +261,9 @@ def test_a_size_is_near_its_name(name: str, tied: bool, named: float) -> None:
         assert config.num_parameters == pytest.approx(named, rel=0.06)
 
 
-def test_llama_8b_has_exactly_the_published_count() -> None:
+def test_llama_has_exactly_the_published_counts() -> None:
     assert SIZES["llama-8b"].num_parameters == 8_030_261_248
+    assert SIZES["llama-70b"].num_parameters == 70_553_706_496
 
 
 def test_sizes_cannot_be_changed() -> None:

@@ -56,9 +56,12 @@ def test_a_folder_is_no_file(make: Make, tmp_path: Path) -> None:
 
 def test_public_names() -> None:
     assert sorted(zeropp.show.__all__) == [
+        "Curve",
         "MemoryCurves",
         "SUFFIXES",
         "check_output",
+        "check_picture",
+        "draw_curves",
         "draw_picture",
         "draw_text",
         "show",

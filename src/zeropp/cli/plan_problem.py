@@ -17,7 +17,7 @@ class Asked:
 
     gpus: int
     """GPUs, all of which are used."""
-    batch: int
+    global_batch: int
     """Sequences in a step, over all GPUs."""
     model: str | None = None
     """A named size (toy, gpt2-124m, 1.5b, 6.2b, 14.6b, llama-8b, llama-70b), or a TOML file with
@@ -59,8 +59,10 @@ class Asked:
                 f"seq_len: the profile is of sequences of {profile.seq_len} tokens, "
                 f"got {self.seq_len}; leave it out"
             )
+        if self.memory is not None and not self.memory > 0:
+            raise ValueError(f"memory must be above 0 GiB, got {self.memory}")
         memory = None if self.memory is None else self.memory * GIB
-        return Problem(profile, self.gpus, self.gpus_per_node, self.batch, memory)
+        return Problem(profile, self.gpus, self.gpus_per_node, self.global_batch, memory)
 
     def _analytic(self) -> Profile:
         shape = model_shape(self.model or "")

@@ -77,7 +77,7 @@ def draw_curves(
             if chosen is not None:
                 panel.axvline(chosen, color=shade(Kind.B), linewidth=1)
             panel.set_ylabel(curve.label, fontsize=8, color=INK)
-            panel.set_ylim(bottom=0)
+            panel.set_ylim(0, 1.1 * max(*curve.values, curve.limit or 0.0, 1e-9))
             panel.tick_params(labelsize=8, colors=QUIET)
         axes[-1].set_xscale("log", base=2)
         axes[-1].set_xticks(list(positions), [str(position) for position in positions])
