@@ -1,14 +1,15 @@
 """`zeropp train`: train a GPT on text, from one command."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from zeropp.cli.ranks import run_on_ranks
-from zeropp.plan import Plan
-from zeropp.train.config import Config, read_config, write_config
+from zeropp.plan import Plan, write_plan
+from zeropp.train.config import AUTO, Config, read_config, write_config
 
 
 def train(arguments: list[str]) -> int:
@@ -52,6 +53,7 @@ def _start(config: Config) -> None:
 
     from zeropp.models import gpt_blocks
     from zeropp.train import checkpoint
+    from zeropp.train.automatic import plan_and_train
     from zeropp.train.data import load_corpus
     from zeropp.train.launch import resolve_device
     from zeropp.train.loop import train as run
@@ -60,11 +62,15 @@ def _start(config: Config) -> None:
     if config.run.resume:
         with torch.device("meta"):
             checkpoint.check(Path(config.run.resume), gpt_blocks(config.model.gpt()))
-    plan, folder = config.parallel.plan(), config.folder
+    saved, folder = config.saved_plan(), config.folder
     folder.mkdir(parents=True, exist_ok=True)
+    if config.plan not in (None, AUTO):
+        write_plan(saved, folder / "plan.toml")
+        config = replace(config, plan=str(folder / "plan.toml"))
     write_config(config, folder / "config.toml")
     print((folder / "config.toml").read_text(encoding="utf-8"), flush=True)
-    _launch(plan, resolve_device(config.run.device), run, config)
+    function = plan_and_train if config.plan == AUTO else run
+    _launch(saved.plan, resolve_device(config.run.device), function, config)
     print(
         f"{folder}: config.toml, metrics.jsonl, sample.txt, timeline.png and "
         f"checkpoints/step-{config.run.steps}\n"
@@ -76,7 +82,8 @@ def _start(config: Config) -> None:
 def _rehearse(config: Config) -> None:
     from zeropp.train.rehearsal import rehearse_plan
 
-    _launch(config.parallel.plan(), "cpu", rehearse_plan, config.parallel.plan())
+    plan = config.saved_plan().plan
+    _launch(plan, "cpu", rehearse_plan, plan)
 
 
 def _launch(plan: Plan, device: str, function: Callable[..., None], *args: Any) -> None:

@@ -9,7 +9,9 @@ from typing import Any, Literal
 import tomli_w
 
 from zeropp.models import SIZES, GPTConfig
-from zeropp.plan import Plan
+from zeropp.plan import Plan, SavedPlan, read_plan
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,10 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     """What blocks compute in; parameters, sums and reductions of gradients are fp32."""
+    adapt_every: int = 0
+    """Steps after which measured times may change the order of a zeropp schedule; 0: never."""
+    adapt_gain: float = 0.02
+    """The least share of a step's time that such a change must save, by prediction."""
     resume: str | None = None
     """A checkpoint folder, such as runs/demo/checkpoints/step-200, to continue from."""
     sample: int = 160
@@ -123,6 +129,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.eval_every < 1:
             raise ValueError("run.steps and run.eval_every must be at least 1")
+        if self.adapt_every < 0:
+            raise ValueError(f"run.adapt_every must be 0 or more, got {self.adapt_every}")
+        if not 0 < self.adapt_gain < 1:
+            raise ValueError(f"run.adapt_gain must be above 0 and below 1, got {self.adapt_gain}")
         if self.sample < 0:
             raise ValueError(f"run.sample must be 0 or more, got {self.sample}")
         if not self.name or Path(self.name).name != self.name:
@@ -133,6 +143,9 @@ class RunConfig:
 class Config:
     """Everything that decides a training run."""
 
+    plan: str | None = None
+    """A file that `zeropp plan -o` wrote, in place of [parallel] and the micro-batch's size; auto:
+    measure, plan, then train, with as many ranks and as large a batch as [parallel] says."""
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -141,12 +154,28 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for what only shows when the parts meet."""
-        gpt = self.model.gpt()
-        self.parallel.plan().stage_blocks(gpt.layers + 2)
+        gpt, saved = self.model.gpt(), self.saved_plan()
+        saved.plan.stage_blocks(gpt.num_blocks)
+        if self.run.adapt_every and saved.plan.schedule != "zeropp":
+            raise ValueError(
+                f"run.adapt_every: only the schedule zeropp adapts, got {saved.plan.schedule!r}"
+            )
         if self.data.seq_len > gpt.seq_len:
             raise ValueError(
                 f"data.seq_len must be at most the model's {gpt.seq_len}, got {self.data.seq_len}"
             )
+
+    def saved_plan(self) -> SavedPlan:
+        """The plan file's content, or what [parallel] says; that too until `auto` is planned.
+
+        Raises:
+            ValueError: a plan file that cannot be read, or [parallel] beside it.
+        """
+        if self.plan in (None, AUTO):
+            return SavedPlan(self.parallel.plan(), self.data.micro_batch_size)
+        if self.parallel != ParallelConfig():
+            raise ValueError("parallel: the plan file decides; leave out --parallel options")
+        return read_plan(Path(str(self.plan)))
 
     @property
     def folder(self) -> Path:
@@ -164,7 +193,11 @@ def read_config(path: Path) -> Config:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ValueError(f"config: cannot read {path}: {error}") from error
-    sections: dict[str, Any] = {f.name: f.default_factory for f in dataclasses.fields(Config)}
+    plan = values.pop("plan", None)
+    if not isinstance(plan, str | None):
+        raise ValueError(f"config: {path}: plan must be a file or auto, got {plan!r}")
+    every = (f for f in dataclasses.fields(Config) if f.name != "plan")
+    sections: dict[str, Any] = {f.name: f.default_factory for f in every}
     for name, section in values.items():
         if name not in sections or not isinstance(section, dict):
             raise ValueError(f"config: {path} has no section {name!r}; use {', '.join(sections)}")
@@ -172,16 +205,18 @@ def read_config(path: Path) -> Config:
         if unknown := sorted(section.keys() - known):
             raise ValueError(f"config: {path} has an unknown field {name}.{unknown[0]}")
         sections[name] = sections[name](**_tuples(section))
-    return Config(**{k: v() if callable(v) else v for k, v in sections.items()})
+    return Config(plan, **{k: v() if callable(v) else v for k, v in sections.items()})
 
 
 def write_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as TOML; `read_config` reads it back."""
     sections = dataclasses.asdict(config)
-    set_fields = {
-        name: {key: value for key, value in section.items() if value is not None}
-        for name, section in sections.items()
-    }
+    plan = sections.pop("plan")
+    if plan not in (None, AUTO):
+        del sections["parallel"]  # the plan file decides
+    set_fields: dict[str, Any] = {} if plan is None else {"plan": plan}
+    for name, section in sections.items():
+        set_fields[name] = {key: value for key, value in section.items() if value is not None}
     path.write_text(tomli_w.dumps(set_fields), encoding="utf-8")
 
 

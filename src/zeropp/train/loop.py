@@ -13,6 +13,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir import Timeline, evaluate
 from zeropp.models import gpt_blocks, init_block
+from zeropp.runtime.adapt import Adapter
+from zeropp.runtime.assemble import default_device
 from zeropp.runtime.mesh import data_rank, pipelines
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.trace import Trace
@@ -20,6 +22,7 @@ from zeropp.show import show
 from zeropp.train import checkpoint
 from zeropp.train.config import Config
 from zeropp.train.data import Corpus, decode, load_corpus
+from zeropp.train.measured import against_prediction, held_bytes, peak_bytes
 from zeropp.train.optim import learning_rate, make_optimizer
 
 
@@ -49,13 +52,14 @@ class Trainer:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        gpt, plan = config.model.gpt(), config.parallel.plan()
+        self.before = held_bytes(default_device())
+        gpt, self.saved = config.model.gpt(), config.saved_plan()
         with torch.device("meta"):
             blocks = gpt_blocks(gpt)
         self.pipe = Pipeline(
             blocks,
             token_loss,
-            plan,
+            self.saved.plan,
             precision=precision_of(config.run.precision),
             init=lambda index, block: init_block(block, gpt, index, config.run.seed),
         )
@@ -65,6 +69,10 @@ class Trainer:
         if config.run.resume:
             self.first_step = checkpoint.load(Path(config.run.resume), self.pipe, self.optimizer)
         self.leads = dist.get_rank() == 0
+        run = config.run
+        self.adapter = (
+            Adapter(self.pipe, run.adapt_every, run.adapt_gain) if run.adapt_every else None
+        )
 
     def run(self) -> None:
         """Train, evaluate, sample, save."""
@@ -77,6 +85,9 @@ class Trainer:
                 metrics["val_loss"] = self._validate()
                 metrics |= self._measure(trace)
             self._report(metrics)
+            if step == self.first_step + 1 and self.saved.predicted:
+                self._compare(metrics["step_s"])
+            self._adapt()
         path = self.config.folder / "checkpoints" / f"step-{steps}"
         checkpoint.save(path, self.pipe, self.optimizer, steps)
         text = self._sample()
@@ -87,7 +98,7 @@ class Trainer:
 
     def _batch(self, split: Any, step: int) -> tuple[Tensor, Tensor]:
         data, plan = self.config.data, self.pipe.plan
-        size = data.micro_batch_size * plan.num_microbatches * plan.dp_size
+        size = self.saved.micro_batch_size * plan.num_microbatches * plan.dp_size
         return self.corpus.batch(
             split,
             step,
@@ -102,7 +113,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optim, step, self.config.run.steps)
         start = time.perf_counter()
-        out = self.pipe.step(self._batch("train", step), trace=trace)
+        times = self.adapter.times if self.adapter else None
+        out = self.pipe.step(self._batch("train", step), trace=trace or times)
         norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -137,6 +149,19 @@ class Trainer:
             )
         if metrics["step"] % 10 == 0 or metrics["step"] == 1 or "val_loss" in metrics:
             print(line, flush=True)
+
+    def _compare(self, seconds: float) -> None:
+        """What the plan predicted against the second step; memory of the fullest rank."""
+        own = peak_bytes(self.pipe.device) - self.before
+        most = torch.tensor(float(own), device=self.pipe.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        if self.leads:
+            print(against_prediction(self.saved.predicted, seconds, float(most)), flush=True)
+
+    def _adapt(self) -> None:
+        switch = self.adapter.after_step() if self.adapter else None
+        if switch is not None and self.leads:
+            print(switch, flush=True)
 
     def _measure(self, trace: Trace) -> dict[str, float]:
         """Draw the traced step below its prediction; bubble ratios and idle time by cause, each

@@ -4,21 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from zeropp.costs import Recompute, Setting, write_profile
-from zeropp.models import GPTConfig, gpt_blocks, init_block
+from zeropp.models import GPTConfig
 from zeropp.runtime.assemble import default_device
 from zeropp.runtime.measure_blocks import Spread
-from zeropp.runtime.microbatches import Microbatch
-from zeropp.runtime.profile import Measurement, Subject, measure, profile
-from zeropp.train.config import OptimConfig
-from zeropp.train.loop import precision_of, token_loss
-from zeropp.train.optim import make_optimizer
+from zeropp.runtime.profile import Measurement, measure, profile
+from zeropp.train.subject import gpt_subject
 
 
 @dataclass(frozen=True)
@@ -45,7 +40,12 @@ class Wanted:
 def run_profile(wanted: Wanted) -> None:
     """Measure as one rank; the first writes and prints."""
     device, leads = default_device(), dist.get_rank() == 0
-    subject = _subject(wanted)
+    settings = tuple(
+        Setting(size, Recompute(how))
+        for size in wanted.micro_batch_sizes
+        for how in wanted.recompute
+    )
+    subject = gpt_subject(wanted.gpt, wanted.seq_len, settings, wanted.precision)
     found = []
     for one in measure(subject, device):
         found.append(one)
@@ -60,35 +60,6 @@ def run_profile(wanted: Wanted) -> None:
             if link is not None:
                 print(f"{name}: {link.latency * 1e6:.0f} us, {link.bandwidth / 1e9:.2f} GB/s")
         print(f"{wanted.output}: next, zeropp plan --profile {wanted.output} --gpus N --batch N")
-
-
-def _subject(wanted: Wanted) -> Subject:
-    gpt = wanted.gpt
-    with torch.device("meta"):
-        blocks = gpt_blocks(gpt)
-
-    def init(index: int, block: nn.Module) -> None:
-        init_block(block, gpt, index, seed=0)
-
-    def batch(size: int) -> Microbatch:
-        tokens = torch.randint(gpt.vocab_size, (size, wanted.seq_len))
-        return Microbatch((tokens,), tokens)
-
-    return Subject(
-        blocks,
-        ("embedding", *("layer",) * gpt.layers, "head"),
-        init,
-        token_loss,
-        batch,
-        wanted.seq_len,
-        precision_of(wanted.precision),
-        lambda parameters: make_optimizer(parameters, OptimConfig()),
-        tuple(
-            Setting(size, Recompute(how))
-            for size in wanted.micro_batch_sizes
-            for how in wanted.recompute
-        ),
-    )
 
 
 def _table(found: list[Measurement]) -> Table:

@@ -1,0 +1,54 @@
+"""`zeropp train --plan auto`: measure the model and the links, plan, then train by that plan."""
+
+import os
+from dataclasses import replace
+
+import torch.distributed as dist
+
+from zeropp.costs import Recompute, Setting
+from zeropp.plan import Problem, SavedPlan, best_plan, write_plan
+from zeropp.runtime.assemble import default_device
+from zeropp.runtime.profile import measure, profile
+from zeropp.train.config import Config, write_config
+from zeropp.train.loop import train
+from zeropp.train.subject import gpt_subject
+
+_LARGEST = 8  # sequences in a micro-batch that are tried
+
+
+def plan_and_train(config: Config) -> None:
+    """Train as one rank of an initialised process group, all of which are used.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    saved = _planned(config)
+    path = config.folder / "plan.toml"
+    config = replace(config, plan=str(path), parallel=type(config.parallel)())
+    if dist.get_rank() == 0:
+        write_plan(saved, path)
+        write_config(config, config.folder / "config.toml")
+    dist.barrier()  # all ranks read the file
+    train(config)
+
+
+def _planned(config: Config) -> SavedPlan:
+    asked, device = config.saved_plan(), default_device()
+    batch = asked.micro_batch_size * asked.plan.num_microbatches * asked.plan.dp_size
+    sizes = [2**i for i in range(_LARGEST.bit_length()) if 2**i <= min(batch, _LARGEST)]
+    settings = tuple(Setting(size, Recompute.NONE) for size in sizes)
+    precision, length = config.run.precision, config.data.seq_len
+    subject = gpt_subject(config.model.gpt(), length, settings, precision)
+    if dist.get_rank() == 0:
+        print(f"measuring blocks with micro-batches of {sizes}, and links", flush=True)
+    made = profile(subject, list(measure(subject, device)), device)
+    found: list[SavedPlan | None] = [None]
+    if dist.get_rank() == 0:
+        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
+        answer = best_plan(Problem(made, dist.get_world_size(), per_node, batch))
+        found = [answer.saved]
+        print("\n".join((f"plan: {answer.family}", *answer.reasons)), flush=True)
+    dist.broadcast_object_list(found, src=0)
+    if found[0] is None:
+        raise RuntimeError("rank 0 sent no plan")
+    return found[0]

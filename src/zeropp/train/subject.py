@@ -1,0 +1,39 @@
+"""The GPT as what `runtime.profile` measures: its blocks, a random micro-batch, loss, optimizer."""
+
+import torch
+from torch import nn
+
+from zeropp.costs import Setting
+from zeropp.models import GPTConfig, gpt_blocks, init_block
+from zeropp.runtime.microbatches import Microbatch
+from zeropp.runtime.profile import Subject
+from zeropp.train.config import OptimConfig
+from zeropp.train.loop import precision_of, token_loss
+from zeropp.train.optim import make_optimizer
+
+
+def gpt_subject(
+    gpt: GPTConfig, seq_len: int, settings: tuple[Setting, ...], precision: str
+) -> Subject:
+    """`gpt` with sequences of `seq_len` tokens; `precision` is fp32 or bf16."""
+    with torch.device("meta"):
+        blocks = gpt_blocks(gpt)
+
+    def init(index: int, block: nn.Module) -> None:
+        init_block(block, gpt, index, seed=0)
+
+    def batch(size: int) -> Microbatch:
+        tokens = torch.randint(gpt.vocab_size, (size, seq_len))
+        return Microbatch((tokens,), tokens)
+
+    return Subject(
+        blocks,
+        ("embedding", *("layer",) * gpt.layers, "head"),
+        init,
+        token_loss,
+        batch,
+        seq_len,
+        precision_of(precision),
+        lambda parameters: make_optimizer(parameters, OptimConfig()),
+        settings,
+    )
