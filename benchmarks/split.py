@@ -19,7 +19,7 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 
 from claim import Figure, report
 from zeropp.models import GPTConfig, gpt_blocks, init_block
-from zeropp.runtime.lane import make_lane
+from zeropp.runtime.lane import ThreadLane
 from zeropp.runtime.shard import place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 
@@ -49,7 +49,7 @@ class Ours:
     def __init__(self) -> None:
         self.module = stack()
         policy = MixedPrecisionPolicy()
-        placed = place_parameters({0: self.module}, None, policy, make_lane(torch.device("cpu")))
+        placed = place_parameters({0: self.module}, None, policy, ThreadLane())
         self.stage = Stage(self.module, placed[0], policy)
 
     def until_weight(self, x: Tensor, grad: Tensor) -> Callable[[], None]:

@@ -10,7 +10,7 @@ from support.ranks import run_ranks
 from zeropp.models import GPTConfig, gpt_blocks, init_block
 from zeropp.plan import Plan, Recompute
 from zeropp.runtime.alive import Alive
-from zeropp.runtime.lane import make_lane
+from zeropp.runtime.lane import ThreadLane
 from zeropp.runtime.mesh import data_mesh, make_mesh
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.shard import place_parameters
@@ -26,7 +26,7 @@ def stage_of(recompute: str) -> Stage:
         init_block(block, CONFIG, index, seed=0)
     module = StageModule(dict(enumerate(blocks[1:-1])))
     policy = MixedPrecisionPolicy()
-    placed = place_parameters({0: module}, None, policy, make_lane(torch.device("cpu")))
+    placed = place_parameters({0: module}, None, policy, ThreadLane())
     return Stage(module, placed[0], policy, Recompute(recompute))
 
 
@@ -76,7 +76,7 @@ def slow_reduction() -> str:
     """The second rank joins the first REDUCE only once the first rank is past it."""
     plan = Plan(1, 2, 2, unit_size=1, dp_shard=2, max_resident=1)
     mesh = make_mesh(plan, "cpu")
-    lane = make_lane(torch.device("cpu"))
+    lane = ThreadLane()
     module = StageModule({0: nn.Linear(4, 4)})
     policy = MixedPrecisionPolicy()
     parameters = place_parameters({0: module}, data_mesh(mesh), policy, lane)[0]
@@ -103,7 +103,7 @@ def test_compute_goes_on_while_gradients_are_reduced() -> None:
 def sent_and_kept() -> int:
     """The most messages that rank 0 keeps in a step of many micro-batches."""
     pipe = Pipeline([nn.Linear(4, 4), nn.Linear(4, 4)], _loss, Plan(2, 1, 32, "gpipe"))
-    links = pipe._machine.channels._links.values()
+    links = pipe._machine.messages._links.values()
     most = 0
 
     def count(*_: object) -> None:

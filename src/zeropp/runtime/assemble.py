@@ -13,13 +13,12 @@ from zeropp.ir import Program, format_program
 from zeropp.plan import Plan, Recompute
 from zeropp.runtime import compat
 from zeropp.runtime.boundary import Boundaries
-from zeropp.runtime.channel import Channels
-from zeropp.runtime.lane import make_lane
 from zeropp.runtime.machine import Machine
 from zeropp.runtime.mesh import PP, data_mesh, pipelines
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import Tie, tie_inside
+from zeropp.runtime.transport import Transport
 from zeropp.runtime.watchdog import Watchdog
 
 Init = Callable[[int, nn.Module], None]
@@ -35,6 +34,7 @@ def assemble(
     device: torch.device,
     init: Init | None,
     timeout: float,
+    transport: Transport,
 ) -> Machine:
     """This rank's machine; collective, on all ranks of `mesh`.
 
@@ -50,12 +50,12 @@ def assemble(
     tie_inside(modules, ties)
     dp_mesh = data_mesh(mesh) if needs_sharding(plan.dp_size, precision) else None
     recompute = Recompute(plan.recompute)
-    lane = make_lane(device)
+    lane = transport.lane(device)
     placed = place_parameters(modules, dp_mesh, precision, lane)
     return Machine(
         placement,
         {s: Stage(modules[s], placed[s], precision, recompute) for s in modules},
-        Channels(placement, pipelines(mesh), device),
+        transport.messages(placement, pipelines(mesh), device),
         boundaries,
         device,
         Watchdog(placement, rank, compat.common_store(), timeout),

@@ -17,7 +17,7 @@ class Execution:
     """One run of one rank's program over one batch.
 
     Args:
-        machine: stages and channels.
+        machine: stages and links.
         feed: what goes in.
         lap: told when the phases of every compute action end; measures them.
     """
@@ -48,7 +48,7 @@ class Execution:
             with watchdog.during(do.action):
                 handlers[do.action.kind](do)
         with watchdog.during("waiting for its sends to end"):
-            self._machine.channels.flush()
+            self._machine.messages.flush()
         if self._feed.seed is not None:
             with watchdog.during("waiting for its gradients to be reduced"):
                 for stage in self._machine.stages.values():
@@ -93,7 +93,7 @@ class Execution:
         self._lap(do.action, Phase.COMPUTE)
 
     def _send(self, do: Instruction) -> None:
-        self._machine.channels.send(do.action, self._inbox.pop(do.action).tensors)
+        self._machine.messages.send(do.action, self._inbox.pop(do.action).tensors)
 
     def _receive_inputs(self, do: Instruction) -> None:
         self._receive(do, self._specs[do.microbatch][do.action.stage])
@@ -103,7 +103,7 @@ class Execution:
         self._receive(do, tuple(spec for spec in outputs if spec.differentiable))
 
     def _receive(self, do: Instruction, specs: Specs) -> None:
-        self._inbox[do.action] = self._machine.channels.receive(do.action, specs)
+        self._inbox[do.action] = self._machine.messages.receive(do.action, specs)
 
     def _inputs(self, do: Instruction) -> Tensors:
         self._lap(do.action, Phase.BEGIN)

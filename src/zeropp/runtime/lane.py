@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
-import torch
 from torch.distributed.fsdp import FSDPModule
 
 Wait = Callable[[], object]
@@ -58,9 +57,13 @@ class ThreadLane:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="collectives")
         self._reductions: list[Future[None]] = []
 
+    def run(self, work: Callable[[], None]) -> "Future[None]":
+        """Anything, in its turn."""
+        return self._thread.submit(work)
+
     def gather(self, module: FSDPModule) -> Wait:
         """Gather in the thread."""
-        return self._thread.submit(_gather, module).result
+        return self.run(lambda: _gather(module)).result
 
     def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
         """Reduce in the thread."""
@@ -69,7 +72,7 @@ class ThreadLane:
             start()
             finish()
 
-        self._reductions.append(self._thread.submit(work))
+        self._reductions.append(self.run(work))
 
     def wait(self) -> None:
         """Wait until every reduction has ended."""
@@ -80,11 +83,6 @@ class ThreadLane:
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
-
-
-def make_lane(device: torch.device) -> Lane:
-    """The lane of a device."""
-    return ThreadLane() if device.type == "cpu" else StreamLane()
 
 
 def _gather(module: FSDPModule) -> None:

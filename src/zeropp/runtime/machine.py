@@ -8,11 +8,11 @@ from torch import Tensor
 
 from zeropp.ir import Placement
 from zeropp.runtime.boundary import Boundaries, Tensors
-from zeropp.runtime.channel import Channels
 from zeropp.runtime.constants import Constants
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.microbatches import Microbatch
 from zeropp.runtime.stage import Stage
+from zeropp.runtime.transport import Messages
 from zeropp.runtime.watchdog import Watchdog
 
 Head = Callable[[Microbatch, Tensors], Tensors]
@@ -25,7 +25,7 @@ class Machine:
     Attributes:
         placement: stage -> rank.
         stages: this rank's stages by global index.
-        channels: links to the other ranks of the pipeline.
+        messages: point-to-point with the other ranks of the pipeline.
         boundaries: what travels between stages.
         device: where this rank computes.
         watchdog: told of every action that begins.
@@ -34,16 +34,16 @@ class Machine:
 
     placement: Placement
     stages: Mapping[int, Stage]
-    channels: Channels
+    messages: Messages
     boundaries: Boundaries
     device: torch.device
     watchdog: Watchdog
     lane: Lane
 
     def close(self) -> None:
-        """Stop watching and destroy the channels; nothing can run afterwards."""
+        """Stop watching and end communication; nothing can run afterwards."""
         self.watchdog.close()
-        self.channels.close()
+        self.messages.close()
         self.lane.close()
 
 

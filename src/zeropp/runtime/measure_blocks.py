@@ -18,10 +18,10 @@ from zeropp.runtime.alive import Alive
 from zeropp.runtime.boundary import Block as Called
 from zeropp.runtime.boundary import Boundaries, Specs, Tensors, run_blocks, skeleton
 from zeropp.runtime.clock import clock_of
-from zeropp.runtime.lane import make_lane
 from zeropp.runtime.microbatches import Microbatch, on_device
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Head, Stage, StageModule
+from zeropp.runtime.transport import Direct
 
 _WARM_UP = 3
 _BACKWARD_FLOPS = 2  # B and W each take as many as F
@@ -111,7 +111,7 @@ class Meter:
     def _stage(self, index: int, real: nn.Module, recompute: Recompute) -> Stage:
         module = StageModule({index: real})
         mesh = self.mesh if needs_sharding(1, self.precision) else None
-        placed = place_parameters({0: module}, mesh, self.precision, make_lane(self.device))[0]
+        placed = place_parameters({0: module}, mesh, self.precision, Direct().lane(self.device))[0]
         placed.unshard()
         placed.wait()
         return Stage(module, placed, self.precision, recompute)

@@ -25,6 +25,7 @@ from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import StageModule
 from zeropp.runtime.ties import TiedCopies, find_ties
 from zeropp.runtime.trace import Laps, no_lap
+from zeropp.runtime.transport import Direct, Transport
 from zeropp.verify import require_valid
 
 LossFn = Callable[..., Tensor]
@@ -68,6 +69,7 @@ class Pipeline:
         precision: FSDP2's policy: `param_dtype` to compute in, `reduce_dtype` to sum and reduce in.
         timeout: seconds that one action may take before all ranks say where they are and exit.
         device: where to compute; None: the current GPU, or the CPU where there is none.
+        transport: what carries tensors between ranks; None: torch.distributed's process groups.
 
     Raises:
         ValueError: sizes that do not fit the ranks or the model, or meta blocks without `init`.
@@ -86,6 +88,7 @@ class Pipeline:
         precision: MixedPrecisionPolicy | None = None,
         timeout: float = 600.0,
         device: torch.device | None = None,
+        transport: Transport | None = None,
     ) -> None:
         check_world_size(plan, dist.get_world_size())
         stages = plan.stage_blocks(len(blocks))
@@ -101,7 +104,16 @@ class Pipeline:
         self.ties = find_ties(blocks, stages)
         self._constants = ConstantSender(blocks, self.mesh[PP].get_group(), self.device)
         self._machine = assemble(
-            blocks, stages, self.ties, plan, self.mesh, precision, self.device, init, timeout
+            blocks,
+            stages,
+            self.ties,
+            plan,
+            self.mesh,
+            precision,
+            self.device,
+            init,
+            timeout,
+            transport or Direct(),
         )
         modules = {s: stage.module for s, stage in self._machine.stages.items()}
         self._copies = TiedCopies(self.ties, plan.placement, pipelines(self.mesh), modules)

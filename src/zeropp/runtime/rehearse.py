@@ -6,7 +6,7 @@ split backward. A stage is one tiny layer that sleeps as long as its F, B and W 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from zeropp.costs import Costs
+from zeropp.costs import Costs, Traffic, at_stage
 from zeropp.plan import Plan
 from zeropp.runtime.gradients import GradientBuffers
 from zeropp.runtime.measure_links import hop_seconds
 from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.slow_links import SlowLinks
 from zeropp.simulate import simulate
 
 WIDTH = 8
@@ -138,12 +139,15 @@ class Rehearsal:
     latency_s: float
 
 
-def rehearse(plan: Plan, costs: Costs, steps: int = 3) -> Rehearsal:
+def rehearse(plan: Plan, costs: Costs, traffic: Traffic | None = None, steps: int = 3) -> Rehearsal:
     """Run `steps` steps of the plan; collective, on all its ranks, on CPUs.
 
     Args:
         plan: what to rehearse; its ranks are the world's.
-        costs: seconds of F, B and W for each stage.
+        costs: seconds of F, B and W for each stage, and the latency of a hop, which comes on top
+            of this machine's own.
+        traffic: seconds of collectives and transfers, the same for all stages; None: this
+            machine's own.
         steps: how many are measured.
 
     Raises:
@@ -154,13 +158,23 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3) -> Rehearsal:
     blocks = [EmulatedStage(*stage) for stage in times]
     if len(blocks) != stages:
         raise ValueError(f"costs must list {stages} stages, got {len(blocks)}")
-    pipe = Pipeline(blocks, emulated_loss, plan, device=torch.device("cpu"))
+    links = traffic or Traffic()
+    slow = SlowLinks(
+        costs.latency, *(at_stage(t, 0) for t in (links.transfer, links.gather, links.reduce))
+    )
+    pipe = Pipeline(
+        blocks,
+        emulated_loss,
+        plan,
+        device=torch.device("cpu"),
+        transport=slow if traffic or costs.latency else None,
+    )
     ends = 0, dist.get_world_size() - 1
     latency = hop_seconds(*ends, 4 * WIDTH, torch.device("cpu"))
     batch = torch.zeros(plan.num_microbatches, WIDTH)
     measured = [_timed(lambda: pipe.step((batch, batch))) for _ in range(steps + 1)][1:]
-    with_latency = Costs(costs.forward, costs.backward, costs.weight, latency)
-    report = simulate(pipe.program, with_latency)
+    hop = replace(costs, latency=costs.latency + latency)
+    report = simulate(pipe.program, hop, traffic)
     pipe.close()
     return Rehearsal(report.makespan, median(measured), latency)
 

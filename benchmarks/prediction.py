@@ -1,0 +1,217 @@
+"""Predicted against measured: step time of emulated pipelines with uneven stages and slow links, and
+of a real GPT over two ranks from its measured profile, with its memory by category.
+
+Run: python benchmarks/prediction.py [--json]; two to eight ranks, about six minutes on two cores.
+"""
+
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from claim import Figure, report
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.ranks import run_ranks
+from zeropp.costs import Costs, Setting, Traffic
+from zeropp.ir import Action, Kind
+from zeropp.models import GPTConfig, gpt_blocks, init_block
+from zeropp.plan import Plan, Problem
+from zeropp.plan.layout import Layout
+from zeropp.plan.pricing import Priced, cut, price
+from zeropp.runtime.alive import Alive
+from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.profile import measure, profile
+from zeropp.runtime.rehearse import rehearse
+from zeropp.runtime.trace import Phase
+from zeropp.simulate import Category, Report, simulate
+from zeropp.train.loop import token_loss
+from zeropp.train.subject import gpt_subject
+
+T = 0.020  # seconds of an emulated action
+GPT = GPTConfig(256, 256, layers=6, hidden=384, heads=6, positions="rotary", bias=False)
+SEQUENCES, B, STEPS = 4, 8, 7
+
+
+@dataclass(frozen=True)
+class Case:
+    """An emulated pipeline: factors of its stages' times, and its links."""
+
+    name: str
+    plan: Plan
+    factors: tuple[float, ...] = ()
+    weight: float = 1.0
+    latency: float = 0.0
+    traffic: Traffic | None = field(default=None)
+
+    def costs(self) -> Costs:
+        """Seconds of every stage."""
+        stages = self.plan.placement.num_stages
+        times = tuple(T * f for f in (self.factors or (1.0,) * stages))
+        return Costs(times, times, tuple(self.weight * t for t in times), self.latency)
+
+
+def slow_last(stages: int, factor: float) -> tuple[float, ...]:
+    """All equal but the last."""
+    return (*(1.0,) * (stages - 1), factor)
+
+
+CASES = (
+    Case("1F1B", Plan(2, 1, 8, "1f1b")),
+    Case("ZeroPP, V=4", Plan(2, 4, 6, unit_size=2)),
+    Case("ZeroPP, V=2", Plan(4, 2, 8, unit_size=4)),
+    Case("ZeroPP drained", Plan(4, 2, 8, unit_size=4, seam="drain")),
+    Case("interleaved 1F1B", Plan(4, 2, 8, "interleaved-1f1b")),
+    Case("uneven stages", Plan(4, 2, 8, unit_size=4), (1.3, 0.8, 1, 1.2, 0.7, 1, 1.1, 0.9)),
+    Case("slow last stage", Plan(4, 2, 8, unit_size=4), slow_last(8, 1.5)),
+    Case("short W", Plan(4, 2, 8, unit_size=4), weight=0.6),
+    Case("hops of 6 ms", Plan(4, 2, 8, unit_size=4), latency=0.006),
+    Case("transfers of 8 ms", Plan(4, 2, 8, "zb-v"), traffic=Traffic(transfer=0.008)),
+    Case(
+        "gathers of 15 ms, reductions of 20 ms",
+        Plan(2, 2, 6, unit_size=3, seam="drain", dp_shard=2, max_resident=1),
+        traffic=Traffic(gather=0.015, reduce=0.020),
+    ),
+    Case(
+        "gathers of 50 ms, not hidden",
+        Plan(2, 4, 4, unit_size=2, dp_shard=2, max_resident=1),
+        traffic=Traffic(gather=0.050, reduce=0.030),
+    ),
+    Case("1F1B", Plan(8, 1, 16, "1f1b")),
+    Case("ZeroPP, V=2", Plan(8, 2, 16, unit_size=8)),
+    Case("a vee, slow last stage", Plan(8, 2, 16, "zb-v"), slow_last(16, 1.3)),
+)
+
+
+def emulate(cases: list[Case]) -> list[tuple[float, float]]:
+    """Predicted and measured seconds of each, on a rank."""
+    found = []
+    for case in cases:
+        result = rehearse(case.plan, case.costs(), case.traffic)
+        found.append((result.predicted_s, result.measured_s))
+    return found
+
+
+class Held:
+    """Bytes alive by what made them, at the end of every action: the most of each."""
+
+    def __init__(self, alive: Alive) -> None:
+        self._alive, self._before, self._owned = alive, 0, defaultdict[str, int](int)
+        self.peaks = defaultdict[str, int](int)
+
+    def lap(self, action: Action, phase: Phase) -> None:
+        """F adds activations; B turns them into what W needs; W adds gradients, once."""
+        if phase is not Phase.COMPUTE:
+            return
+        now = self._alive.bytes()
+        what = "gradients" if action.kind is Kind.W and now > self._before else "activations"
+        self._owned[what] += now - self._before
+        self._before = now
+        self.peaks[what] = max(self.peaks[what], self._owned[what])
+
+
+@dataclass(frozen=True)
+class Real:
+    """A real GPT: seconds and, for each rank, bytes of activations."""
+
+    predicted_s: float
+    measured_s: float
+    predicted_bytes: tuple[float, ...]
+    measured_bytes: tuple[float, ...]
+
+
+def real_gpt(plans: list[Plan]) -> list[Real]:
+    """Profile, predict and measure, on a rank of two."""
+    setting, cpu = Setting(SEQUENCES), torch.device("cpu")
+    subject = gpt_subject(GPT, GPT.seq_len, (setting,), "fp32")
+    made = profile(subject, list(measure(subject, cpu)), cpu)
+    problem = Problem(made, 2, 2, SEQUENCES * B)
+    return [_real_plan(plan, price_of(problem, plan, setting)) for plan in plans]
+
+
+def price_of(problem: Problem, plan: Plan, setting: Setting) -> Priced:
+    """What the plan's stages cost by the profile."""
+    layout = Layout(plan.placement, 1, 1, setting)
+    return price(problem, layout, cut(problem, layout, plan.split))
+
+
+def _real_plan(plan: Plan, priced: Priced) -> Real:
+    blocks = gpt_blocks(GPT)
+    for index, block in enumerate(blocks):
+        init_block(block, GPT, index, seed=0)
+    pipe = Pipeline(blocks, token_loss, plan)
+    tokens = torch.randint(GPT.vocab_size, (SEQUENCES * B, GPT.seq_len))
+    seconds = []
+    for _ in range(STEPS + 2):
+        dist.barrier()
+        start = time.perf_counter()
+        pipe.step((tokens, tokens))
+        seconds.append(time.perf_counter() - start)
+    with Alive() as alive:
+        held = Held(alive)
+        pipe.step((tokens, tokens), trace=held)
+    most: list[float | None] = [None] * 2
+    dist.all_gather_object(most, float(held.peaks["activations"]))
+    traffic = replace(priced.traffic, optimizer=0.0)
+    predicted = simulate(pipe.program, priced.costs, traffic, priced.sizes)
+    pipe.close()
+    return Real(
+        predicted.makespan,
+        median(seconds[2:]),
+        tuple(_activations(predicted, rank) for rank in range(2)),
+        tuple(value or 0.0 for value in most),
+    )
+
+
+def _activations(report: Report, rank: int) -> float:
+    kinds = (Category.UNTIL_BACKWARD, Category.UNTIL_WEIGHT)
+    return sum(report.memory[rank].at_peak[kind] for kind in kinds)
+
+
+REAL = (
+    Plan(2, 1, B, "1f1b", split=(4, 4)),
+    Plan(2, 1, B, unit_size=4, split=(4, 4)),
+    Plan(2, 2, B, unit_size=2, split=(2, 2, 2, 2)),
+)
+
+
+def main() -> int:
+    """Measure and report."""
+    rows: list[dict[str, Any]] = []
+    errors = []
+    for world in (2, 4, 8):
+        cases = [case for case in CASES if case.plan.world_size == world]
+        results = run_ranks(world, emulate, cases, timeout=400)[0]
+        for case, (predicted, seconds) in zip(cases, results, strict=True):
+            errors.append(abs(seconds / predicted - 1) * 100)
+            row: dict[str, Any] = {"case": case.name, "P": case.plan.pp_size}
+            row |= {"V": case.plan.num_chunks, "B": case.plan.num_microbatches}
+            row |= {"predicted_s": round(predicted, 4), "measured_s": round(seconds, 4)}
+            rows.append(row | {"off_%": round((seconds / predicted - 1) * 100, 2)})
+    times, memory = [], []
+    for plan, real in zip(REAL, run_ranks(2, real_gpt, list(REAL), timeout=400)[0], strict=True):
+        times.append(abs(real.measured_s / real.predicted_s - 1) * 100)
+        pairs = zip(real.measured_bytes, real.predicted_bytes, strict=True)
+        off = [abs(m / p - 1) * 100 for m, p in pairs]
+        memory += off
+        row = {"case": "GPT", "P": 2, "V": plan.num_chunks, "B": B, "schedule": plan.schedule}
+        row |= {"predicted_s": round(real.predicted_s, 4), "measured_s": round(real.measured_s, 4)}
+        rows.append(row | {"activations_off_%": [round(value, 1) for value in off]})
+    figures = [
+        Figure(f"emulated, median of {len(errors)} cases", median(errors), 2.0),
+        Figure("emulated, worst case", max(errors), 5.0),
+        Figure("real GPT over two ranks, worst of three plans", max(times), 8.0),
+        Figure("real GPT, activations of a rank, worst", max(memory), 10.0),
+    ]
+    return report("A step takes, and holds, what is predicted", rows, figures)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    sys.exit(main())
