@@ -1,5 +1,5 @@
-"""Predicted against measured: step time of emulated pipelines with uneven stages and slow links, and
-of a real GPT over two ranks from its measured profile, with its memory by category.
+"""Predicted against measured: step time of emulated pipelines with uneven stages and slow links,
+and of a real GPT over two ranks from its measured profile, with its memory by category.
 
 Run: python benchmarks/prediction.py [--json]; two to eight ranks, about six minutes on two cores.
 """
