@@ -28,23 +28,18 @@ class Stages:
     exact: bool = True
 
 
-def cut(problem: Problem, layout: Layout, split: tuple[int, ...] | None = None) -> Stages:
-    """The stages of a layout, balanced, or those of a given split.
+def cut(problem: Problem, layout: Layout) -> Stages:
+    """The stages of a layout: those of the problem's split, which fits it, or balanced ones.
 
     Raises:
-        ValueError: fewer blocks than stages, or a split that does not fit them.
+        ValueError: fewer blocks than stages.
     """
-    profile, exact = problem.profile, True
+    profile, split, exact = problem.profile, problem.split, True
     blocks = profile.block_list(layout.setting)
     if split is None:
         times = [block.forward + block.backward + block.weight for block in blocks]
         split, _, exact = balance(times, layout.placement)
     counts = [profile.parameters[kind] for kind in profile.kinds]
-    if len(split) != layout.placement.num_stages or sum(split) != len(blocks) or min(split) < 1:
-        raise ValueError(
-            f"split must list {layout.placement.num_stages} positive sizes that sum to "
-            f"{len(blocks)} blocks, got {list(split)}"
-        )
     ranges = [range(a, b) for a, b in pairwise(accumulate(split, initial=0))]
     return Stages(
         split,
