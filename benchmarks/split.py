@@ -19,6 +19,7 @@ from torch.distributed.pipelining._backward import stage_backward_input, stage_b
 
 from claim import Figure, report
 from zeropp.models import GPTConfig, gpt_blocks, init_block
+from zeropp.runtime.lane import make_lane
 from zeropp.runtime.shard import place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 
@@ -48,11 +49,12 @@ class Ours:
     def __init__(self) -> None:
         self.module = stack()
         policy = MixedPrecisionPolicy()
-        self.stage = Stage(self.module, place_parameters(self.module, None, policy), policy)
+        placed = place_parameters({0: self.module}, None, policy, make_lane(torch.device("cpu")))
+        self.stage = Stage(self.module, placed[0], policy)
 
     def until_weight(self, x: Tensor, grad: Tensor) -> Callable[[], None]:
         """F and B; what is returned runs W."""
-        self.stage.forward(0, (x,))
+        self.stage.forward(0, (x,), {}, torch.tensor(1.0))
         self.stage.backward(0, (grad,), fused=False)
         return lambda: self.stage.weight(0)
 

@@ -3,31 +3,46 @@
 `Plan` and `generate` need no torch; the rest imports it when first asked for.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from zeropp.generate import generate
 from zeropp.plan import Plan
 
 if TYPE_CHECKING:
+    from zeropp.runtime.adapt import Adapter
+    from zeropp.runtime.auxiliary import AuxiliaryLoss
     from zeropp.runtime.mesh import make_mesh
     from zeropp.runtime.pipeline import Pipeline, StepOutput
     from zeropp.runtime.split_rules import split_report
+    from zeropp.runtime.trace import Trace
+
+
+_HOMES = {
+    "Adapter": "adapt",
+    "AuxiliaryLoss": "auxiliary",
+    "Pipeline": "pipeline",
+    "StepOutput": "pipeline",
+    "Trace": "trace",
+    "make_mesh": "mesh",
+    "split_report": "split_rules",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Pipeline", "StepOutput"):
-        from zeropp.runtime import pipeline
-
-        return getattr(pipeline, name)
-    if name == "make_mesh":
-        from zeropp.runtime.mesh import make_mesh
-
-        return make_mesh
-    if name == "split_report":
-        from zeropp.runtime.split_rules import split_report
-
-        return split_report
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"zeropp.runtime.{_HOMES[name]}"), name)
 
 
-__all__ = ["Pipeline", "Plan", "StepOutput", "generate", "make_mesh", "split_report"]
+__all__ = [
+    "Adapter",
+    "AuxiliaryLoss",
+    "Pipeline",
+    "Plan",
+    "StepOutput",
+    "Trace",
+    "generate",
+    "make_mesh",
+    "split_report",
+]

@@ -2,6 +2,7 @@
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,12 +12,15 @@ import pytest
 
 from support.processes import alive, ranks_of
 
+TIMEOUT_S, GRACE_S = 3.0, 4.0  # of the watchdog: all ranks end within their sum after a fault
+
 RANK = """
 import os, signal, sys, time
 import torch, torch.distributed as dist
 from torch import nn
 from zeropp.plan import Plan
 from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.watchdog import Watchdog
 
 class Block(nn.Module):
     def __init__(self, index):
@@ -31,9 +35,17 @@ class Block(nn.Module):
         return self.linear(x)
 
 torch.set_num_threads(1)
-rank, folder = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-plan = Plan(2, 1, 4, "1f1b")
+rank, address, world, moment = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+begin, left = Watchdog.begin, [int(moment.rpartition(" ")[2] or 0)]
+def begin_or_die(self, what):
+    if moment and getattr(what, "kind", "words") == moment.split()[0]:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+    begin(self, what)
+Watchdog.begin = begin_or_die
+dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
+plan = Plan(2, 1, 4, "zb-h1", dp_shard=world // 2)
 loss = lambda y, t: (y - t).pow(2).sum()
 pipe = Pipeline([Block(0), Block(1)], loss, plan, timeout=3.0)
 x = torch.ones(4, 4)
@@ -43,29 +55,37 @@ print("finished")
 """
 
 
-def run_with(fault: str, folder: Path, limit: float) -> list[subprocess.CompletedProcess[str]]:
-    """Two ranks, the second of which has `fault` in its sixth forward (second step)."""
-    script = folder / "rank.py"
-    script.write_text(RANK.replace("FAULT", fault))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
+def start(
+    rank: int, address: str, folder: Path, world: int = 2, moment: str = ""
+) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(folder / "rank.py"), str(rank), address, str(world), moment],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def outcomes(
+    ranks: list[subprocess.Popen[str]], limit: float
+) -> list[subprocess.CompletedProcess[str]]:
+    """What all ranks said, who must end within `limit` seconds."""
     deadline = time.monotonic() + limit
     done = []
     try:
         for rank in ranks:
-            out, err = rank.communicate(timeout=max(1.0, deadline - time.monotonic()))
+            out, err = rank.communicate(timeout=max(0.1, deadline - time.monotonic()))
             done.append(subprocess.CompletedProcess(rank.args, rank.returncode, out, err))
     finally:
         for rank in ranks:
             rank.kill()
     return done
+
+
+def run_with(fault: str, folder: Path, limit: float) -> list[subprocess.CompletedProcess[str]]:
+    """Two ranks, the second of which has `fault` in its sixth forward (second step)."""
+    (folder / "rank.py").write_text(RANK.replace("FAULT", fault))
+    return outcomes([start(rank, f"file://{folder}/store", folder) for rank in range(2)], limit)
 
 
 def test_without_a_fault_both_finish(tmp_path: Path) -> None:
@@ -95,11 +115,27 @@ def test_an_exception_in_a_block_names_rank_and_action(tmp_path: Path) -> None:
     assert "finished" not in first.stdout
 
 
-def test_a_killed_rank_ends_the_others(tmp_path: Path) -> None:
-    first, second = run_with("os.kill(os.getpid(), signal.SIGKILL)", tmp_path, 60)
-    assert second.returncode == -signal.SIGKILL
-    assert first.returncode == 1
-    assert "rank 0 (pipeline rank 0)" in first.stderr
+@pytest.mark.parametrize(
+    ("victim", "moment"),
+    [(0, "F 6"), (1, "B 3"), (2, "W 5"), (3, "REDUCE 2"), (0, "UNSHARD 3"), (2, "words 5")],
+)
+def test_a_rank_killed_at_any_moment_ends_the_others(
+    victim: int, moment: str, tmp_path: Path
+) -> None:
+    """Rank 0 hosts the store by which the others would hear of each other."""
+    (tmp_path / "rank.py").write_text(RANK.replace("FAULT", "pass"))
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"tcp://localhost:{free.getsockname()[1]}"
+    ranks = [
+        start(rank, address, tmp_path, 4, moment if rank == victim else "") for rank in range(4)
+    ]
+    ranks[victim].wait(timeout=60)
+    done = outcomes(ranks, TIMEOUT_S + GRACE_S + 3.0)
+    assert done[victim].returncode == -signal.SIGKILL
+    for rank in set(range(4)) - {victim}:
+        assert done[rank].returncode not in (0, None), done[rank].stdout
+        assert f"rank {rank} (pipeline rank {rank // 2}): " in done[rank].stderr
 
 
 def test_a_mismatched_shape_names_stage_and_action(tmp_path: Path) -> None:

@@ -2,122 +2,27 @@
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from support.features import (
+    Adapter,
+    Conv1D,
+    Custom,
+    H,
+    HalfFrozen,
+    Residual,
+    Twice,
+    Wide,
+    loss_sum,
+)
 from support.parity import relative_error, whole
 from support.ranks import run_ranks
 from zeropp.plan import Plan
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.split_rules import split_report
-
-H = 16
-
-
-class Residual(nn.Module):
-    """A norm and two linear layers around an activation."""
-
-    def __init__(self, bias: bool = True, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(H)
-        self.up = nn.Linear(H, 2 * H, bias=bias)
-        self.down = nn.Linear(2 * H, H, bias=bias)
-        self.dropout = dropout
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.down(F.gelu(self.up(self.norm(x))))
-        return x + F.dropout(y, self.dropout, training=True)
-
-
-class Twice(nn.Module):
-    """One layer called twice, and its weight shared with another."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(H, H), nn.Linear(H, H)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.first(torch.tanh(self.first(x)))))
-
-
-class Adapter(nn.Module):
-    """A frozen layer with a low-rank trainable correction."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.base = nn.Linear(H, H)
-        self.base.requires_grad_(False)
-        self.a, self.b = nn.Linear(H, 2, bias=False), nn.Linear(2, H, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + torch.tanh(self.base(x) + self.b(self.a(x)))
-
-
-class HalfFrozen(nn.Module):
-    """A layer with a frozen bias, one with a frozen weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.second = nn.Linear(H, H), nn.Linear(H, H)
-        self.first.bias.requires_grad_(False)
-        self.second.weight.requires_grad_(False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.first(x)))
-
-
-class Square(torch.autograd.Function):
-    """x^2, differentiated by hand."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
-        return x * x
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        return 2 * x * grad
-
-
-class Custom(nn.Module):
-    """A custom autograd function with a parameter of its own, and an einsum."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.ones(H))
-        self.mix = nn.Parameter(torch.randn(H, H) / 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("...i,ij->...j", Square.apply(x * self.scale), self.mix)
-
-
-class Conv1D(nn.Module):
-    """As in transformers: y = x A + c."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(H, H) / 4)
-        self.bias = nn.Parameter(torch.randn(H))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.addmm(self.bias, x.flatten(0, -2), self.weight).view_as(x)
-
-
-Conv1D.__module__, Conv1D.__qualname__ = "transformers.pytorch_utils", "Conv1D"
-
-
-class Wide(nn.Linear):
-    """A subclass that computes something else."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return 2 * super().forward(x)
-
 
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "bias": Residual,
@@ -135,10 +40,6 @@ def model(middle: Callable[[], nn.Module], tokens: bool) -> list[nn.Module]:
     torch.manual_seed(3)
     first = nn.Embedding(11, H) if tokens else nn.Linear(H, H)
     return [first, middle(), middle(), nn.Linear(H, 11)]
-
-
-def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
 def errors_of(

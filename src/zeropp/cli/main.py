@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Mapping
 
 from zeropp.cli.plan import run_plan
+from zeropp.cli.profile import run_profile_verb
 from zeropp.cli.schedules import run_generate, run_schedules, run_verify
 from zeropp.cli.show import run_show
 from zeropp.cli.simulate import run_simulate
@@ -16,6 +17,7 @@ VERBS: Mapping[str, tuple[Callable[[list[str]], int], str]] = {
     "simulate": (run_simulate, "time, memory and communication of schedules, side by side"),
     "show": (run_show, "draw a schedule's timeline"),
     "plan": (run_plan, "find the fastest layout of a model on a cluster, and say why"),
+    "profile": (run_profile_verb, "measure a model's blocks and the links, for the planner"),
     "train": (train, "train a GPT"),
 }
 

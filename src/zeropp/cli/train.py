@@ -1,12 +1,12 @@
 """`zeropp train`: train a GPT on text, from one command."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import tyro
 
+from zeropp.cli.ranks import run_on_ranks
 from zeropp.plan import Plan
 from zeropp.train.config import Config, read_config, write_config
 
@@ -80,17 +80,9 @@ def _rehearse(config: Config) -> None:
 
 
 def _launch(plan: Plan, device: str, function: Callable[..., None], *args: Any) -> None:
-    """Run the ranks; exit with 1 if one fails, with 128 + the signal if stopped by one."""
-    from torch.distributed.elastic.multiprocessing import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from zeropp.runtime.mesh import check_world_size
+    from zeropp.train.launch import torchrun_ranks, under_torchrun
 
-    from zeropp.train.launch import launch
-
-    try:
-        launch(plan, device, function, *args)
-    except ChildFailedError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
-    except SignalException as stopped:
-        print("zeropp: stopped", file=sys.stderr)
-        raise SystemExit(128 + stopped.sigval) from None
+    if under_torchrun():
+        check_world_size(plan, torchrun_ranks())
+    run_on_ranks(plan.world_size, device, function, *args)

@@ -13,8 +13,6 @@ Activation = Literal["gelu", "swiglu"]
 class GPTConfig:
     """Sizes and parts of one decoder.
 
-    Embeddings are not tied: the head has a weight of its own, so first and last stage stay apart.
-
     Attributes:
         vocab_size: tokens in the vocabulary.
         seq_len: the longest sequence, in tokens; shorter ones work too.
@@ -29,6 +27,7 @@ class GPTConfig:
         norm: LayerNorm or RMSNorm, before attention, before the feed-forward part and at the end.
         activation: gelu (tanh form, as GPT-2) or swiglu.
         bias: whether linear layers (except the head) and LayerNorm have a bias.
+        tied: whether the head's weight is the token table's (arXiv 1608.05859).
         rope_theta: base of the rotary wavelengths.
         norm_eps: added to the variance in a norm.
 
@@ -48,6 +47,7 @@ class GPTConfig:
     norm: Norm = "layernorm"
     activation: Activation = "gelu"
     bias: bool = True
+    tied: bool = False
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-5
 
@@ -120,10 +120,10 @@ class GPTConfig:
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of all blocks."""
-        return (
-            self.embedding_parameters + self.layers * self.layer_parameters + self.head_parameters
-        )
+        """Parameters of all blocks; a tied table counts once."""
+        layers = self.layers * self.layer_parameters
+        twice = self.hidden * self.vocab_size if self.tied else 0
+        return self.embedding_parameters + layers + self.head_parameters - twice
 
     @property
     def embedding_parameters(self) -> int:

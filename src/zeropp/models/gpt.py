@@ -22,8 +22,10 @@ def gpt_blocks(config: GPTConfig) -> list[nn.Module]:
     Parameters are left as torch makes them: follow with `init_block`. Under
     `torch.device("meta")` the build takes no memory.
     """
-    layers = [DecoderLayer(config) for _ in range(config.layers)]
-    return [TokenEmbedding(config), *layers, Head(config)]
+    embedding, head = TokenEmbedding(config), Head(config)
+    if config.tied:
+        head.linear.weight = embedding.token.weight
+    return [embedding, *(DecoderLayer(config) for _ in range(config.layers)), head]
 
 
 class TokenEmbedding(nn.Module):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zeropp.models.config import GPTConfig
+from zeropp.models.gpt import Head
 
 STD = 0.02
 RESIDUAL_OUTPUTS = ("attention.out", "feed_forward.down")
@@ -15,6 +16,8 @@ RESIDUAL_OUTPUTS = ("attention.out", "feed_forward.down")
 @torch.no_grad()
 def init_block(block: nn.Module, config: GPTConfig, index: int, seed: int) -> None:
     """Fill every parameter of block number `index` of `gpt_blocks(config)`, in place.
+
+    The head's weight is left alone where it is the token table's.
 
     As GPT-2: weights normal with deviation 0.02, the two linear layers that write into the residual
     stream scaled by 1 / sqrt(2 layers), norms 1, biases 0 (Radford et al. 2019, section 2.3).
@@ -32,6 +35,8 @@ def init_block(block: nn.Module, config: GPTConfig, index: int, seed: int) -> No
         own = dict(module.named_parameters(recurse=False))
         for parameter_name, parameter in own.items():
             _refuse_unfit(f"{name}.{parameter_name}", parameter)
+        if config.tied and isinstance(block, Head) and isinstance(module, nn.Linear):
+            continue
         if isinstance(module, nn.Linear | nn.Embedding):
             scale = 1 / math.sqrt(2 * config.layers) if name.endswith(RESIDUAL_OUTPUTS) else 1.0
             _draw_normal(own["weight"], STD * scale, generator)

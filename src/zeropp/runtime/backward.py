@@ -10,75 +10,14 @@ W needs; this is the split of zero-bubble pipeline parallelism (arXiv 2401.10241
 in the operators instead of by walking the autograd graph a second time.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.recorder import Deferred, Recorder, Tape
 from zeropp.runtime.split_rules import SplitRule, rule_of
-
-
-class _Deferred(NamedTuple):
-    """What one layer's W needs."""
-
-    rule: SplitRule
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    x: Tensor
-    grad_output: Tensor
-
-
-class Tape:
-    """What B of one micro-batch on one stage left for W.
-
-    Attributes:
-        fused: run W at once, inside the backward (a BW).
-    """
-
-    def __init__(self, gradients: GradientBuffers) -> None:
-        self.fused = False
-        self._gradients = gradients
-        self._deferred: list[_Deferred] = []
-
-    def record(self, deferred: _Deferred) -> None:
-        """Keep one layer's work for W, or do it now in a fused backward."""
-        if self.fused:
-            self._apply(deferred)
-        else:
-            self._deferred.append(deferred)
-
-    def run(self) -> None:
-        """W: add every weight gradient to its buffer, freeing what it needed as it goes."""
-        self._deferred.reverse()
-        with torch.no_grad():  # x is part of the forward's graph
-            while self._deferred:
-                self._apply(self._deferred.pop())
-
-    def _apply(self, deferred: _Deferred) -> None:
-        rule, weight, bias, x, grad_output = deferred
-        rule.add_weight_gradient(self._gradients, weight, x, grad_output)
-        if bias is not None and bias.requires_grad:
-            self._gradients.add(bias, grad_output.flatten(0, -2).sum(0))
-
-
-class Recorder:
-    """Which tape the forward that is running now writes to; None outside of training."""
-
-    def __init__(self) -> None:
-        self.tape: Tape | None = None
-
-    @contextmanager
-    def writing_to(self, tape: Tape) -> Iterator[None]:
-        """Forwards inside, recomputed ones of a checkpointed backward too, write to `tape`."""
-        self.tape = tape
-        try:
-            yield
-        finally:
-            self.tape = None
 
 
 class _Split(torch.autograd.Function):
@@ -101,7 +40,7 @@ class _Split(torch.autograd.Function):
         grad_input = None
         if ctx.needs_input_grad[0]:
             grad_input = ctx.rule.input_gradient(grad_output, ctx.weight)
-        ctx.tape.record(_Deferred(ctx.rule, ctx.weight, ctx.bias, x, grad_output))
+        ctx.tape.record(Deferred(ctx.rule, ctx.weight, ctx.bias, x, grad_output))
         return grad_input, None, None, None, None
 
 

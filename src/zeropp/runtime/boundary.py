@@ -5,16 +5,29 @@ is ever sent, and both ends of a channel allocate the same buffers.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from zeropp.runtime.constants import Constants, constants_of
 from zeropp.runtime.shard import compute_dtype
 
 Tensors = tuple[Tensor, ...]
+
+
+class Block(NamedTuple):
+    """A block as it is called, and the constants that it asks for."""
+
+    call: Callable[..., Any]
+    constants: frozenset[str]
+
+    @classmethod
+    def of(cls, module: nn.Module, call: Callable[..., Any] | None = None) -> "Block":
+        """`module`, called through `call` where that is given."""
+        return cls(call or module, frozenset(constants_of(module)))
 
 
 class TensorSpec(NamedTuple):
@@ -48,21 +61,24 @@ class Boundaries:
         precision: MixedPrecisionPolicy,
     ) -> None:
         self._precision = precision
-        self._stages = [[skeleton(blocks[i], precision) for i in stage] for stage in stages]
-        self._known: dict[Specs, tuple[Specs, ...]] = {}
+        skeletons = [[skeleton(blocks[i], precision) for i in stage] for stage in stages]
+        self._stages = [[Block.of(block) for block in stage] for stage in skeletons]
+        self._known: dict[tuple[Specs, frozenset[tuple[str, TensorSpec]]], tuple[Specs, ...]] = {}
 
-    def of(self, inputs: Tensors) -> tuple[Specs, ...]:
+    def of(self, inputs: Tensors, constants: Constants) -> tuple[Specs, ...]:
         """For each stage, the specs of what it receives when the first stage is given `inputs`.
 
         Raises:
             ValueError: a block does not run on the meta device.
         """
-        key = tuple(_spec(tensor) for tensor in inputs)
+        named = frozenset((name, _spec(tensor)) for name, tensor in constants.items())
+        key = tuple(_spec(tensor) for tensor in inputs), named
         if key not in self._known:
-            self._known[key] = tuple(self._walk(key))
+            self._known[key] = tuple(self._walk(*key))
         return self._known[key]
 
-    def _walk(self, specs: Specs) -> list[Specs]:
+    def _walk(self, specs: Specs, named: frozenset[tuple[str, TensorSpec]]) -> list[Specs]:
+        constants = {name: spec.empty(torch.device("meta")) for name, spec in named}
         walked = []
         for index, blocks in enumerate(self._stages):
             walked.append(specs)
@@ -71,7 +87,7 @@ class Boundaries:
                 for spec in specs
             )
             try:
-                outputs = run_blocks(blocks, cast(tensors, self._precision))
+                outputs = run_blocks(blocks, tensors, constants, self._precision)
             except RuntimeError as error:
                 raise ValueError(
                     f"the blocks of stage {index} do not run on the meta device, by which the "
@@ -81,17 +97,27 @@ class Boundaries:
         return walked
 
 
-def run_blocks(blocks: Sequence[Callable[..., Any]], inputs: Tensors) -> Tensors:
-    """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments."""
+def run_blocks(
+    blocks: Sequence[Block],
+    inputs: Tensors,
+    constants: Constants,
+    precision: MixedPrecisionPolicy,
+) -> Tensors:
+    """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments.
+
+    Floating-point inputs and constants are cast to the dtype in which blocks compute.
+    """
+    inputs = tuple(_cast(tensor, precision) for tensor in inputs)
+    cast: Mapping[str, Tensor] = {n: _cast(tensor, precision) for n, tensor in constants.items()}
     for block in blocks:
-        outputs: Any = block(*inputs)
+        asked = {name: cast[name] for name in block.constants & cast.keys()}
+        outputs: Any = block.call(*inputs, **asked)
         inputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return inputs
 
 
-def cast(tensors: Tensors, precision: MixedPrecisionPolicy) -> Tensors:
-    """Floating-point tensors in the dtype in which blocks compute."""
-    return tuple(t.to(compute_dtype(precision, t.dtype)) for t in tensors)
+def _cast(tensor: Tensor, precision: MixedPrecisionPolicy) -> Tensor:
+    return tensor.to(compute_dtype(precision, tensor.dtype))
 
 
 def skeleton(block: nn.Module, precision: MixedPrecisionPolicy) -> nn.Module:

@@ -9,19 +9,20 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from zeropp.ir import Action, Placement
 from zeropp.ir.action import RECEIVES, Kind
 from zeropp.ir.deps import Channel, channel_of, outgoing
 from zeropp.runtime.boundary import Specs, Tensors
 
+_UNFINISHED = 2  # messages that a link may be sending before it waits for the oldest
+
 
 class Arrival(NamedTuple):
-    """Tensors on their way."""
+    """Tensors on their way, or made on this rank."""
 
     tensors: Tensors
-    works: tuple[dist.Work, ...]
+    works: tuple[dist.Work, ...] = ()
 
     def wait(self) -> Tensors:
         """The tensors, once they are here (on a GPU: once the current stream may use them)."""
@@ -31,18 +32,25 @@ class Arrival(NamedTuple):
 
 
 class _Link:
-    """One channel's process group, seen from this rank."""
+    """One channel's process group, seen from this rank.
+
+    gloo does not tell by itself that a message is gone, so a sender waits for its oldest message
+    before it has too many under way, or it would keep all of a step's. This cannot deadlock, since
+    programs are proven for senders that wait for every message.
+    """
 
     def __init__(self, group: dist.ProcessGroup, peer: int, device: torch.device) -> None:
         self._group, self._peer, self._device = group, peer, device
-        self._sending: deque[tuple[dist.Work, Tensor]] = deque()
+        self._sending: deque[Arrival] = deque()
 
     def send(self, tensors: Tensors) -> None:
-        while self._sending and self._sending[0][0].is_completed():
+        while self._sending and all(work.is_completed() for work in self._sending[0].works):
             self._sending.popleft()
-        for tensor in tensors:
-            data = tensor.detach().contiguous()
-            self._sending.append((_started(dist.isend(data, self._peer, self._group)), data))
+        while len(self._sending) >= _UNFINISHED:
+            self._sending.popleft().wait()
+        data = tuple(tensor.detach().contiguous() for tensor in tensors)
+        works = tuple(_started(dist.isend(t, self._peer, self._group)) for t in data)
+        self._sending.append(Arrival(data, works))
 
     def receive(self, specs: Specs) -> Arrival:
         tensors = tuple(spec.empty(self._device) for spec in specs)
@@ -51,7 +59,10 @@ class _Link:
 
     def flush(self) -> None:
         while self._sending:
-            self._sending.popleft()[0].wait()
+            self._sending.popleft().wait()
+
+    def close(self) -> None:
+        dist.destroy_process_group(self._group)
 
 
 class Channels:
@@ -64,7 +75,10 @@ class Channels:
     """
 
     def __init__(
-        self, placement: Placement, pipelines: Sequence[Sequence[int]], device: torch.device
+        self,
+        placement: Placement,
+        pipelines: Sequence[Sequence[int]],
+        device: torch.device,
     ) -> None:
         self._placement = placement
         self._links: dict[Channel, _Link] = {}
@@ -74,7 +88,7 @@ class Channels:
                 ends = (ranks[channel.source], ranks[channel.destination])
                 group = dist.new_group(list(ends))
                 if me in ends and group is not None:
-                    link = _Link(group, peer=ends[me == ends[0]], device=device)
+                    link = _Link(group, ends[me == ends[0]], device)
                     self._links[channel] = link
                     _connect(link, sends=me == ends[0], device=device)
 
@@ -96,7 +110,7 @@ class Channels:
     def close(self) -> None:
         """Destroy the process groups."""
         for link in self._links.values():
-            dist.destroy_process_group(link._group)
+            link.close()
         self._links.clear()
 
     def _link(self, action: Action) -> _Link:

@@ -1,13 +1,33 @@
 """The only use of torch's private names, each with its reason.
 
-FSDP2's public interface reduces gradients from autograd hooks at the end of a backward. A pipeline
-reduces at a planned action, from its own sums, possibly after the parameters were resharded. torch
-2.15 has a public way for that; before, torch's own pipelining reaches into the same state objects
-(torch/distributed/pipelining/stage.py, `perform_reduce_grad`).
+FSDP2 reduces gradients from hooks that its own forward and backward fire. A pipeline reduces at a
+planned action, from its own sums, possibly after the parameters were resharded and while they are
+being gathered for their next use. torch 2.15 made a part of that public, which is used where it
+exists; before, the same is done on FSDP2's state objects, as torch's own pipelining does.
+
+What torch 2.15's public finalisation cannot express, and what its source says
+(`torch/distributed/fsdp/_fully_shard`):
+
+- Starting a reduction. `FSDPModule.finalize_backward` reduces groups with `_post_backward_pending`,
+  which only FSDP2's hooks set (`FSDPParamGroup.post_backward` without gradient synchronisation,
+  `FSDPState._root_post_backward_final_callback`). The hooks come with FSDP2's forward, which
+  gathers the parameters: after a reshard, an all-gather that no plan has. Therefore
+  `FSDPParamGroup.post_backward`, which it would call, is called here.
+- Several reductions in flight. With `async_op=True`, `GradientReductionHandle.wait` must come
+  before "starting more work on this FSDP module or another FSDP root that shares its communication
+  context", as the stages of a rank do; the next reduction raises without it, and it makes compute
+  wait. A stage is gathered and used again while its last unit is reduced.
+- Keeping a gather. Every finalisation ends in `FSDPParamGroup.finalize_backward`, which takes an
+  all-gather in flight for a stray one and drops it, so that its handle's `wait` does nothing;
+  before 2.15 as well. `_gathers_kept` holds it back meanwhile.
+
+Public in torch 2.15, and used: the place of the sums, which is the full parameters' `.grad` in
+their `grad_dtype`, and the end of the reductions, HSDP's included.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch._C._distributed_c10d import Store as Store  # dist.Store, where there is distributed
@@ -15,9 +35,55 @@ from torch.distributed.distributed_c10d import _get_default_store
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 
+class _Reduction(Protocol):
+    """How FSDP2 is given sums to reduce, and told that no more follow."""
+
+    def prepare(self, module: Any) -> None:
+        """Do once, after the lazy set-up."""
+
+    def give(self, parameter: Any, total: Tensor | None) -> None:
+        """Put a sum where FSDP2's `post_backward` looks for it."""
+
+    def finish(self, module: Any) -> None:
+        """Make the current stream wait for all reductions and drop their input buffers."""
+
+
+class _PublicFinalization:
+    """torch 2.15 and later."""
+
+    def prepare(self, module: Any) -> None:
+        module.set_manual_backward_finalization(True)
+
+    def give(self, parameter: Any, total: Tensor | None) -> None:
+        full = parameter._unsharded_param
+        full.grad = None if total is None else total.to(full.grad_dtype or total.dtype)
+
+    def finish(self, module: Any) -> None:
+        module.finalize_backward()
+
+
+class _StateFinalization:
+    """Before torch 2.15, as in torch's `pipelining/stage.py`, `perform_reduce_grad`."""
+
+    def prepare(self, module: Any) -> None:
+        """Nothing to set."""
+
+    def give(self, parameter: Any, total: Tensor | None) -> None:
+        # the slot in which FSDP2 itself accumulates over backwards that do not reduce
+        parameter.unsharded_accumulated_grad = total
+
+    def finish(self, module: Any) -> None:
+        _state(module)._root_post_backward_final_callback()
+
+
+_PUBLIC = hasattr(FSDPModule, "finalize_backward")
+_reduction: _Reduction = _PublicFinalization() if _PUBLIC else _StateFinalization()
+
+
 def prepare_sharded(module: FSDPModule) -> None:
     """Do FSDP2's lazy set-up now; its hooks, which would do it, never run in a pipeline."""
     _state(module)._lazy_init()
+    _reduction.prepare(module)
 
 
 def unsharded_parameters(module: FSDPModule) -> list[nn.Parameter]:
@@ -25,22 +91,25 @@ def unsharded_parameters(module: FSDPModule) -> list[nn.Parameter]:
     return [p.unsharded_param for group in _groups(module) for p in group.fsdp_params]
 
 
-def reduce_sums(module: FSDPModule, sums: Mapping[nn.Parameter, Tensor]) -> None:
-    """Reduce-scatter `sums` into the sharded parameters' `.grad`, adding to what is there.
+def reduce_sums(module: FSDPModule, sums: dict[nn.Parameter, Tensor]) -> None:
+    """Reduce-scatter `sums`, emptying it, into the sharded parameters' `.grad`, adding to those.
 
     Works whether or not the module is gathered; a parameter without a sum is left out, on all
     ranks alike, since all run the same program.
     """
     for group in _groups(module):
         for parameter in group.fsdp_params:
-            # the slot in which FSDP2 itself accumulates over backwards that do not reduce
-            parameter.unsharded_accumulated_grad = sums.get(parameter._unsharded_param)
+            _reduction.give(parameter, sums.pop(parameter._unsharded_param, None))
         group.post_backward()
 
 
 def finish_reductions(module: FSDPModule) -> None:
-    """Make the current stream wait for all reductions and drop their input buffers."""
-    _state(module)._root_post_backward_final_callback()
+    """Make the current stream wait for all reductions and drop their input buffers.
+
+    A gather in flight goes on.
+    """
+    with _gathers_kept(module):
+        _reduction.finish(module)
 
 
 def common_store() -> Store:
@@ -48,13 +117,30 @@ def common_store() -> Store:
     return _get_default_store()
 
 
+@contextmanager
+def _gathers_kept(module: FSDPModule) -> Iterator[None]:
+    groups = _groups(module)
+    gathers = [group._all_gather_result for group in groups]
+    for group in groups:
+        group._all_gather_result = None
+    try:
+        yield
+    finally:
+        for group, gather in zip(groups, gathers, strict=True):
+            group._all_gather_result = gather
+
+
 def _state(module: FSDPModule) -> Any:
     return fully_shard.state(module)  # type: ignore[attr-defined]
 
 
 def _groups(module: FSDPModule) -> list[Any]:
-    return [
-        group
-        for state in _state(module)._state_ctx.all_states
-        for group in state._fsdp_param_groups
-    ]
+    """FSDP2's groups of parameters, which are communicated together."""
+    return [group for state in _state(module)._state_ctx.all_states for group in _of(state)]
+
+
+def _of(state: Any) -> list[Any]:
+    if hasattr(state, "_fsdp_param_groups"):
+        return list(state._fsdp_param_groups)
+    group = state._fsdp_param_group  # torch 2.11: at most one
+    return [] if group is None else [group]

@@ -14,39 +14,34 @@ class GradientBuffers:
     """
 
     def __init__(self, dtype: torch.dtype | None) -> None:
-        self._dtype = dtype
+        self.dtype = dtype
         self._sums: dict[nn.Parameter, Tensor] = {}
 
     def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """Add a gradient of the parameter's shape; the buffer may keep the tensor itself."""
+        """Add a gradient of the parameter's shape, which others may hold too."""
         held = self._sums.get(parameter)
         if held is None:
-            self._sums[parameter] = gradient.to(self._dtype or parameter.dtype)
+            self._sums[parameter] = gradient.to(self.dtype or parameter.dtype, copy=True)
         else:
             held.add_(gradient)
 
     def add_product(self, parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
         """Add `left @ right`, the weight gradient of a matrix product, in place where possible."""
         held = self._sums.get(parameter)
-        if held is None or held.dtype != left.dtype:
-            self.add(parameter, left @ right)
-        else:
+        if held is None:
+            self._sums[parameter] = (left @ right).to(self.dtype or parameter.dtype)
+        elif held.dtype == left.dtype:
             held.addmm_(left, right)
+        else:
+            held.add_(left @ right)
 
     def add_rows(self, parameter: nn.Parameter, rows: Tensor, values: Tensor) -> None:
         """Add `values` [n, width] to the rows [n] of a table's gradient; rows may repeat."""
         held = self._sums.get(parameter)
         if held is None:
-            held = torch.zeros_like(parameter, dtype=self._dtype or parameter.dtype)
+            held = torch.zeros_like(parameter, dtype=self.dtype or parameter.dtype)
             self._sums[parameter] = held
         held.index_add_(0, rows, values.to(held.dtype))
-
-    def collect(self, parameters: list[nn.Parameter]) -> None:
-        """Move what autograd left in `.grad` into the sums."""
-        for parameter in parameters:
-            if parameter.grad is not None:
-                gradient, parameter.grad = parameter.grad, None
-                self.add(parameter, gradient)
 
     def take(self) -> dict[nn.Parameter, Tensor]:
         """All sums; the buffers are empty afterwards."""

@@ -1,8 +1,7 @@
 """The public face: a model cut into stages, trained by a plan's program."""
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -12,17 +11,20 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
 from zeropp.generate import forward_only
-from zeropp.ir import Program, format_program
-from zeropp.plan import Plan, Recompute
-from zeropp.runtime import compat
-from zeropp.runtime.boundary import Boundaries, Tensors
-from zeropp.runtime.channel import Channels
-from zeropp.runtime.executor import Execution, Machine, Spans
-from zeropp.runtime.mesh import PP, check_world_size, data_mesh, make_mesh, pipelines
-from zeropp.runtime.microbatches import Microbatch, Nested, cut
-from zeropp.runtime.shard import needs_sharding, place_parameters
-from zeropp.runtime.stage import Stage, StageModule
-from zeropp.runtime.watchdog import Watchdog
+from zeropp.ir import Program
+from zeropp.plan import Plan
+from zeropp.runtime.assemble import assemble, default_device, require_same_program
+from zeropp.runtime.boundary import Tensors
+from zeropp.runtime.constants import Constants, ConstantSender
+from zeropp.runtime.executor import Execution
+from zeropp.runtime.instructions import Instruction, instructions
+from zeropp.runtime.machine import Feed, Head
+from zeropp.runtime.mesh import PP, check_world_size, make_mesh, pipelines
+from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of, on_device
+from zeropp.runtime.shard import needs_sharding
+from zeropp.runtime.stage import StageModule
+from zeropp.runtime.ties import TiedCopies, find_ties
+from zeropp.runtime.trace import Laps, no_lap
 from zeropp.verify import require_valid
 
 LossFn = Callable[..., Tensor]
@@ -33,12 +35,17 @@ class StepOutput:
     """What a step or an evaluation returns, the same on every rank.
 
     Attributes:
-        loss: mean loss per token over all micro-batches and data-parallel ranks; scalar, fp32.
+        loss: mean of `loss_fn` per token over all micro-batches and data-parallel ranks; scalar,
+            fp32.
         tokens: the number of tokens it is the mean of; scalar.
+        auxiliary: the same mean of all auxiliary losses together; trained, and not in `loss`.
+        metrics: the same mean of each metric asked for.
     """
 
     loss: Tensor
     tokens: Tensor
+    auxiliary: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Pipeline:
@@ -46,8 +53,11 @@ class Pipeline:
 
     Args:
         blocks: the model as a sequence; each maps tensors to tensors, a tuple feeds the next
-            block's arguments. The last stage's outputs go to the loss. Blocks may be on the meta
-            device; those of this rank are then made real on its device and given to `init`.
+            block's arguments. The last stage's outputs go to the loss. Tensors may be of any
+            dtype; those without gradient travel forward only. A keyword-only argument of a block's
+            `forward` is a constant of the step. A parameter that several blocks share stays tied,
+            on whichever stages they are. Blocks may be on the meta device; those of this rank are
+            then made real on its device and given to `init`.
         loss_fn: `loss_fn(*outputs, targets)`, the sum of the losses of a micro-batch's tokens. The
             pipeline divides by the number of tokens of the whole batch, so micro-batches and ranks
             of different size count by their tokens.
@@ -80,38 +90,23 @@ class Pipeline:
         check_world_size(plan, dist.get_world_size())
         stages = plan.stage_blocks(len(blocks))
         self.plan = plan
-        self.device = device or _default_device()
+        self.device = device or default_device()
         self.mesh = mesh or make_mesh(plan, self.device.type)
         self.rank = self.mesh[PP].get_local_rank()
         precision = precision or MixedPrecisionPolicy()
         self._sharded = needs_sharding(plan.dp_size, precision)
         self._loss_fn, self._tokens = loss_fn, tokens or _count_elements
         self.program = require_valid(plan.lower(plan.compute, sharded=self._sharded))
-        _require_same_program(self.program)
-        self._evaluations: dict[int, Program] = {}
-        boundaries = Boundaries(blocks, stages, precision)
-        own = {s: stages[s] for s in plan.placement.stages_of(self.rank)}
-        modules = {
-            s: StageModule({i: _materialise(blocks[i], i, self.device, init) for i in indices})
-            for s, indices in own.items()
-        }
-        dp_mesh = data_mesh(self.mesh) if self._sharded else None
-        self._machine = Machine(
-            plan.placement,
-            {
-                s: Stage(
-                    module,
-                    place_parameters(module, dp_mesh, precision),
-                    precision,
-                    Recompute(plan.recompute),
-                )
-                for s, module in modules.items()
-            },
-            Channels(plan.placement, pipelines(self.mesh), self.device),
-            boundaries,
-            self.device,
-            Watchdog(plan.placement, self.rank, compat.common_store(), timeout),
+        require_same_program(self.program)
+        self.ties = find_ties(blocks, stages)
+        self._constants = ConstantSender(blocks, self.mesh[PP].get_group(), self.device)
+        self._machine = assemble(
+            blocks, stages, self.ties, plan, self.mesh, precision, self.device, init, timeout
         )
+        modules = {s: stage.module for s, stage in self._machine.stages.items()}
+        self._copies = TiedCopies(self.ties, plan.placement, pipelines(self.mesh), modules)
+        self._training = self._ready(self.program)
+        self._evaluations: dict[int, tuple[Instruction, ...]] = {}
 
     @property
     def modules(self) -> tuple[StageModule, ...]:
@@ -127,31 +122,70 @@ class Pipeline:
         """This rank's parameters, for an optimizer."""
         return (parameter for _, parameter in self.named_parameters())
 
-    def step(self, batch: tuple[Nested, Nested], span: Spans | None = None) -> StepOutput:
-        """Forward and backward of all micro-batches; gradients are reduced into `.grad`.
+    def step(
+        self, batch: Batch, *, constants: Constants | None = None, trace: Laps | None = None
+    ) -> StepOutput:
+        """Forward and backward of all micro-batches; gradients are added to `.grad`, reduced.
 
         Args:
             batch: (inputs, targets) of this data-parallel rank, each a tensor or a tuple of
-                tensors [samples, ...]; every pipeline rank passes the same. Samples are cut into
-                B micro-batches of nearly equal size.
-            span: wraps the computing part of every compute action, to measure it.
+                tensors [samples, ...], cut into B micro-batches of nearly equal size; or a list of
+                B such pairs, each a micro-batch, whose sizes and lengths may differ. Every
+                pipeline rank passes the same.
+            constants: what blocks ask for by keyword-only arguments; pipeline rank 0 gives them.
+            trace: measures the step: a `Trace`, or the times of an `Adapter`.
+
+        Raises:
+            ValueError: the batch does not fit the plan, or other constants than the blocks' own.
         """
-        microbatches = cut(*batch, self.plan.num_microbatches)
+        microbatches = microbatches_of(batch, self.plan.num_microbatches)
         tokens = self._total_tokens(microbatches)
-        execution = Execution(self._machine, microbatches, self._loss, 1.0 / tokens, span)
-        losses = execution.run(self.program.actions[self.rank])
-        return StepOutput(self._mean_loss(losses, tokens), tokens)
+        seed = 1.0 / tokens.to(torch.float32)
+        feed = Feed(microbatches, self._share(constants), self._loss, seed)
+        held = self._copies.set_aside()
+        lap = trace.lap if trace else no_lap
+        losses = Execution(self._machine, feed, lap).run(self._training)
+        with self._machine.watchdog.during("in the sum of tied parameters' gradients"):
+            self._copies.sum_gradients(held)
+        return self._output(losses, tokens, ())
 
-    def eval(self, batch: tuple[Nested, Nested], num_microbatches: int = 1) -> StepOutput:
-        """The loss of a batch of any size, forward only; gradients are left alone."""
-        microbatches = cut(*batch, num_microbatches)
+    def eval(
+        self,
+        batch: Batch,
+        num_microbatches: int = 1,
+        *,
+        constants: Constants | None = None,
+        metrics: Mapping[str, LossFn] | None = None,
+    ) -> StepOutput:
+        """The loss of a batch of any size, forward only; gradients are left alone.
+
+        Args:
+            batch: as for `step`, but of any size.
+            num_microbatches: into how many micro-batches it is cut.
+            constants: as for `step`.
+            metrics: by name, `metric(*outputs, targets)`, a sum over a micro-batch's tokens; the
+                same names on every rank.
+        """
+        microbatches = microbatches_of(batch, num_microbatches)
         tokens = self._total_tokens(microbatches)
-        losses = self._infer(microbatches, self._loss)
-        return StepOutput(self._mean_loss(losses, tokens), tokens)
+        functions = metrics or {}
 
-    def predict(self, inputs: Nested, num_microbatches: int = 1) -> list[Tensors] | None:
+        def head(microbatch: Microbatch, outputs: Tensors) -> Tensors:
+            targets = self._targets(microbatch)
+            values = (function(*outputs, targets).float() for function in functions.values())
+            return (*self._loss(microbatch, outputs), *values)
+
+        results = self._infer(microbatches, head, constants)
+        return self._output(results, tokens, tuple(functions))
+
+    def predict(
+        self, inputs: Nested, num_microbatches: int = 1, *, constants: Constants | None = None
+    ) -> list[Tensors] | None:
         """The last stage's outputs, by micro-batch, on the rank that holds it; None elsewhere."""
-        outputs = self._infer(cut(inputs, inputs, num_microbatches), lambda _, outputs: outputs)
+        microbatches = microbatches_of((inputs, inputs), num_microbatches)
+        outputs = self._infer(microbatches, lambda _, outputs: outputs, constants)
+        self._auxiliary()
+        self._machine.watchdog.rest()
         return outputs if self.holds_last_stage else None
 
     @property
@@ -165,13 +199,16 @@ class Pipeline:
         Returns:
             The norm before clipping; scalar, fp32, the same on every rank.
         """
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
-        local = [g.to_local() if isinstance(g, DTensor) else g for g in gradients]
         squares = torch.zeros((), device=self.device)
-        for gradient in local:
-            squares += torch.linalg.vector_norm(gradient, dtype=torch.float32) ** 2
-        self._machine.watchdog.begin("in the all-reduce of the gradient norm")
-        dist.all_reduce(squares)
+        local = []
+        for parameter in self.parameters():
+            if (gradient := parameter.grad) is None:
+                continue
+            local.append(gradient.to_local() if isinstance(gradient, DTensor) else gradient)
+            if self._copies.owns(parameter):
+                squares += torch.linalg.vector_norm(local[-1], dtype=torch.float32) ** 2
+        with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
+            dist.all_reduce(squares)
         self._machine.watchdog.rest()
         norm = (squares / self.plan.dp_replicate).sqrt()
         torch._foreach_mul_(local, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
@@ -179,34 +216,49 @@ class Pipeline:
 
     def close(self) -> None:
         """Destroy the channels' process groups; the pipeline cannot run afterwards."""
-        self._machine.watchdog.close()
-        self._machine.channels.close()
+        self._machine.close()
+        self._copies.close()
+
+    def follow(self, plan: Plan) -> None:
+        """Run another order from the next step on; collective, on all ranks.
+
+        Raises:
+            ValueError: the plan changes more than the order, or ranks were given different plans.
+            InvalidProgramError: its program breaks a rule.
+        """
+        kept = ("pp_size", "num_chunks", "num_microbatches", "dp_shard", "dp_replicate")
+        for name in (*kept, "placement", "split", "recompute"):
+            if getattr(plan, name) != getattr(self.plan, name):
+                raise ValueError(f"{name} cannot change while training; make another pipeline")
+        program = require_valid(plan.lower(plan.compute, sharded=self._sharded))
+        require_same_program(program)
+        self.plan, self.program = plan, program
+        self._training = self._ready(program)
 
     def _infer(
-        self,
-        microbatches: list[Microbatch],
-        head: Callable[[Microbatch, Tensors], Tensors],
+        self, microbatches: list[Microbatch], head: Head, constants: Constants | None
     ) -> list[Tensors]:
-        program = self._evaluation(len(microbatches))
-        execution = Execution(self._machine, microbatches, head, seed=None)
-        results = execution.run(program.actions[self.rank])
-        self._machine.watchdog.rest()
-        return results
-
-    def _evaluation(self, num_microbatches: int) -> Program:
-        if num_microbatches not in self._evaluations:
-            schedule = forward_only(self.plan.placement, num_microbatches)
+        count = len(microbatches)
+        if count not in self._evaluations:
+            schedule = forward_only(self.plan.placement, count)
             program = require_valid(self.plan.lower(schedule, sharded=self._sharded))
-            self._evaluations[num_microbatches] = program
-        return self._evaluations[num_microbatches]
+            self._evaluations[count] = self._ready(program)
+        feed = Feed(microbatches, self._share(constants), head, seed=None)
+        return Execution(self._machine, feed, no_lap).run(self._evaluations[count])
+
+    def _share(self, constants: Constants | None) -> Constants:
+        with self._machine.watchdog.during("in the broadcast of the step's constants"):
+            return self._constants.share(constants)
+
+    def _ready(self, program: Program) -> tuple[Instruction, ...]:
+        order = program.actions[self.rank]
+        return instructions(order, program.placement, self._machine.stages)
 
     def _loss(self, microbatch: Microbatch, outputs: Tensors) -> Tensors:
-        targets = microbatch.targets
-        if isinstance(targets, tuple):
-            targets = tuple(t.to(self.device) for t in targets)
-        else:
-            targets = targets.to(self.device)
-        return (self._loss_fn(*outputs, targets).float(),)
+        return (self._loss_fn(*outputs, self._targets(microbatch)).float(),)
+
+    def _targets(self, microbatch: Microbatch) -> Nested:
+        return on_device(microbatch.targets, self.device)
 
     def _total_tokens(self, microbatches: list[Microbatch]) -> Tensor:
         """Tokens of all data-parallel ranks: counted once per pipeline, by its first rank."""
@@ -214,52 +266,30 @@ class Pipeline:
         total = torch.zeros((), dtype=torch.int64, device=self.device)
         for count in counts:
             total += count
-        self._machine.watchdog.begin("in the all-reduce of the token count")
-        dist.all_reduce(total)
+        with self._machine.watchdog.during("in the all-reduce of the token count"):
+            dist.all_reduce(total)
         return total
 
-    def _mean_loss(self, losses: list[Tensors], tokens: Tensor) -> Tensor:
-        total = torch.zeros((), dtype=torch.float32, device=self.device)
-        for (loss,) in losses:
-            total += loss
-        self._machine.watchdog.begin("in the all-reduce of the loss")
-        dist.all_reduce(total)
+    def _auxiliary(self) -> list[Tensor]:
+        stages = self._machine.stages.values()
+        return [loss for stage in stages for loss in stage.auxiliary_losses()]
+
+    def _output(
+        self, results: list[Tensors], tokens: Tensor, metrics: tuple[str, ...]
+    ) -> StepOutput:
+        """Sums over micro-batches and ranks, per token; auxiliary losses come from any rank."""
+        totals = torch.zeros(2 + len(metrics), device=self.device)
+        for values in results:
+            totals[1:] += torch.stack(values)
+        for loss in self._auxiliary():
+            totals[0] += loss
+        with self._machine.watchdog.during("in the all-reduce of the loss"):
+            dist.all_reduce(totals)
         self._machine.watchdog.rest()
-        return total / tokens
-
-
-def _materialise(
-    block: nn.Module,
-    index: int,
-    device: torch.device,
-    init: Callable[[int, nn.Module], None] | None,
-) -> nn.Module:
-    tensors = [*block.parameters(), *block.buffers()]
-    if not any(tensor.is_meta for tensor in tensors):
-        return block.to(device)
-    if init is None:
-        raise ValueError(f"block {index} is on the meta device; pass init to fill it")
-    block = block.to_empty(device=device)
-    init(index, block)
-    return block
-
-
-def _default_device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+        auxiliary, loss, *others = (totals / tokens).unbind()
+        return StepOutput(loss, tokens, auxiliary, dict(zip(metrics, others, strict=True)))
 
 
 def _count_elements(targets: Nested) -> int:
     first = targets[0] if isinstance(targets, tuple) else targets
     return first.numel()
-
-
-def _require_same_program(program: Program) -> None:
-    """Raise ValueError on every rank unless all ranks are about to run the same program."""
-    digest = hashlib.sha256(format_program(program).encode()).hexdigest()
-    digests: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(digests, digest)
-    different = [rank for rank, other in enumerate(digests) if other != digests[0]]
-    if different:
-        raise ValueError(f"plan: ranks {different} have another program than rank 0")

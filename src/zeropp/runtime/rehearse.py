@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,45 +17,56 @@ from torch import Tensor, nn
 from zeropp.costs import Costs
 from zeropp.plan import Plan
 from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.measure_links import hop_seconds
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
 
-_WIDTH = 8
+WIDTH = 8
+_SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is spun
 
 
-_WAKE_UP_S = 3e-4  # the system wakes a sleeper late by about half of this; the rest is spun
+class _Occupied:
+    """A span of time that a stage computes for, its own few operations included."""
 
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self._end = seconds, 0.0
 
-def _occupy(seconds: float) -> None:
-    """Take `seconds`, leaving the processor to others for nearly all of them."""
-    end = time.perf_counter() + seconds
-    if seconds > _WAKE_UP_S:
-        time.sleep(seconds - _WAKE_UP_S)
-    while time.perf_counter() < end:
-        continue
+    def stretch(self, factor: float) -> None:
+        self._seconds *= factor
+
+    def begin(self) -> None:
+        self._end = time.perf_counter() + self._seconds
+
+    def rest(self) -> None:
+        """Take what is left, leaving the processor to others for nearly all of it."""
+        left = self._end - time.perf_counter()
+        if left > _SPUN_S:
+            time.sleep(left - _SPUN_S)
+        while time.perf_counter() < self._end:
+            continue
 
 
 @dataclass(frozen=True)
 class _SleepRule:
-    """A layer y = x * weight whose F, B and W sleep."""
+    """A layer y = x * weight; its F and B begin here and end in `_Entry` and `EmulatedStage`."""
 
-    forward_s: float
-    backward_s: float
-    weight_s: float
+    forward_time: _Occupied
+    backward_time: _Occupied
+    weight_time: _Occupied
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        _occupy(self.forward_s)
         return x * weight
 
     def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
-        _occupy(self.backward_s)
+        self.backward_time.begin()
         return grad_output * weight
 
     def add_weight_gradient(
         self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
     ) -> None:
-        _occupy(self.weight_s)
+        self.weight_time.begin()
         gradients.add(weight, (x * grad_output).sum(0))
+        self.weight_time.rest()
 
 
 class _Sleeper(nn.Module):
@@ -62,23 +74,52 @@ class _Sleeper(nn.Module):
 
     def __init__(self, rule: _SleepRule) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(_WIDTH))
+        self.weight = nn.Parameter(torch.ones(WIDTH))
         self.split_rule = rule
 
     def forward(self, x: Tensor) -> Tensor:
         return self.split_rule.forward(x, self.weight, None)
 
 
-class _Stage(nn.Module):
-    """A sleeper behind an offset, whose gradient makes the first stage's B run as any other's."""
+class _Entry(torch.autograd.Function):
+    """x + offset, whose backward is the last of a stage's B.
 
-    def __init__(self, rule: _SleepRule) -> None:
+    The offset's gradient makes the first stage's B run as any other's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, offset: Tensor, backward_time: _Occupied) -> Tensor:
+        ctx.backward_time = backward_time
+        return x + offset
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
+        gradients = grad_output, grad_output.sum(0)
+        ctx.backward_time.rest()
+        return *gradients, None
+
+
+class EmulatedStage(nn.Module):
+    """A stage that takes these times for F, B and W of a micro-batch, in seconds."""
+
+    def __init__(self, forward_s: float, backward_s: float, weight_s: float) -> None:
         super().__init__()
-        self.offset = nn.Parameter(torch.zeros(_WIDTH))
-        self.sleeper = _Sleeper(rule)
+        self.offset = nn.Parameter(torch.zeros(WIDTH))
+        self.times = [_Occupied(seconds) for seconds in (forward_s, backward_s, weight_s)]
+        self.rule = _SleepRule(*self.times)
+        self.sleeper = _Sleeper(self.rule)
+
+    def slow_down(self, factor: float) -> None:
+        """Take `factor` times as long from now on."""
+        for span in self.times:
+            span.stretch(factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.sleeper(x + self.offset)
+        """[samples, WIDTH] -> the same."""
+        self.rule.forward_time.begin()
+        y: Tensor = self.sleeper(_Entry.apply(x, self.offset, self.rule.backward_time))
+        if not x.is_meta:
+            self.rule.forward_time.rest()
         return y
 
 
@@ -109,39 +150,19 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3) -> Rehearsal:
         ValueError: the plan does not fit the world, or costs list another number of stages.
     """
     stages = plan.placement.num_stages
-    rules = zip(costs.forward, costs.backward, costs.weight, strict=True)
-    blocks = [_Stage(_SleepRule(*times)) for times in rules]
+    times = zip(costs.forward, costs.backward, costs.weight, strict=True)
+    blocks = [EmulatedStage(*stage) for stage in times]
     if len(blocks) != stages:
         raise ValueError(f"costs must list {stages} stages, got {len(blocks)}")
-    pipe = Pipeline(blocks, _loss, plan, device=torch.device("cpu"))
-    latency = measure_latency()
-    batch = torch.zeros(plan.num_microbatches, _WIDTH)
+    pipe = Pipeline(blocks, emulated_loss, plan, device=torch.device("cpu"))
+    ends = 0, dist.get_world_size() - 1
+    latency = hop_seconds(*ends, 4 * WIDTH, torch.device("cpu"))
+    batch = torch.zeros(plan.num_microbatches, WIDTH)
     measured = [_timed(lambda: pipe.step((batch, batch))) for _ in range(steps + 1)][1:]
     with_latency = Costs(costs.forward, costs.backward, costs.weight, latency)
     report = simulate(pipe.program, with_latency)
     pipe.close()
     return Rehearsal(report.makespan, median(measured), latency)
-
-
-def measure_latency(rounds: int = 50) -> float:
-    """Seconds from one rank's send to another's receive, by ping-pong of the first and the last."""
-    last = dist.get_world_size() - 1
-    tensor = torch.zeros(_WIDTH)
-    if last == 0:
-        return 0.0
-    dist.barrier()
-
-    def ping_pong() -> None:
-        if dist.get_rank() == 0:
-            dist.send(tensor, last)
-            dist.recv(tensor, last)
-        elif dist.get_rank() == last:
-            dist.recv(tensor, 0)
-            dist.send(tensor, 0)
-
-    seconds = torch.tensor(median(_timed(ping_pong) for _ in range(rounds)) / 2)
-    dist.broadcast(seconds, 0)
-    return float(seconds)
 
 
 def _timed(run: Callable[[], object]) -> float:
@@ -150,5 +171,6 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _loss(outputs: Tensor, targets: Tensor) -> Tensor:
+def emulated_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Anything with a gradient."""
     return (outputs - targets).sum()

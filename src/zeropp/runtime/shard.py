@@ -1,14 +1,21 @@
 """The FSDP2 seam: where a stage's parameters live, and when they are gathered and reduced."""
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, UnshardHandle, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    share_comm_ctx,
+)
 
 from zeropp.runtime import compat
 from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.lane import Lane, Wait
 
 
 class Parameters(Protocol):
@@ -28,8 +35,8 @@ class Parameters(Protocol):
     def reduce(self) -> None:
         """Reduce the sums gathered since the last time into the parameters' `.grad`."""
 
-    def collect(self) -> None:
-        """Move what autograd left in `.grad` into the sums."""
+    def trained(self) -> list[nn.Parameter]:
+        """The full parameters that want a gradient; they must have been gathered once."""
 
     def finish(self) -> None:
         """Make every `.grad` complete, at the end of a step."""
@@ -53,13 +60,14 @@ class WholeParameters:
 
     def reduce(self) -> None:
         """Hand the sums over as `.grad`, in the parameters' dtype, adding to what is there."""
-        self.collect()
         for parameter, total in self.gradients.take().items():
-            parameter.grad = total.to(parameter.dtype)
+            gradient = total.to(parameter.dtype)
+            held = parameter.grad
+            parameter.grad = gradient if held is None else held + gradient
 
-    def collect(self) -> None:
-        """Move what autograd left in `.grad` into the sums."""
-        self.gradients.collect(self._parameters)
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that want a gradient."""
+        return self._parameters
 
     def finish(self) -> None:
         """Hand over the sums of the step."""
@@ -75,7 +83,11 @@ class ShardedParameters:
     """
 
     def __init__(
-        self, module: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy
+        self,
+        module: nn.Module,
+        mesh: DeviceMesh,
+        precision: MixedPrecisionPolicy,
+        lane: Lane,
     ) -> None:
         sharded = fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
         sharded.set_gradient_divide_factor(1.0)
@@ -83,67 +95,91 @@ class ShardedParameters:
         sharded.set_reshard_after_backward(False)
         self.gradients = GradientBuffers(precision.reduce_dtype)
         self._module: FSDPModule = sharded
-        self._handle: UnshardHandle | None = None
+        self._lane = lane
+        self._gathering: Wait | None = None
         self._parameters: list[nn.Parameter] | None = None
-        self._shards = list(module.parameters())
+        dtype = precision.reduce_dtype
+        self._lower = [p for p in module.parameters() if dtype and p.dtype != dtype]
         self._partial: dict[nn.Parameter, Tensor] = {}
-        self._reduce_dtype = precision.reduce_dtype
         compat.prepare_sharded(sharded)
 
     def unshard(self) -> None:
         """Start the all-gather."""
-        self._handle = self._module.unshard(async_op=True)
+        self._gathering = self._lane.gather(self._module)
 
     def wait(self) -> None:
         """Wait for the all-gather that `unshard` started."""
-        if self._handle is not None:
-            self._handle.wait()
-            self._handle = None
+        if self._gathering is not None:
+            self._gathering()
+            self._gathering = None
 
     def reshard(self) -> None:
         """Free the gathered parameters."""
+        self.wait()
         self._module.reshard()
 
     def reduce(self) -> None:
-        """Reduce-scatter the sums.
+        """Start the reduce-scatter of the sums."""
+        sums = self.gradients.take()
 
-        Parameters kept in a lower precision than that of the reduction have their reduced shards
-        summed in the latter, so that the error does not grow with the number of reductions.
-        """
-        compat.reduce_sums(self._module, self.gradients.take())
-        lower = [p for p in self._shards if p.dtype != self._reduce_dtype]
-        if self._reduce_dtype is None or not lower:
-            return
-        compat.finish_reductions(self._module)
-        for parameter in lower:
-            gradient, parameter.grad = parameter.grad, None
-            if gradient is not None:
-                held = self._partial.get(parameter)
-                gradient = gradient.to(self._reduce_dtype)
-                self._partial[parameter] = gradient if held is None else held + gradient
+        def start() -> None:
+            self._set_aside()
+            compat.reduce_sums(self._module, sums)
 
-    def collect(self) -> None:
-        """Move what autograd left in `.grad` into the sums."""
+        self._lane.reduce(start, self._wait_for_reductions)
+
+    def trained(self) -> list[nn.Parameter]:
+        """The full parameters that want a gradient."""
         if self._parameters is None:
             full = compat.unsharded_parameters(self._module)
             self._parameters = [p for p in full if p.requires_grad]
-        self.gradients.collect(self._parameters)
+        return self._parameters
 
     def finish(self) -> None:
         """Wait for the step's reductions."""
-        compat.finish_reductions(self._module)
+        self._lane.wait()
+        self._wait_for_reductions()
+        self._set_aside()
         for parameter, total in self._partial.items():
             parameter.grad = total.to(parameter.dtype)
         self._partial.clear()
 
+    def _wait_for_reductions(self) -> None:
+        compat.finish_reductions(self._module)
+
+    def _set_aside(self) -> None:
+        """Sum reduced shards of parameters that are kept in a lower precision than that of the
+        reduction in the latter, so that the error does not grow with the number of reductions.
+        """
+        if not self._lower:
+            return
+        self._wait_for_reductions()
+        for parameter in self._lower:
+            gradient, parameter.grad = parameter.grad, None
+            if gradient is not None:
+                held = self._partial.get(parameter)
+                gradient = gradient.to(self.gradients.dtype)
+                self._partial[parameter] = gradient if held is None else held + gradient
+
 
 def place_parameters(
-    module: nn.Module, dp_mesh: DeviceMesh | None, precision: MixedPrecisionPolicy
-) -> Parameters:
-    """Shard the module's parameters over `dp_mesh`, or keep them whole without one."""
+    modules: Mapping[int, nn.Module],
+    dp_mesh: DeviceMesh | None,
+    precision: MixedPrecisionPolicy,
+    lane: Lane,
+) -> dict[int, Parameters]:
+    """Shard the parameters of every stage over `dp_mesh`, or keep them whole without one.
+
+    The stages share FSDP2's streams, and with them the buffers of collectives, of which each stage
+    would otherwise keep its own.
+    """
     if dp_mesh is None:
-        return WholeParameters(module, precision)
-    return ShardedParameters(module, dp_mesh, precision)
+        return {s: WholeParameters(module, precision) for s, module in modules.items()}
+    placed: dict[int, Parameters] = {
+        s: ShardedParameters(module, dp_mesh, precision, lane) for s, module in modules.items()
+    }
+    share_comm_ctx([module for module in modules.values() if isinstance(module, FSDPModule)])
+    return placed
 
 
 def needs_sharding(dp_size: int, precision: MixedPrecisionPolicy) -> bool:

@@ -9,9 +9,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.plan import Recompute
-from zeropp.runtime.backward import Recorder, Tape, split_layers
-from zeropp.runtime.boundary import Tensors, cast, run_blocks
+from zeropp.runtime.auxiliary import record_auxiliary_losses
+from zeropp.runtime.backward import split_layers
+from zeropp.runtime.boundary import Block, Tensors, run_blocks
+from zeropp.runtime.constants import Constants
 from zeropp.runtime.recompute import recomputing
+from zeropp.runtime.recorder import Recorder, Tape
 from zeropp.runtime.shard import Parameters
 
 Head = Callable[[Tensors], Tensors]
@@ -64,29 +67,45 @@ class Stage:
         self._recorder = Recorder()
         self._in_flight: dict[int, _InFlight] = {}
         self._tapes: dict[int, Tape] = {}
+        self._blocks = [Block.of(block, recomputing(block, recompute)) for block in module.blocks]
+        self._plain_blocks = [Block.of(block) for block in module.blocks]
         split_layers(module, self._recorder)
-        self._blocks = [recomputing(block, recompute) for block in module.blocks]
+        record_auxiliary_losses(module, self._recorder)
 
-    def infer(self, inputs: Tensors) -> Tensors:
+    def infer(self, inputs: Tensors, constants: Constants) -> Tensors:
         """Forward without a backward to come."""
-        return run_blocks(self.module.blocks, cast(inputs, self._precision))
+        with self._recorder.forward(None):
+            return run_blocks(self._plain_blocks, inputs, constants, self._precision)
 
-    def forward(self, microbatch: int, inputs: Tensors, head: Head | None = None) -> Tensors:
+    def forward(
+        self,
+        microbatch: int,
+        inputs: Tensors,
+        constants: Constants,
+        seed: Tensor,
+        head: Head | None = None,
+    ) -> Tensors:
         """F: the roots from which B will start, which are the outputs or what `head` makes of them.
 
         Args:
             microbatch: not in flight on this stage yet.
             inputs: leaves; B returns the gradients of those that require one.
-            head: on the last stage, the loss.
+            constants: the step's.
+            seed: scalar, the gradient of the loss.
+            head: on the last stage, the loss; what it returns first is trained.
         """
-        tape = Tape(self.parameters.gradients)
-        with self._recorder.writing_to(tape):
-            roots = run_blocks(self._blocks, cast(inputs, self._precision))
+        tape = Tape(self.parameters.gradients, seed)
+        with self._recorder.forward(tape):
+            roots = run_blocks(self._blocks, inputs, constants, self._precision)
         if head is not None:
             roots = head(roots)
         edges = tuple(get_gradient_edge(root) for root in roots if root.requires_grad)
         self._in_flight[microbatch] = _InFlight(inputs, edges, tape)
         return tuple(root.detach() for root in roots)
+
+    def auxiliary_losses(self) -> list[Tensor]:
+        """Those of the forwards since the last time, scalars in fp32."""
+        return self._recorder.take_losses()
 
     def backward(self, microbatch: int, grad_outputs: Tensors, *, fused: bool) -> Tensors:
         """B, or BW if `fused`: the gradients of the inputs that want one.
@@ -98,19 +117,22 @@ class Stage:
         """
         inputs, edges, tape = self._in_flight.pop(microbatch)
         tape.fused = fused
-        if edges:
-            with self._recorder.writing_to(tape):
-                torch.autograd.backward(edges, grad_outputs)
-        self.parameters.collect()
+        leaves = [x for x in inputs if x.requires_grad]
+        trained = self.parameters.trained()
+        found: Sequence[Tensor | None] = [None] * (len(leaves) + len(trained))
+        if edges and found:
+            with self._recorder.backward(tape):
+                found = torch.autograd.grad(
+                    edges, [*leaves, *trained], grad_outputs, allow_unused=True
+                )
+        for parameter, gradient in zip(trained, found[len(leaves) :], strict=True):
+            if gradient is not None:  # the split layers' comes later, in W
+                self.parameters.gradients.add(parameter, gradient)
         if not fused:
             self._tapes[microbatch] = tape
-        return tuple(_gradient(x) for x in inputs if x.requires_grad)
+        pairs = zip(leaves, found, strict=False)
+        return tuple(torch.zeros_like(x) if g is None else g for x, g in pairs)
 
     def weight(self, microbatch: int) -> None:
         """W: add the weight gradients that B left."""
         self._tapes.pop(microbatch).run()
-
-
-def _gradient(tensor: Tensor) -> Tensor:
-    gradient, tensor.grad = tensor.grad, None
-    return torch.zeros_like(tensor) if gradient is None else gradient

@@ -2,7 +2,7 @@
 
 A thread on each rank looks at the action that the executor last began. Where that is older than
 `timeout` seconds, it says so in the ranks' common store; then every rank prints its own place and
-its latest actions, and all exit with status 1.
+its latest actions, and all exit with status 1, at the latest `timeout` + 4 s after the fault.
 """
 
 import os
@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch.distributed as dist
 
@@ -48,6 +49,7 @@ class Watchdog:
         self._timeout, self._stop = timeout, stop
         self._latest: deque[Action | str] = deque(maxlen=_SHOWN)
         self._since: float | None = None
+        self._alone = False  # the store is gone; this rank goes by its own clock
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -56,6 +58,16 @@ class Watchdog:
         """The rank begins an action, or a phase of the step named in words."""
         self._latest.append(what)
         self._since = time.monotonic()
+
+    @contextmanager
+    def during(self, what: Action | str) -> Iterator[None]:
+        """The body is an action, or a phase; an exception from it says where this rank was."""
+        self.begin(what)
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"while in {self.place()}")
+            raise
 
     def rest(self) -> None:
         """The rank is outside of a step, where it may take its time."""
@@ -89,25 +101,37 @@ class Watchdog:
         while not self._closed.wait(pause):
             since = self._since
             late = since is not None and time.monotonic() - since > self._timeout
-            try:
-                if late:
-                    self._store.set(_KEY, str(dist.get_rank()))
-                stalled = late or self._store.check([_KEY])
-            except RuntimeError:  # the rank that hosts the store has left: the run is over
-                return
-            if stalled:
-                self._give_up()
-                return
+            if late:
+                self._give_up(str(dist.get_rank()))
+            elif (first := self._stalled_rank()) is not None:
+                self._give_up(first)
+            else:
+                continue
+            return
 
-    def _give_up(self) -> None:
-        first = str(self._store.get(_KEY), "ascii")
+    def _stalled_rank(self) -> str | None:
+        """The rank that waited too long, if one has said so."""
+        if self._alone:
+            return None
+        try:
+            return str(self._store.get(_KEY), "ascii") if self._store.check([_KEY]) else None
+        except RuntimeError:  # the rank that hosts the store has left
+            self._alone = True
+            return None
+
+    def _give_up(self, first: str) -> None:
         print(
             f"zeropp: rank {first} waited more than {self._timeout:g} s in one action; "
             f"all ranks stop\n{self.place()}",
             file=sys.stderr,
             flush=True,
         )
-        time.sleep(_GRACE_S)
+        if not self._alone:
+            try:
+                self._store.set(_KEY, first)
+            except RuntimeError:
+                self._alone = True
+        time.sleep(0.0 if self._alone else _GRACE_S)
         self._stop(1)
 
 

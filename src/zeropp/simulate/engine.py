@@ -38,6 +38,7 @@ class Cause(StrEnum):
     REDUCE = "reduce"  # after its last action, until its gradients are reduced
     TAIL = "tail"  # after that, until the last rank ends
     OPTIMIZER = "optimizer"  # the optimizer's step
+    HOST = "host"  # between actions, measured only: the cost of running the program
 
 
 @dataclass(frozen=True)

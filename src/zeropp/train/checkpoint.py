@@ -1,6 +1,7 @@
 """Checkpoints through torch.distributed.checkpoint, under global parameter names.
 
-Names do not depend on ranks or stages, so a checkpoint can be read in another layout.
+Names do not depend on ranks or stages, so a checkpoint can be read in another layout; a tied
+parameter is held once.
 """
 
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.ties import find_ties, owner_names
 
 _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
 
@@ -36,17 +38,23 @@ class _Holder(nn.Module):
 
 def save(path: Path, pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> None:
     """Write model, optimizer and step; collective, on all ranks."""
-    dcp_save(_state(pipe, optimizer, step), checkpoint_id=path)
+    names = owner_names(pipe.ties)
+    dcp_save(_shared(_state(pipe, optimizer, step), names), checkpoint_id=path)
 
 
 def load(path: Path, pipe: Pipeline, optimizer: torch.optim.Optimizer) -> int:
     """Read a checkpoint into the pipeline and the optimizer; the step it was written at."""
-    state = _state(pipe, optimizer, 0)
-    dcp_load(state, checkpoint_id=path)
+    own, names = _state(pipe, optimizer, 0), owner_names(pipe.ties)
+    read = _shared(own, names)
+    dcp_load(read, checkpoint_id=path)
     holder = _Holder(pipe)
-    set_model_state_dict(holder, state["model"], options=_OPTIONS)
-    set_optimizer_state_dict(holder, optimizer, state["optimizer"], options=_OPTIONS)
-    return int(state["step"])
+    model, state = (
+        {key: _apart(read[part], key, _owner_key(key, names)) for key in own[part]}
+        for part in ("model", "optimizer")
+    )
+    set_model_state_dict(holder, model, options=_OPTIONS)
+    set_optimizer_state_dict(holder, optimizer, state, options=_OPTIONS)
+    return int(read["step"])
 
 
 def check(path: Path, blocks: list[nn.Module]) -> None:
@@ -56,8 +64,12 @@ def check(path: Path, blocks: list[nn.Module]) -> None:
     except (OSError, ValueError) as error:
         raise ValueError(f"run.resume: no checkpoint at {path}: {error}") from error
     saved = {k.removeprefix("model."): v for k, v in metadata.items() if k.startswith("model.")}
+    tied = owner_names(find_ties(blocks, [range(len(blocks))]))
     wanted = {
-        f"{i}.{name}": p.shape for i, b in enumerate(blocks) for name, p in b.named_parameters()
+        f"{i}.{name}": p.shape
+        for i, b in enumerate(blocks)
+        for name, p in b.named_parameters()
+        if f"{i}.{name}" not in tied
     }
     for name in sorted(saved.keys() | wanted.keys()):
         held = getattr(saved.get(name), "size", None)
@@ -79,3 +91,29 @@ def _state(pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> dict[
         "optimizer": get_optimizer_state_dict(holder, optimizer, options=_OPTIONS),
         "step": torch.tensor(step),
     }
+
+
+def _shared(state: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """The same with every tied parameter under its owner's name, in whatever stages it is."""
+    parts = {
+        part: {_owner_key(key, names): value for key, value in reversed(state[part].items())}
+        for part in ("model", "optimizer")
+    }
+    return parts | {"step": state["step"]}
+
+
+def _apart(values: dict[str, Any], key: str, owner_key: str) -> Any:
+    """The owner's value; a copy's state must not be the owner's own tensor."""
+    value = values[owner_key]
+    return value.clone() if key != owner_key and isinstance(value, torch.Tensor) else value
+
+
+def _owner_key(key: str, names: dict[str, str]) -> str:
+    """A model's key is a name, an optimizer's `state.<name>.<what>` or `param_groups...`."""
+    for name, owner in names.items():
+        if key == name:
+            return owner
+        for part in ("state", "param_groups"):
+            if key.startswith(f"{part}.{name}."):
+                return key.replace(name, owner, 1)
+    return key

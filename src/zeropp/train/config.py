@@ -20,6 +20,8 @@ class ModelConfig:
     """A named size: toy, gpt2-124m, 1.5b, 6.2b, 14.6b, llama-8b."""
     layers: int | None = None
     """Decoder layers; None: those of the named size."""
+    tied: bool | None = None
+    """Whether the head's weight is the token table's; None: as in the named size."""
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
@@ -28,7 +30,9 @@ class ModelConfig:
     def gpt(self) -> GPTConfig:
         """The full shape."""
         named = SIZES[self.size]
-        return named if self.layers is None else dataclasses.replace(named, layers=self.layers)
+        layers = named.layers if self.layers is None else self.layers
+        tied = named.tied if self.tied is None else self.tied
+        return dataclasses.replace(named, layers=layers, tied=tied)
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,8 @@ class RunConfig:
     """Steps between validation losses; a checkpoint is written at the end."""
     seed: int = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What blocks compute in; parameters, sums and reductions of gradients are fp32."""
     resume: str | None = None
     """A checkpoint folder, such as runs/demo/checkpoints/step-200, to continue from."""
     sample: int = 160

@@ -11,36 +11,43 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from zeropp.plan import Plan
-from zeropp.runtime.mesh import check_world_size
-
 
 def under_torchrun() -> bool:
     """Whether torchrun (or another launcher that speaks its variables) started this process."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def launch(plan: Plan, device: str, function: Callable[..., None], *args: Any) -> None:
+def torchrun_ranks() -> int:
+    """How many ranks torchrun started."""
+    return int(os.environ["WORLD_SIZE"])
+
+
+def launch(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
     """Run `function(*args)` on every rank, with the process group made.
 
+    Args:
+        ranks: how many to start here; torchrun's, where that started us, are all used.
+        device: `cpu` or `cuda`.
+        function: run on each.
+        args: for it.
+
     Raises:
-        ValueError: the plan's ranks do not match torchrun's, or more GPUs than there are.
+        ValueError: more GPUs than there are.
         torch.distributed.elastic.multiprocessing.errors.ChildFailedError: a local rank failed;
             the others were stopped.
     """
     if under_torchrun():
-        check_world_size(plan, int(os.environ["WORLD_SIZE"]))
         record(run_rank)(device, function, args)
         return
-    if device == "cuda" and torch.cuda.device_count() < plan.world_size:
+    if device == "cuda" and torch.cuda.device_count() < ranks:
         raise ValueError(
-            f"run.device: the plan needs {plan.world_size} GPUs, {torch.cuda.device_count()} are "
-            "here; use smaller sizes or run.device cpu"
+            f"device: {ranks} ranks need as many GPUs, {torch.cuda.device_count()} are "
+            "here; use fewer ranks or device cpu"
         )
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=plan.world_size,
+        nproc_per_node=ranks,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         run_id=f"zeropp-{os.getpid()}",

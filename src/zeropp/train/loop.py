@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir import Timeline, evaluate
 from zeropp.models import gpt_blocks, init_block
@@ -32,6 +33,13 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
 
 
+def precision_of(name: str) -> MixedPrecisionPolicy:
+    """`fp32`, or `bf16`: compute in bf16, sum and reduce in fp32."""
+    if name == "fp32":
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+
+
 class Trainer:
     """One rank's pipeline, optimizer and data.
 
@@ -48,6 +56,7 @@ class Trainer:
             blocks,
             token_loss,
             plan,
+            precision=precision_of(config.run.precision),
             init=lambda index, block: init_block(block, gpt, index, config.run.seed),
         )
         self.corpus: Corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)
@@ -93,7 +102,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optim, step, self.config.run.steps)
         start = time.perf_counter()
-        out = self.pipe.step(self._batch("train", step), trace.span if trace else None)
+        out = self.pipe.step(self._batch("train", step), trace=trace)
         norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -130,13 +139,20 @@ class Trainer:
             print(line, flush=True)
 
     def _measure(self, trace: Trace) -> dict[str, float]:
-        """Draw the traced step below its prediction; the bubble ratios, idle / (P x makespan)."""
+        """Draw the traced step below its prediction; bubble ratios and idle time by cause, each
+        over P x makespan.
+        """
         placement = self.pipe.plan.placement
-        measured = trace.gather(placement, "measured", pipelines(self.pipe.mesh)[0])
-        predicted = predict(measured, self.pipe)
+        step = trace.gather(placement, "measured", pipelines(self.pipe.mesh)[0])
+        predicted = predict(step.timeline, self.pipe)
         if self.leads:
-            show([predicted, measured], self.config.folder / "timeline.png")
-        return {"bubble_predicted": predicted.bubble_ratio, "bubble": measured.bubble_ratio}
+            for name in ("timeline.png", "timeline.json"):
+                show([predicted, step.timeline], self.config.folder / name)
+        bubbles = {
+            "bubble_predicted": predicted.bubble_ratio,
+            "bubble": step.timeline.bubble_ratio,
+        }
+        return bubbles | {f"idle_{cause}": ratio for cause, ratio in step.idle_ratios().items()}
 
     def _sample(self) -> str:
         tokens = self.corpus.batch("validation", 0, 1, self.config.data.seq_len, 0)[0]

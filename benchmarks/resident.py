@@ -1,0 +1,181 @@
+"""Memory of gathered parameters and unreduced gradients: flat over the number of micro-batches, as
+the unit and `max_resident` bound it, and as simulated.
+
+Run: python benchmarks/resident.py [--json]; four ranks (P=2, D=2, V=3), about five minutes.
+
+Stages are one linear layer of 8 MiB that sleeps as long as it would compute; activations are a few
+KiB. What the process holds is read all the time, with an allocator that returns freed memory.
+"""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from claim import Figure, report
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.ranks import run_ranks
+from zeropp.costs import Bytes, Costs, Traffic
+from zeropp.plan import Plan
+from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.split_rules import LinearRule
+from zeropp.simulate import Category, simulate
+
+WIDTH = 1448  # 8 MiB of fp32
+STAGE_MIB = WIDTH**2 * 4 / 2**20
+ACTION_S = 0.010
+P, V, D = 2, 3, 2
+BATCHES = (8, 32)
+POLICIES = ((4, 1), (4, 2), (8, 1))  # U, max_resident
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+
+
+@dataclass(frozen=True)
+class SlowRule(LinearRule):
+    """A linear layer whose F, B and W take `ACTION_S` and more."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Wait, then as usual."""
+        time.sleep(ACTION_S)
+        return super().forward(x, weight, bias)
+
+    def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
+        """Wait, then as usual."""
+        time.sleep(ACTION_S)
+        return super().input_gradient(grad_output, weight)
+
+    def add_weight_gradient(
+        self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
+    ) -> None:
+        """Wait, then as usual."""
+        time.sleep(ACTION_S)
+        super().add_weight_gradient(gradients, weight, x, grad_output)
+
+
+class Slow(nn.Linear):
+    """The layer of one stage."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, WIDTH, bias=False)
+        self.split_rule = SlowRule()
+
+
+class Peak:
+    """The most memory of this process while it is open, in MiB above that at the start."""
+
+    def __init__(self) -> None:
+        self.most = 0.0
+        self._start = resident()
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Peak":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._closed.wait(5e-4):
+            self.most = max(self.most, resident() - self._start)
+
+
+def resident() -> float:
+    """MiB of this process in memory."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def loss(y: Tensor, targets: Tensor) -> Tensor:
+    """Anything."""
+    return (y - targets).pow(2).sum()
+
+
+def measured(plans: list[Plan]) -> list[float]:
+    """For each plan, this rank's peak above what it holds between steps, in MiB."""
+    found = []
+    for plan in plans:
+        pipe = Pipeline([Slow() for _ in range(P * V)], loss, plan)
+        batch = torch.zeros(plan.num_microbatches, WIDTH)
+        warm = torch.zeros(plan.num_microbatches, WIDTH)
+        pipe.step((warm, warm))  # sharded gradients exist from here on
+        with Peak() as peak:
+            pipe.step((batch, batch))
+        found.append(peak.most)
+        pipe.close()
+    return found
+
+
+def simulated(plan: Plan) -> list[float]:
+    """The same of every pipeline rank, by simulation, in MiB."""
+    stages = P * V
+    times = (ACTION_S,) * stages
+    costs = Costs(times, (0.0, *times[1:]), times)  # the first stage's input wants no gradient
+    sizes = Bytes(
+        gathered=STAGE_MIB,
+        gradients=STAGE_MIB,
+        gather_staging=STAGE_MIB,
+        reduce_staging=STAGE_MIB,
+        until_backward=0.0,
+        until_weight=0.0,
+    )
+    program = plan.lower(plan.compute, sharded=True)
+    traffic = Traffic(gather=ACTION_S / 2, reduce=ACTION_S / 2)
+    made = simulate(program, costs, traffic, sizes)
+    kept = (Category.PARAMETERS, Category.OPTIMIZER)
+    return [memory.peak - sum(memory.at_peak[c] for c in kept) for memory in made.memory]
+
+
+def plans() -> list[Plan]:
+    """Every policy with every batch."""
+    return [
+        Plan(P, V, B, "zeropp", U, seam, dp_shard=D, max_resident=resident_stages)
+        for seam, (U, resident_stages) in product(("drain", "carry"), POLICIES)
+        for B in BATCHES
+    ]
+
+
+def main() -> int:
+    """Measure and report."""
+    every = plans()
+    by_rank = run_ranks(P * D, measured, every, timeout=900)
+    rows: list[dict[str, Any]] = []
+    peaks: dict[tuple[str | None, int | None, int], list[float]] = {}
+    off = 0.0
+    for index, plan in enumerate(every):
+        predicted = simulated(plan)
+        real = [max(by_rank[p * D + d][index] for d in range(D)) for p in range(P)]
+        off = max(off, *(abs(r / s - 1) for r, s in zip(real, predicted, strict=True)))
+        peaks.setdefault((plan.seam, plan.unit_size, plan.max_resident), []).append(max(real))
+        row = {"seam": plan.seam, "U": plan.unit_size, "max_resident": plan.max_resident}
+        row |= {"B": plan.num_microbatches}
+        row |= {"measured_MiB": " ".join(f"{value:.1f}" for value in real)}
+        rows.append(row | {"simulated_MiB": " ".join(f"{value:.1f}" for value in predicted)})
+    growth = max(max(values) / values[0] for values in peaks.values())
+    figures = [
+        Figure("peak over that of B=8, worst policy", growth, 1.05, "times"),
+        Figure("measured against simulated, worst rank", off * 100, 10.0),
+    ]
+    return report(
+        "Gathered parameters and gradients follow U and max_resident, not B", rows, figures
+    )
+
+
+if __name__ == "__main__":
+    if not os.environ.keys() >= ALLOCATOR.keys():
+        command = [sys.executable, *sys.argv]
+        sys.exit(subprocess.run(command, env=os.environ | ALLOCATOR, check=False).returncode)
+    torch.set_num_threads(1)
+    sys.exit(main())

@@ -1,0 +1,69 @@
+"""`zeropp profile`: measure a model's blocks and the links between ranks, for the planner."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from zeropp.cli.ranks import run_on_ranks
+from zeropp.costs import Recompute
+from zeropp.train.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """Measure what blocks and links take, on local ranks or on torchrun's, all at once."""
+
+    output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("profile.toml")
+    """TOML file to write, which `zeropp plan --profile` reads."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    seq_len: int | None = None
+    """Tokens in a sequence; without it, the model's longest."""
+    micro_batch_sizes: tuple[int, ...] = (1, 2, 4)
+    """Sequences in a micro-batch, each measured."""
+    recompute: tuple[str, ...] = ("none",)
+    """Ways of checkpointing, each measured: none, selective, full."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """What blocks compute in."""
+    ranks: int = 2
+    """Local ranks to start; under torchrun, its ranks are used."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    def check(self) -> None:
+        """Raise ValueError for what cannot be measured."""
+        longest = self.model.gpt().seq_len
+        if self.seq_len is not None and not 1 <= self.seq_len <= longest:
+            raise ValueError(f"seq_len must be from 1 to the model's {longest}, got {self.seq_len}")
+        if not self.micro_batch_sizes or min(self.micro_batch_sizes) < 1:
+            sizes = list(self.micro_batch_sizes)
+            raise ValueError(f"micro_batch_sizes must be at least 1, got {sizes}")
+        if not self.recompute or not set(self.recompute) <= set(Recompute):
+            names = ", ".join(Recompute)
+            raise ValueError(f"recompute must be of {names}, got {list(self.recompute)}")
+        if self.ranks < 1:
+            raise ValueError(f"ranks must be at least 1, got {self.ranks}")
+        if self.output.suffix != ".toml" or not self.output.parent.is_dir():
+            raise ValueError(
+                f"output must be a .toml file in a folder that exists, got {str(self.output)!r}"
+            )
+
+
+def run_profile_verb(arguments: list[str]) -> int:
+    """Check, then measure on every rank."""
+    wanted = tyro.cli(Profiled, args=arguments, prog="zeropp profile")
+    wanted.check()
+    from zeropp.train.launch import resolve_device  # torch, only now
+    from zeropp.train.profiling import Wanted, run_profile
+
+    gpt = wanted.model.gpt()
+    what = Wanted(
+        gpt,
+        gpt.seq_len if wanted.seq_len is None else wanted.seq_len,
+        wanted.micro_batch_sizes,
+        wanted.recompute,
+        wanted.precision,
+        wanted.output,
+    )
+    run_on_ranks(wanted.ranks, resolve_device(wanted.device), run_profile, what)
+    return 0

@@ -1,0 +1,40 @@
+"""Which tensors a piece of code made that are still alive."""
+
+from typing import Any
+
+import torch
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Alive(TorchDispatchMode):
+    """Counts the bytes of the storages that operators inside made and that nobody has freed.
+
+    Attributes:
+        peak: the most bytes alive at the end of any operator.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._made: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one operator and note what it made."""
+        given = {s._cdata for s in _storages((args, kwargs))}
+        results = func(*args, **(kwargs or {}))
+        for storage in _storages(results):
+            if storage._cdata not in given:  # no view, nothing changed in place
+                self._made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
+        self.peak = max(self.peak, self.bytes())
+        return results
+
+    def bytes(self) -> int:
+        """Alive now."""
+        self._made = {k: made for k, made in self._made.items() if not made[0].expired()}
+        return sum(size for _, size in self._made.values())
+
+
+def _storages(values: Any) -> list[Any]:
+    return [t.untyped_storage() for t in tree_leaves(values) if isinstance(t, torch.Tensor)]

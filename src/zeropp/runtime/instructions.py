@@ -1,0 +1,78 @@
+"""A rank's program made ready for its stages: each action with all that is known before the step.
+
+F, B, BW    take their input under `source`, leave their output under `target`
+SEND        takes what it sends under its own action
+RECV        leaves what arrives under its own action
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from zeropp.ir import Action, Kind, Placement
+from zeropp.ir.action import BACKWARD
+from zeropp.ir.deps import incoming, outgoing
+from zeropp.runtime.stage import Stage
+
+
+class Instruction(NamedTuple):
+    """One action on this rank.
+
+    Attributes:
+        action: what to do.
+        stage: the stage it is done on.
+        microbatch: its number, -1 where it has none.
+        source: the RECV that brings the input, or, where that is made on this rank, the action
+            itself; None: the input is the batch's, or the loss's gradient.
+        target: the SEND that takes the output away, or the action on this rank that uses it; None:
+            nobody uses it.
+    """
+
+    action: Action
+    stage: Stage
+    microbatch: int
+    source: Action | None = None
+    target: Action | None = None
+
+
+def instructions(
+    order: Sequence[Action], placement: Placement, stages: Mapping[int, Stage]
+) -> tuple[Instruction, ...]:
+    """One rank's actions, ready for `stages`, its stages by global index."""
+    return tuple(
+        Instruction(
+            action,
+            stages[action.stage],
+            -1 if action.microbatch is None else action.microbatch,
+            _source(action, placement),
+            _target(action, placement),
+        )
+        for action in order
+    )
+
+
+def _source(action: Action, placement: Placement) -> Action | None:
+    kind, stage, microbatch = action
+    if kind is Kind.F:
+        if stage == 0:
+            return None
+    elif kind not in BACKWARD or stage == placement.num_stages - 1:
+        return None
+    return incoming(action, placement) or Action(_input_kind(kind), stage, microbatch)
+
+
+def _target(action: Action, placement: Placement) -> Action | None:
+    kind, stage, microbatch = action
+    if kind is Kind.F:
+        neighbour = stage + 1
+        if neighbour == placement.num_stages:
+            return None
+    elif kind in BACKWARD and stage > 0:
+        neighbour = stage - 1
+    else:
+        return None
+    return outgoing(action, placement) or Action(_input_kind(kind), neighbour, microbatch)
+
+
+def _input_kind(kind: Kind) -> Kind:
+    """F, or B for both kinds of backward, so that maker and user name an input alike."""
+    return Kind.F if kind is Kind.F else Kind.B

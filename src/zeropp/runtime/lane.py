@@ -1,0 +1,91 @@
+"""Where a rank's collectives run beside its compute, in the program's order.
+
+GPU     FSDP2's own streams: a collective is issued and the host goes on
+CPU     a thread: FSDP2's reduce-scatter, unlike its all-gather, blocks its caller on gloo
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import torch
+from torch.distributed.fsdp import FSDPModule
+
+Wait = Callable[[], object]
+
+
+class Lane(Protocol):
+    """Runs the gathers and reductions of all stages of a rank, one after the other."""
+
+    def gather(self, module: FSDPModule) -> Wait:
+        """Start gathering the module's parameters; what is returned waits for them."""
+
+    def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
+        """Start a reduction; `finish` waits for it and frees its buffers."""
+
+    def wait(self) -> None:
+        """Wait until every reduction was issued, and on a CPU has ended; raises what failed."""
+
+    def close(self) -> None:
+        """Nothing runs afterwards."""
+
+
+class StreamLane:
+    """For GPUs."""
+
+    def gather(self, module: FSDPModule) -> Wait:
+        """FSDP2 gathers on a stream of its own."""
+        handle = module.unshard(async_op=True)
+        if handle is None:
+            raise RuntimeError("FSDP2 gave no handle for an asynchronous all-gather")
+        return handle.wait
+
+    def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
+        """FSDP2 reduces on a stream of its own, and keeps one input buffer until the next."""
+        start()
+
+    def wait(self) -> None:
+        """All were issued at once."""
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class ThreadLane:
+    """For CPUs."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="collectives")
+        self._reductions: list[Future[None]] = []
+
+    def gather(self, module: FSDPModule) -> Wait:
+        """Gather in the thread."""
+        return self._thread.submit(_gather, module).result
+
+    def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
+        """Reduce in the thread."""
+
+        def work() -> None:
+            start()
+            finish()
+
+        self._reductions.append(self._thread.submit(work))
+
+    def wait(self) -> None:
+        """Wait until every reduction has ended."""
+        reductions, self._reductions = self._reductions, []
+        for reduction in reductions:
+            reduction.result()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+
+def make_lane(device: torch.device) -> Lane:
+    """The lane of a device."""
+    return ThreadLane() if device.type == "cpu" else StreamLane()
+
+
+def _gather(module: FSDPModule) -> None:
+    StreamLane().gather(module)()

@@ -1,0 +1,197 @@
+"""Tied parameters: one tensor used by several blocks, such as the embedding and the head of a GPT.
+
+    blocks of one stage     one parameter, as in plain PyTorch
+    stages                  a copy in each stage, sharded with it: copies start equal (the first
+                            stage's values are taken), their gradients are summed after the step's
+                            last REDUCE, so every copy makes the same optimizer step
+
+The first stage's copy is the owner: it alone counts in the norm of the gradients, and checkpoints
+hold its name. Ties are found by identity, also on the meta device.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from zeropp.ir import Placement
+
+
+@dataclass(frozen=True)
+class Tie:
+    """A parameter with several names.
+
+    Attributes:
+        names: global names, such as `0.token.weight`, by stage; the stages in forward order.
+    """
+
+    names: Mapping[int, tuple[str, ...]]
+
+    @property
+    def owner(self) -> str:
+        """The name under which checkpoints hold it."""
+        return next(iter(self.names.values()))[0]
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The other names."""
+        return tuple(name for names in self.names.values() for name in names)[1:]
+
+
+def find_ties(blocks: Sequence[nn.Module], stages: Sequence[range]) -> tuple[Tie, ...]:
+    """The parameters that more than one name of these blocks leads to."""
+    places: dict[nn.Parameter, dict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for stage, indices in enumerate(stages):
+        for index in indices:
+            for name, parameter in blocks[index].named_parameters(remove_duplicate=False):
+                places[parameter][stage].append(f"{index}.{name}")
+    ties = (Tie({s: tuple(names) for s, names in place.items()}) for place in places.values())
+    return tuple(tie for tie in ties if tie.others)
+
+
+def owner_names(ties: Sequence[Tie]) -> dict[str, str]:
+    """For every other name of a tied parameter, its owner's."""
+    return {name: tie.owner for tie in ties for name in tie.others}
+
+
+def tie_inside(modules: Mapping[int, nn.Module], ties: Sequence[Tie]) -> None:
+    """Give each stage one parameter of its own for a tie, whatever was done to its blocks.
+
+    Args:
+        modules: stages of this rank; their parameters have global names.
+        ties: of the whole model.
+    """
+    for tie in ties:
+        for stage in tie.names.keys() & modules.keys():
+            first, *more = tie.names[stage]
+            parameter = modules[stage].get_parameter(first)
+            if first != tie.owner:  # on one rank with the owner's stage it may be the same object
+                parameter = nn.Parameter(parameter.detach().clone(), parameter.requires_grad)
+            for name in (first, *more):
+                path, _, attribute = name.rpartition(".")
+                setattr(modules[stage].get_submodule(path), attribute, parameter)
+
+
+class TiedCopies:
+    """The copies of ties that lie on several stages.
+
+    Args:
+        ties: of the whole model.
+        placement: stage -> rank.
+        pipelines: for each pipeline of the world, the global ranks of its ranks, in order.
+        modules: stages of this rank, parameters placed and, where they are, sharded.
+    """
+
+    def __init__(
+        self,
+        ties: Sequence[Tie],
+        placement: Placement,
+        pipelines: Sequence[Sequence[int]],
+        modules: Mapping[int, nn.Module],
+    ) -> None:
+        self._copies: list[tuple[list[nn.Parameter], dist.ProcessGroup | None]] = []
+        self._owned_elsewhere: set[nn.Parameter] = set()
+        self._groups: list[dist.ProcessGroup] = []
+        groups: dict[tuple[int, ...], dist.ProcessGroup | None] = {}
+        for tie in ties:
+            if len(tie.names) == 1:
+                continue
+            ranks = tuple(sorted({placement.rank_of(stage) for stage in tie.names}))
+            if ranks not in groups:
+                groups[ranks] = self._group(ranks, pipelines)
+            copies = [
+                modules[stage].get_parameter(names[0])
+                for stage, names in tie.names.items()
+                if stage in modules
+            ]
+            if copies:
+                owns = next(iter(tie.names)) in modules
+                self._owned_elsewhere |= set(copies[owns:])
+                self._copies.append((copies, groups[ranks]))
+                source = placement.rank_of(next(iter(tie.names)))
+                self._equalise(copies, groups[ranks], pipelines, source)
+
+    def owns(self, parameter: nn.Parameter) -> bool:
+        """Whether `parameter` is no tie's copy but its owner, or not tied."""
+        return parameter not in self._owned_elsewhere
+
+    def set_aside(self) -> list[list[Tensor | None]]:
+        """Take what earlier steps left in the copies' `.grad`, which is summed already."""
+        held: list[list[Tensor | None]] = []
+        for copies, _ in self._copies:
+            held.append([copy.grad for copy in copies])
+            for copy in copies:
+                copy.grad = None
+        return held
+
+    def sum_gradients(self, held: list[list[Tensor | None]]) -> None:
+        """Give every copy the sum of all copies' gradients of this step, and what it held."""
+        for (copies, group), before in zip(self._copies, held, strict=True):
+            if not copies[0].requires_grad:
+                continue
+            total = torch.zeros_like(_local(copies[0].detach()))
+            for copy in copies:
+                if copy.grad is not None:
+                    total += _local(copy.grad)
+            if group is not None:
+                dist.all_reduce(total, group=group)
+            for copy, earlier in zip(copies, before, strict=True):
+                mine = total if earlier is None else total + _local(earlier)
+                copy.grad = _like(copy, mine.clone())
+
+    def close(self) -> None:
+        """Destroy the process groups."""
+        for group in self._groups:
+            dist.destroy_process_group(group)
+
+    def _group(
+        self, ranks: tuple[int, ...], pipelines: Sequence[Sequence[int]]
+    ) -> dist.ProcessGroup | None:
+        """This rank's group of the pipeline ranks `ranks`; None if one rank has all copies."""
+        if len(ranks) == 1:
+            return None
+        mine = None
+        for pipeline in pipelines:  # torch wants every rank at the birth of every group
+            members = [pipeline[rank] for rank in ranks]
+            group = dist.new_group(members)
+            if dist.get_rank() in members and group is not None:
+                mine = group
+                self._groups.append(group)
+        return mine
+
+    def _equalise(
+        self,
+        copies: list[nn.Parameter],
+        group: dist.ProcessGroup | None,
+        pipelines: Sequence[Sequence[int]],
+        source: int,
+    ) -> None:
+        with torch.no_grad():
+            value = _local(copies[0].detach())
+            if group is not None:
+                own = next(pipeline for pipeline in pipelines if dist.get_rank() in pipeline)
+                dist.broadcast(value, own[source], group=group)
+            for copy in copies[1:]:
+                _local(copy.detach()).copy_(value)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _like(parameter: nn.Parameter, local: Tensor) -> Tensor:
+    """`local` as a gradient of `parameter`."""
+    if not isinstance(parameter, DTensor):
+        return local
+    return DTensor.from_local(
+        local,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )

@@ -1,0 +1,65 @@
+"""bf16 compute with fp32 sums: the error does not grow with the number of units."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from support.exactness import Plain
+from support.features import even, gpt, loss_sum
+from support.parity import relative_error, whole
+from support.ranks import run_ranks
+from zeropp.plan import Plan
+from zeropp.runtime.mesh import data_rank
+from zeropp.runtime.pipeline import Pipeline
+
+B = 12
+UNITS = (1, 3, 12)
+
+
+def blocks_in(dtype: torch.dtype) -> list[nn.Module]:
+    torch.manual_seed(0)
+    return [block.to(dtype) for block in gpt()]
+
+
+def gradients_of(pp: int, dp: int, dtype: torch.dtype) -> dict[str, dict[str, float]]:
+    """For every unit size, errors of this rank's gradients: against fp32, and against one unit."""
+    batch = [even(B, torch.Generator().manual_seed(rank)) for rank in range(dp)]
+    plain = Plain([block.float() for block in copy.deepcopy(blocks_in(dtype))])
+    loss, _ = plain.losses([pair for part in batch for pair in part], {})
+    loss.backward()
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    found: dict[int, dict[str, Tensor]] = {}
+    for unit in UNITS:
+        plan = Plan(pp, 2, B, unit_size=unit, dp_shard=dp, max_resident=1)
+        pipe = Pipeline(blocks_in(dtype), loss_sum, plan, precision=policy)
+        pipe.step(batch[data_rank(pipe.mesh)])
+        found[unit] = {name: whole(p.grad) for name, p in pipe.named_parameters()}
+        pipe.close()
+    exact = {name: p.grad for name, p in plain.parameters().items()}
+    one_unit = found[B]
+    return {
+        "fp32": {str(unit): _worst(grads, exact) for unit, grads in found.items()},
+        "one unit": {str(unit): _worst(grads, one_unit) for unit, grads in found.items()},
+    }
+
+
+def _worst(grads: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
+    return max(relative_error(gradient, reference[name]) for name, gradient in grads.items())
+
+
+@pytest.mark.parametrize(("pp", "dp"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_fp32_parameters_sum_all_units_in_fp32(pp: int, dp: int) -> None:
+    for errors in run_ranks(pp * dp, gradients_of, pp, dp, torch.float32):
+        assert max(errors["fp32"].values()) < 3e-2  # bf16 compute
+        assert max(errors["one unit"].values()) < 1e-5  # whatever the units
+
+
+@pytest.mark.parametrize(("pp", "dp"), [(1, 1), (2, 2)])
+def test_bf16_parameters_round_once_whatever_the_units(pp: int, dp: int) -> None:
+    for errors in run_ranks(pp * dp, gradients_of, pp, dp, torch.bfloat16):
+        assert max(errors["fp32"].values()) < 3e-2
+        assert max(errors["one unit"].values()) < torch.finfo(torch.bfloat16).eps
+        assert errors["fp32"]["1"] < 1.1 * errors["fp32"]["12"]

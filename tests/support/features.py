@@ -1,0 +1,287 @@
+"""What users' models contain: for each feature a small model, its batch and how it is planned."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zeropp import AuxiliaryLoss
+from zeropp.models import GPTConfig, gpt_blocks, init_block
+
+H, VOCAB, SEQ, MIDDLE = 16, 23, 5, 6
+Batch = list[tuple[Any, Any]]  # micro-batches: (inputs, targets)
+
+
+class Residual(nn.Module):
+    """A norm and two linear layers around an activation."""
+
+    def __init__(self, bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(H)
+        self.up = nn.Linear(H, 2 * H, bias=bias)
+        self.down = nn.Linear(2 * H, H, bias=bias)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(F.gelu(self.up(self.norm(x))))
+        return x + F.dropout(y, self.dropout, training=True)
+
+
+class Twice(nn.Module):
+    """One layer called twice, and its weight shared with another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(H, H), nn.Linear(H, H)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(torch.tanh(self.first(x)))))
+
+
+class Adapter(nn.Module):
+    """A frozen layer with a low-rank trainable correction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = nn.Linear(H, H)
+        self.base.requires_grad_(False)
+        self.a, self.b = nn.Linear(H, 2, bias=False), nn.Linear(2, H, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.tanh(self.base(x) + self.b(self.a(x)))
+
+
+class HalfFrozen(nn.Module):
+    """A layer with a frozen bias, one with a frozen weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(H, H), nn.Linear(H, H)
+        self.first.bias.requires_grad_(False)
+        self.second.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)))
+
+
+class Square(torch.autograd.Function):
+    """x^2, differentiated by hand."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * x * grad
+
+
+class Custom(nn.Module):
+    """A custom autograd function with a parameter of its own, and an einsum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(H))
+        self.mix = nn.Parameter(torch.randn(H, H) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("...i,ij->...j", Square.apply(torch.tanh(x * self.scale)), self.mix)
+
+
+class Sums(nn.Module):
+    """Parameters that get one and the same gradient, which is the input's too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(SEQ, H))
+        self.b = nn.Parameter(torch.randn(SEQ, H))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.a + self.b
+
+
+class Conv1D(nn.Module):
+    """As in transformers: y = x A + c."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(H, H) / 4)
+        self.bias = nn.Parameter(torch.randn(H))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.flatten(0, -2), self.weight).view_as(x)
+
+
+Conv1D.__module__, Conv1D.__qualname__ = "transformers.pytorch_utils", "Conv1D"
+
+
+class Wide(nn.Linear):
+    """A subclass that computes something else."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class TwoStreams(nn.Module):
+    """Passes on two tensors with gradient, one without, and integers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(H, H), nn.Linear(H, H)
+
+    def forward(self, x: Tensor, y: Tensor, scale: Tensor, tokens: Tensor) -> Any:
+        kept = (tokens % 2 == 0).unsqueeze(-1)
+        return torch.tanh(self.left(y)) * scale, x + self.right(x) * kept, scale, tokens + 1
+
+
+class Opening(nn.Module):
+    """Makes the two streams of the tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCAB, H)
+
+    def forward(self, tokens: Tensor) -> Any:
+        x = self.table(tokens)
+        return x, torch.tanh(x), x.detach().abs().mean(-1, keepdim=True), tokens
+
+
+class Closing(nn.Module):
+    """Joins the two streams."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(H, VOCAB)
+
+    def forward(self, x: Tensor, y: Tensor, scale: Tensor, tokens: Tensor) -> Tensor:
+        return self.head(x + y * scale)
+
+
+class Masked(nn.Module):
+    """Mixes positions by a mask and adds a table, both constants of the step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(H, H)
+
+    def forward(self, x: Tensor, *, mask: Tensor, table: Tensor) -> Tensor:
+        scores = (x @ x.transpose(-1, -2)).masked_fill(~mask, -1e9)
+        return x + self.mix(torch.softmax(scores, -1) @ x + table)
+
+
+class Expert(nn.Module):
+    """Two experts behind a gate whose balance is a loss of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.one, self.two = nn.Linear(H, 2), nn.Linear(H, H), nn.Linear(H, H)
+        self.balance = AuxiliaryLoss()
+
+    def forward(self, x: Tensor) -> Tensor:
+        share = torch.softmax(self.gate(x), -1)
+        x = self.balance(x, (share.flatten(0, -2).mean(0) ** 2).sum() * x[..., 0].numel())
+        return x + torch.tanh(self.one(x)) * share[..., :1] + self.two(x) * share[..., 1:]
+
+
+def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+
+
+def stack(middle: Callable[[], nn.Module], tokens: bool = True) -> list[nn.Module]:
+    first = nn.Embedding(VOCAB, H) if tokens else nn.Linear(H, H)
+    return [first, *(middle() for _ in range(MIDDLE)), nn.Linear(H, VOCAB)]
+
+
+def gpt(**parts: Any) -> list[nn.Module]:
+    config = GPTConfig(VOCAB, SEQ, layers=MIDDLE, hidden=H, heads=2, **parts)
+    blocks = gpt_blocks(config)
+    for index, block in enumerate(blocks):
+        init_block(block, config, index, seed=7)
+        for parameter in block.parameters():  # no zeros: every gradient must matter
+            parameter.data += 0.02 * torch.randn(parameter.shape)
+    return blocks
+
+
+def even(count: int, generator: torch.Generator, tokens: bool = True) -> Batch:
+    return [_pair(2, SEQ, generator, tokens) for _ in range(count)]
+
+
+def ragged(count: int, generator: torch.Generator) -> Batch:
+    """Micro-batches of other lengths, the last of one sample."""
+    sizes = [(2, 3 + m % 4) for m in range(count - 1)] + [(1, SEQ)]
+    return [_pair(*size, generator, True) for size in sizes]
+
+
+def _pair(samples: int, length: int, generator: torch.Generator, tokens: bool) -> tuple[Any, Any]:
+    targets = torch.randint(VOCAB, (samples, length), generator=generator)
+    if tokens:
+        return torch.randint(VOCAB, (samples, length), generator=generator), targets
+    return torch.randn(samples, length, H, generator=generator), targets
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A model to compare; its stages may be as many as its MIDDLE + 2 blocks."""
+
+    name: str
+    blocks: Callable[[], list[nn.Module]]
+    batch: Callable[[int, torch.Generator], Batch] = even
+    constants: Callable[[], dict[str, Tensor]] = dict
+    plan: dict[str, Any] = field(default_factory=dict)
+    steps: int = 0
+    evaluates: bool = False
+
+
+def _floats(count: int, generator: torch.Generator) -> Batch:
+    return even(count, generator, tokens=False)
+
+
+def _masks() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    table = torch.randn(SEQ, H, generator=generator)
+    return {"mask": torch.ones(SEQ, SEQ, dtype=torch.bool).tril(), "table": table}
+
+
+FEATURES = (
+    Feature("linear layers with bias", lambda: stack(Residual)),
+    Feature("linear layers without bias", lambda: stack(lambda: Residual(bias=False))),
+    Feature("layer used twice, shared weight", lambda: stack(Twice)),
+    Feature("adapters on frozen layers", lambda: stack(Adapter)),
+    Feature("frozen weight or bias", lambda: stack(HalfFrozen)),
+    Feature("custom function, einsum", lambda: stack(Custom)),
+    Feature("parameters with one gradient", lambda: stack(Sums)),
+    Feature("Conv1D of transformers", lambda: stack(Conv1D)),
+    Feature("subclass, left whole", lambda: stack(lambda: Wide(H, H))),
+    Feature("input without gradient", lambda: stack(Residual, tokens=False), _floats),
+    Feature("checkpointing, selective", lambda: stack(Residual), plan={"recompute": "selective"}),
+    Feature("checkpointing, full", lambda: stack(Residual), plan={"recompute": "full"}),
+    Feature("several tensors, integers", lambda: [Opening(), *_streams(), Closing()]),
+    Feature("constants of the step", lambda: stack(Masked), constants=_masks),
+    Feature("lengths differ, small last micro-batch", lambda: stack(Residual), ragged),
+    Feature("auxiliary losses", lambda: stack(Expert)),
+    Feature("auxiliary losses, recomputed", lambda: stack(Expert), plan={"recompute": "full"}),
+    Feature("evaluation between two steps", lambda: stack(Residual), evaluates=True),
+    Feature("GPT", lambda: gpt()),
+    Feature("GPT, rotary, grouped, swiglu", lambda: gpt(**_LLAMA)),
+    Feature("GPT, tied embeddings", lambda: gpt(tied=True)),
+    Feature("GPT, tied, 3 clipped AdamW steps", lambda: gpt(tied=True), steps=3),
+    Feature("GPT, 3 clipped AdamW steps", lambda: gpt(), steps=3),
+)
+
+_LLAMA: dict[str, Any] = {
+    "kv_heads": 1,
+    "positions": "rotary",
+    "norm": "rmsnorm",
+    "activation": "swiglu",
+    "bias": False,
+}
+
+
+def _streams() -> list[nn.Module]:
+    return [TwoStreams() for _ in range(MIDDLE)]
