@@ -1,9 +1,11 @@
 """Bounds never cut off a plan: no simulation is below them."""
 
+from dataclasses import replace
+
 import pytest
 
 from support.problems import CHUNKS, random_problem
-from zeropp.costs import Block, Device, Profile, Setting
+from zeropp.costs import Block, Device, Precision, Profile, Setting
 from zeropp.costs.link import steady
 from zeropp.ir import Placement, Shape
 from zeropp.plan import Problem
@@ -73,6 +75,22 @@ def test_shard_groups_fill_nodes_first(
     links = Links(cluster(16, 8), layout)
     assert links.gather(100) == pytest.approx(gather)
     assert links.reduce(100) == pytest.approx(reduce)
+
+
+def test_one_data_rank_in_the_parameters_precision_keeps_no_copies() -> None:
+    problem, layout = cluster(2, 8), Layout(Placement(Shape.LOOP, 2, 1), 1, 1, Setting(1))
+    mixed = price(problem, layout, cut(problem, layout)).sizes
+    profile = replace(problem.profile, precision=Precision(compute=4.0))
+    whole = replace(problem, profile=profile)
+    plain = price(whole, layout, cut(whole, layout)).sizes
+    assert (mixed.gathered, mixed.gather_staging, mixed.reduce_staging) == (
+        (8, 8),
+        (8, 8),
+        (16, 16),
+    )
+    assert (plain.gathered, plain.gather_staging, plain.reduce_staging) == ((0, 0),) * 3
+    assert (mixed.optimizer, plain.optimizer) == ((48, 48), (32, 32))
+    assert mixed.gradients == plain.gradients == (16, 16)
 
 
 def test_hops_cross_nodes_only_where_ranks_do() -> None:
