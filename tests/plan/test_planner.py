@@ -109,6 +109,18 @@ def test_the_answer_states_its_figures() -> None:
     assert "GiB usable" in text
 
 
+def test_a_split_is_kept_or_refused() -> None:
+    problem = replace(llama_8b("eth-25", gpus=16, batch=64), split=(10, 24))
+    answer = best_plan(problem)
+    assert answer.plan.split == (10, 24)
+    assert answer.plan.pp_size * answer.plan.num_chunks == 2
+    assert answer.best.step_s > step(replace(problem, split=None))
+    with pytest.raises(ValueError, match="split must list positive sizes that sum"):
+        replace(problem, split=(10, 20))
+    with pytest.raises(ValueError, match="split: 16 GPUs make no 7 stages; list 8, or"):
+        best_plan(replace(problem, split=(4, 5, 5, 5, 5, 5, 5)))
+
+
 def test_larger_units_gather_less_and_hold_more() -> None:
     problem = llama_8b("eth-25", gpus=16, batch=256)
     four = Search(problem).best(lambda layout, order: layout.placement.num_chunks == 4)

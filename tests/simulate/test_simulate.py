@@ -60,7 +60,8 @@ def test_one_rank_by_hand() -> None:
     report = simulate(program, Costs.uniform(1, 1), traffic)
     assert report.makespan == 3 + 2 * 3 + 5 + 7
     assert report.idle == {
-        "ramp": 0, "peer": 0, "gather": 3, "memory": 0, "reduce": 5, "tail": 0, "optimizer": 7
+        "ramp": 0, "peer": 0, "gather": 3, "memory": 0, "reduce": 5, "tail": 0, "optimizer": 7,
+        "host": 0,
     }  # fmt: skip
     assert report.as_dict()["gathers"] == [1]
     assert report.as_dict()["reduces"] == [1]

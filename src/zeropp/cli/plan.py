@@ -1,6 +1,7 @@
 """`zeropp plan`: find the fastest layout of a model on a cluster, and say why."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -135,7 +136,7 @@ def _figure_rows(answer: Answer) -> list[tuple[str, str]]:
     return rows if answer.mfu is None else [*rows, ("MFU", f"{answer.mfu:.1%}")]
 
 
-def _each(values: Any) -> str:
+def _each(values: Iterable[float]) -> str:
     """One number if all ranks agree, the least and the most if not."""
     texts = [f"{value:.3g}" for value in sorted(values)]
     return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"

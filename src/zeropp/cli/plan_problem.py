@@ -38,6 +38,8 @@ class Asked:
     """Network cards of a node; without it, one for each GPU with ib, else one."""
     memory: float | None = None
     """GiB of each GPU that a plan may use; without it, 92 % of what the GPU has."""
+    split: tuple[int, ...] | None = None
+    """Blocks in each stage, embedding and head included; without it, balanced."""
     micro_batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
     """Sequences in a micro-batch that are tried."""
     no_flash: bool = False
@@ -62,7 +64,9 @@ class Asked:
         if self.memory is not None and not self.memory > 0:
             raise ValueError(f"memory must be above 0 GiB, got {self.memory}")
         memory = None if self.memory is None else self.memory * GIB
-        return Problem(profile, self.gpus, self.gpus_per_node, self.global_batch, memory)
+        return Problem(
+            profile, self.gpus, self.gpus_per_node, self.global_batch, memory, self.split
+        )
 
     def _analytic(self) -> Profile:
         shape = model_shape(self.model or "")

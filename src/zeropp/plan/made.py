@@ -4,14 +4,16 @@ Neither depends on how parameters are sharded, so that one made order serves man
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from zeropp.costs import Costs
+from zeropp.costs import Costs, Traffic
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir.action import BACKWARD, Kind
-from zeropp.ir.evaluate import evaluate
 from zeropp.ir.schedule import Schedule
+from zeropp.lower import lower
 from zeropp.plan.order import Order
 from zeropp.plan.pricing import Priced
+from zeropp.simulate.engine import run_program
 
 
 @dataclass(frozen=True)
@@ -21,24 +23,30 @@ class Made:
     Attributes:
         schedules: one, or a shorter and a longer one.
         beyond: how many times the difference of the two is added to the longer one.
-        makespan: seconds without collectives.
         activations: for each rank, the most bytes that its micro-batches hold.
+        costs: compute times, and the latency of a hop.
+        transfers: times of messages.
     """
 
     schedules: tuple[Schedule, ...]
     beyond: float
-    makespan: float
     activations: tuple[float, ...]
+    costs: Costs
+    transfers: Traffic
+
+    @cached_property
+    def makespan(self) -> float:
+        """Seconds without collectives; simulated when first asked for."""
+        spans = [run_program(lower(s), self.costs, self.transfers).makespan for s in self.schedules]
+        return spans[-1] + self.beyond * (spans[-1] - spans[0])
 
 
 def make(priced: Priced, order: Order, batches: tuple[int, ...], beyond: float) -> Made:
-    """Generate an order for one or two batches, and evaluate it."""
+    """Generate an order for one or two batches."""
     schedules = tuple(schedule_of(priced, order, batch) for batch in batches)
-    costs = priced.fastest_hop
-    spans = [evaluate(s, costs.duration, costs.latency).makespan for s in schedules]
-    makespan = spans[-1] + beyond * (spans[-1] - spans[0])
     held = tuple(_held(schedules[-1], rank, priced) for rank in range(priced.layout.pp_size))
-    return Made(schedules, beyond, makespan, held)
+    transfers = Traffic(transfer=priced.traffic.transfer)
+    return Made(schedules, beyond, held, priced.costs, transfers)
 
 
 def schedule_of(priced: Priced, order: Order, batch: int) -> Schedule:

@@ -14,7 +14,7 @@ from zeropp.plan.pricing import Priced, cut, price
 from zeropp.plan.problem import Problem
 from zeropp.plan.search import layouts
 
-_CHUNKS = (1, 2)
+_CHUNKS = (1, 2, 4, 8)
 _LEANEST_LAYOUTS, _LEANEST_ORDERS = 8, 3
 _MOST_ACTIONS = 3_000
 _MORE_GPUS = (2, 4, 8, 16, 32, 64)
@@ -23,8 +23,20 @@ _MORE_GPUS = (2, 4, 8, 16, 32, 64)
 def refuse(problem: Problem) -> NoReturn:
     """Raise ValueError that says what to change."""
     if next(layouts(problem, _CHUNKS), None) is None:
-        raise ValueError(_unshareable(problem))
+        raise ValueError(_wrong_split(problem) or _unshareable(problem))
     raise ValueError(_too_large(problem))
+
+
+def _wrong_split(problem: Problem) -> str | None:
+    """No P x V has as many stages as the split; None if it is not to blame."""
+    if problem.split is None:
+        return None
+    possible = {x.placement.num_stages for x in layouts(replace(problem, split=None), _CHUNKS)}
+    if not possible:
+        return None
+    stages = len(problem.split)
+    nearest = min(possible, key=lambda number: (abs(number - stages), number))
+    return f"split: {problem.gpus} GPUs make no {stages} stages; list {nearest}, or leave it out"
 
 
 def _unshareable(problem: Problem) -> str:

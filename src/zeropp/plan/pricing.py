@@ -1,7 +1,7 @@
 """What a layout costs per stage: times, traffic and bytes, from the profile of the blocks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
@@ -28,23 +28,18 @@ class Stages:
     exact: bool = True
 
 
-def cut(problem: Problem, layout: Layout, split: tuple[int, ...] | None = None) -> Stages:
-    """The stages of a layout, balanced, or those of a given split.
+def cut(problem: Problem, layout: Layout) -> Stages:
+    """The stages of a layout: those of the problem's split, which fits it, or balanced ones.
 
     Raises:
-        ValueError: fewer blocks than stages, or a split that does not fit them.
+        ValueError: fewer blocks than stages.
     """
-    profile, exact = problem.profile, True
+    profile, split, exact = problem.profile, problem.split, True
     blocks = profile.block_list(layout.setting)
     if split is None:
         times = [block.forward + block.backward + block.weight for block in blocks]
         split, _, exact = balance(times, layout.placement)
     counts = [profile.parameters[kind] for kind in profile.kinds]
-    if len(split) != layout.placement.num_stages or sum(split) != len(blocks) or min(split) < 1:
-        raise ValueError(
-            f"split must list {layout.placement.num_stages} positive sizes that sum to "
-            f"{len(blocks)} blocks, got {list(split)}"
-        )
     ranges = [range(a, b) for a, b in pairwise(accumulate(split, initial=0))]
     return Stages(
         split,
@@ -155,8 +150,15 @@ def _traffic(
 
 
 def _sizes(problem: Problem, layout: Layout, stages: Stages) -> Bytes:
-    """Flat buffers of collectives are as large as what they carry."""
+    """Flat buffers of collectives are as large as what they carry.
+
+    One data rank that computes in the parameters' own precision gathers and reduces nothing: its
+    sums become the gradients.
+    """
     precision, blocks, shards = problem.profile.precision, stages.blocks, layout.dp_shard
+    if layout.dp_size == 1 and precision.compute == precision.parameter:
+        precision = replace(precision, compute=0.0, gradient=0.0)
+    collected = 0.0 if precision.compute == 0.0 else precision.reduce
 
     def bytes_of(per_parameter: float) -> tuple[float, ...]:
         return tuple(per_parameter * count for count in stages.parameters)
@@ -170,6 +172,6 @@ def _sizes(problem: Problem, layout: Layout, stages: Stages) -> Bytes:
         until_weight=tuple(block.until_weight for block in blocks),
         message=tuple(block.message for block in blocks),
         gather_staging=bytes_of(precision.compute),
-        reduce_staging=bytes_of(precision.reduce),
+        reduce_staging=bytes_of(collected),
         workspace=tuple(block.workspace for block in blocks),
     )

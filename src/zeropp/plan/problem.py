@@ -18,6 +18,7 @@ class Problem:
         gpus_per_node: devices that share a node.
         global_batch: sequences in a step.
         memory: bytes per device that a plan may use; None: 92 % of the device's memory.
+        split: blocks in each stage, which fixes P x V; None: balanced.
 
     Raises:
         ValueError: a number out of range, nodes that are not full, or a link that is not profiled.
@@ -28,6 +29,7 @@ class Problem:
     gpus_per_node: int
     global_batch: int
     memory: float | None = None
+    split: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("gpus", "gpus_per_node", "global_batch"):
@@ -36,6 +38,7 @@ class Problem:
         if self.memory is not None and not (math.isfinite(self.memory) and self.memory > 0):
             raise ValueError(f"memory must be above 0 bytes, got {self.memory}")
         self._refuse_ragged_nodes()
+        self._refuse_bad_split()
         if self.nodes > 1 and self.profile.between is None:
             raise ValueError(
                 f"gpus: the profile has no link between nodes, got {self.gpus} GPUs on "
@@ -54,6 +57,14 @@ class Problem:
             raise ValueError(
                 f"gpus must be a multiple of gpus_per_node ({size}), got {self.gpus}; "
                 f"use {full * size} or {(full + 1) * size}"
+            )
+
+    def _refuse_bad_split(self) -> None:
+        blocks = len(self.profile.kinds)
+        if self.split is not None and (sum(self.split) != blocks or min(self.split) < 1):
+            raise ValueError(
+                f"split must list positive sizes that sum to the model's {blocks} blocks, "
+                f"got {list(self.split)} (sum {sum(self.split)})"
             )
 
     @property

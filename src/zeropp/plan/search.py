@@ -171,8 +171,13 @@ def layouts(problem: Problem, chunks: tuple[int, ...]) -> Iterator[Layout]:
         for setting in problem.profile.blocks:
             if problem.global_batch % (D * setting.micro_batch_size):
                 continue
-            for placement, shards in product(_placements(P, blocks, chunks), _divisors(D)):
+            placements = [p for p in _placements(P, blocks, chunks) if _fits(p, problem.split)]
+            for placement, shards in product(placements, _divisors(D)):
                 yield Layout(placement, shards, D // shards, setting)
+
+
+def _fits(placement: Placement, split: tuple[int, ...] | None) -> bool:
+    return split is None or len(split) == placement.num_stages
 
 
 def _placements(P: int, blocks: int, chunks: tuple[int, ...]) -> Iterator[Placement]:
