@@ -58,8 +58,10 @@ def test_fp32_parameters_sum_all_units_in_fp32(pp: int, dp: int) -> None:
 
 
 @pytest.mark.parametrize(("pp", "dp"), [(1, 1), (2, 2)])
-def test_bf16_parameters_round_once_whatever_the_units(pp: int, dp: int) -> None:
+def test_bf16_parameters_add_one_rounding_whatever_the_units(pp: int, dp: int) -> None:
+    """FSDP2 rounds every reduced shard to the parameter's dtype; their sum is fp32."""
+    rounding = torch.finfo(torch.bfloat16).eps / 2
     for errors in run_ranks(pp * dp, gradients_of, pp, dp, torch.bfloat16):
         assert max(errors["fp32"].values()) < 3e-2
-        assert max(errors["one unit"].values()) < torch.finfo(torch.bfloat16).eps
-        assert errors["fp32"]["1"] < 1.1 * errors["fp32"]["12"]
+        assert max(errors["one unit"].values()) < 2 * rounding
+        assert errors["fp32"]["1"] < errors["fp32"]["12"] + rounding
