@@ -16,7 +16,7 @@ from zeropp.plan.search import Candidate, Counts, Search
 from zeropp.plan.words import Rival, reasons
 
 _LOOKED_FOR_UP_TO = 1.5  # times the winner's step: rivals that are slower are not searched for
-_EFFORT = 120  # orders of a family of rivals that are made or simulated, the most promising first
+_EFFORT = 30  # more orders that are made or simulated for a family of rivals
 _FULL_ACTIONS = 150_000  # of the simulation of a winner: about five seconds
 
 

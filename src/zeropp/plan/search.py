@@ -99,8 +99,8 @@ class Search:
         Args:
             wanted: which orders of which layouts count.
             at_most: seconds of a step.
-            effort: how many orders are made or simulated before the search ends with the best of
-                those; without it, nothing is better than what is found.
+            effort: how many orders are made or simulated, beyond those of earlier searches,
+                before the search ends with the best so far; without it, nothing is better.
         """
         best, serial = None, count()
         queue: list[tuple[float, int, _Waiting]] = [
@@ -109,9 +109,9 @@ class Search:
             if bound < at_most
         ]
         heapify(queue)
-        while queue and queue[0][0] < at_most and effort > 0:
+        effort += self._work
+        while queue and queue[0][0] < at_most and self._work < effort:
             _, _, (priced, order, made) = heappop(queue)
-            effort -= order is not None
             if order is not None and made is not None:
                 prediction = self.predicted(priced, order)
                 if prediction.peak_bytes <= self.problem.usable and prediction.step_s < at_most:
@@ -121,6 +121,10 @@ class Search:
                 if bound < at_most:
                     heappush(queue, (bound, next(serial), waiting))
         return best
+
+    @property
+    def _work(self) -> int:
+        return len(self._made) + len(self._predicted)
 
     def predicted(self, priced: Priced, order: Order) -> Prediction:
         """Simulate, once."""
