@@ -12,7 +12,7 @@ same memory, measured in the same run.
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -23,10 +23,13 @@ from claim import Figure, report
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Costs
+from zeropp.ir import Action
 from zeropp.plan import Plan
 from zeropp.runtime.adapt import Adapter, better_order
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.rehearse import WIDTH, EmulatedStage, emulated_loss
+from zeropp.runtime.rehearse import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
+from zeropp.runtime.stage_times import StageTimes
+from zeropp.runtime.trace import Phase
 
 P, V, B, U = 4, 2, 16, 4
 ACTION_S = 0.015
@@ -74,6 +77,18 @@ def costs(weight: float) -> Costs:
     return Costs(times, times, tuple(weight * t for t in times))
 
 
+class Both:
+    """Emulates, then measures."""
+
+    def __init__(self, emulated: EmulatedCompute, times: StageTimes) -> None:
+        self._parts = emulated, times
+
+    def lap(self, action: Action, phase: Phase) -> None:
+        """A phase ends."""
+        for part in self._parts:
+            part.lap(action, phase)
+
+
 def seconds_of(step: Callable[[], object], times: int) -> float:
     """Median of so many steps."""
     found = []
@@ -86,38 +101,42 @@ def seconds_of(step: Callable[[], object], times: int) -> float:
 
 def run_case(case: Case) -> tuple[float, float, float, int]:
     """Seconds of a step: with the loss, adapted, and as it could be; and when it switched."""
-    batch = torch.zeros(B, WIDTH)
-    true, stages = case.true_costs, P * V
-    started = costs(case.true_weight)
-    blocks = [EmulatedStage(*(t[s] for t in _kinds(started))) for s in range(stages)]
-    pipe = Pipeline(blocks, emulated_loss, case.plan, device=CPU)
-    adapter = Adapter(pipe, EVERY)
+    batch, true = torch.zeros(B, WIDTH), case.true_costs
+    pipe = Pipeline(tiny_blocks(P * V), tiny_loss, case.plan, device=CPU)
+    adapter, emulated = Adapter(pipe, EVERY), EmulatedCompute(costs(case.true_weight))
+    both = Both(emulated, adapter.times)
+
+    def step() -> None:
+        pipe.step((batch, batch), trace=both)
+
     for _ in range(3):
-        pipe.step((batch, batch))
+        step()
     if case.slow_rank == pipe.rank:
         for stage in case.plan.placement.stages_of(pipe.rank):
-            blocks[stage].slow_down(SLOWER)
-    loss = seconds_of(lambda: pipe.step((batch, batch)), MEASURED)
+            emulated.slow_down(stage, SLOWER)
+    loss = seconds_of(step, MEASURED)
+    adapter.times.take()
     switched = WITHIN + 1
-    for step in range(WITHIN):
-        pipe.step((batch, batch), trace=adapter.times)
+    for number in range(WITHIN):
+        step()
         if adapter.after_step() is not None:
-            switched = min(switched, step + 1)
-    adapted = seconds_of(lambda: pipe.step((batch, batch)), MEASURED)
+            switched = min(switched, number + 1)
+    adapted = seconds_of(step, MEASURED)
     pipe.close()
+    return loss, adapted, as_it_could_be(case, true, batch), switched
+
+
+def as_it_could_be(case: Case, true: Costs, batch: torch.Tensor) -> float:
+    """Seconds of a step of the order that is made for the true times."""
     program = case.plan.lower(case.plan.compute, sharded=False)
     ideal = better_order(case.plan, program, true)
-    plan = case.plan if ideal is None else replace(ideal.plan, costs=true)
-    blocks = [EmulatedStage(*(t[s] for t in _kinds(true))) for s in range(stages)]
-    best = Pipeline(blocks, emulated_loss, plan, device=CPU)
-    best.step((batch, batch))
-    could_be = seconds_of(lambda: best.step((batch, batch)), MEASURED)
-    best.close()
-    return loss, adapted, could_be, switched
-
-
-def _kinds(made: Costs) -> tuple[tuple[float, ...], ...]:
-    return made.forward, made.backward, made.weight
+    plan = case.plan if ideal is None else ideal.plan
+    pipe = Pipeline(tiny_blocks(P * V), tiny_loss, plan, device=CPU)
+    emulated = EmulatedCompute(true)
+    pipe.step((batch, batch), trace=emulated)
+    found = seconds_of(lambda: pipe.step((batch, batch), trace=emulated), MEASURED)
+    pipe.close()
+    return found
 
 
 def run_all() -> list[tuple[float, float, float, int]]:

@@ -3,21 +3,21 @@ the unit and `max_resident` bound it, and as simulated.
 
 Run: python benchmarks/resident.py [--json]; four ranks (P=2, D=2, V=3), about five minutes.
 
-Stages are one linear layer of 8 MiB that sleeps as long as it would compute; activations are a few
-KiB. What the process holds is read all the time, with an allocator that returns freed memory.
+Stages are one linear layer of 8 MiB whose F, B and W are made to last; activations are a few KiB.
+What the buffers of one all-gather and one reduce-scatter hold is measured first; gloo has some of
+its own beside FSDP2's. What the process holds is read all the time, with an allocator that returns freed memory.
 """
 
 import os
 import subprocess
 import sys
 import threading
-import time
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from claim import Figure, report
@@ -26,48 +26,17 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Bytes, Costs, Traffic
 from zeropp.plan import Plan
-from zeropp.runtime.gradients import GradientBuffers
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.split_rules import LinearRule
+from zeropp.runtime.rehearse import EmulatedCompute
 from zeropp.simulate import Category, simulate
 
 WIDTH = 1448  # 8 MiB of fp32
 STAGE_MIB = WIDTH**2 * 4 / 2**20
-ACTION_S = 0.010
+ACTION_S = 0.012
 P, V, D = 2, 3, 2
-BATCHES = (8, 32)
+BATCHES = (8, 32, 128)
 POLICIES = ((4, 1), (4, 2), (8, 1))  # U, max_resident
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-
-
-@dataclass(frozen=True)
-class SlowRule(LinearRule):
-    """A linear layer whose F, B and W take `ACTION_S` and more."""
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Wait, then as usual."""
-        time.sleep(ACTION_S)
-        return super().forward(x, weight, bias)
-
-    def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
-        """Wait, then as usual."""
-        time.sleep(ACTION_S)
-        return super().input_gradient(grad_output, weight)
-
-    def add_weight_gradient(
-        self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
-    ) -> None:
-        """Wait, then as usual."""
-        time.sleep(ACTION_S)
-        super().add_weight_gradient(gradients, weight, x, grad_output)
-
-
-class Slow(nn.Linear):
-    """The layer of one stage."""
-
-    def __init__(self) -> None:
-        super().__init__(WIDTH, WIDTH, bias=False)
-        self.split_rule = SlowRule()
 
 
 class Peak:
@@ -103,37 +72,55 @@ def loss(y: Tensor, targets: Tensor) -> Tensor:
     return (y - targets).pow(2).sum()
 
 
-def measured(plans: list[Plan]) -> list[float]:
-    """For each plan, this rank's peak above what it holds between steps, in MiB."""
+def costs() -> Costs:
+    """Equal stages."""
+    times = (ACTION_S,) * (P * V)
+    return Costs(times, times, times)
+
+
+def staging() -> tuple[float, float]:
+    """MiB that one all-gather and one reduce-scatter of a stage need beside their results."""
+    group = dist.new_subgroups(D)[0]
+    whole, part = torch.ones(WIDTH * WIDTH), torch.ones(WIDTH * WIDTH // D)
+    with Peak() as gathering:
+        dist.all_gather(list(whole.chunk(D)), part, group)
+    with Peak() as reducing:
+        dist.reduce_scatter(part, list(whole.chunk(D)), group=group)
+    return gathering.most, reducing.most
+
+
+def measured(plans: list[Plan]) -> tuple[tuple[float, float], list[float]]:
+    """What collectives need; and for each plan, this rank's peak above what it holds between
+    steps; in MiB.
+    """
+    collectives = staging()
     found = []
     for plan in plans:
-        pipe = Pipeline([Slow() for _ in range(P * V)], loss, plan)
-        batch = torch.zeros(plan.num_microbatches, WIDTH)
-        warm = torch.zeros(plan.num_microbatches, WIDTH)
-        pipe.step((warm, warm))  # sharded gradients exist from here on
+        blocks: list[nn.Module] = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(P * V)]
+        pipe = Pipeline(blocks, loss, plan)
+        batch, emulated = torch.zeros(plan.num_microbatches, WIDTH), EmulatedCompute(costs())
+        pipe.step((batch, batch), trace=emulated)  # sharded gradients exist from here on
         with Peak() as peak:
-            pipe.step((batch, batch))
+            pipe.step((batch, batch), trace=emulated)
         found.append(peak.most)
         pipe.close()
-    return found
+    return collectives, found
 
 
-def simulated(plan: Plan) -> list[float]:
+def simulated(plan: Plan, collectives: tuple[float, float]) -> list[float]:
     """The same of every pipeline rank, by simulation, in MiB."""
-    stages = P * V
-    times = (ACTION_S,) * stages
-    costs = Costs(times, (0.0, *times[1:]), times)  # the first stage's input wants no gradient
+    gathering, reducing = collectives
     sizes = Bytes(
         gathered=STAGE_MIB,
         gradients=STAGE_MIB,
-        gather_staging=STAGE_MIB,
-        reduce_staging=STAGE_MIB,
+        gather_staging=STAGE_MIB + gathering,  # FSDP2's flat output, and gloo's
+        reduce_staging=STAGE_MIB + STAGE_MIB / D + reducing,  # flat input, the shard, and gloo's
         until_backward=0.0,
         until_weight=0.0,
     )
     program = plan.lower(plan.compute, sharded=True)
-    traffic = Traffic(gather=ACTION_S / 2, reduce=ACTION_S / 2)
-    made = simulate(program, costs, traffic, sizes)
+    traffic = Traffic(gather=ACTION_S, reduce=ACTION_S)
+    made = simulate(program, costs(), traffic, sizes)
     kept = (Category.PARAMETERS, Category.OPTIMIZER)
     return [memory.peak - sum(memory.at_peak[c] for c in kept) for memory in made.memory]
 
@@ -150,12 +137,14 @@ def plans() -> list[Plan]:
 def main() -> int:
     """Measure and report."""
     every = plans()
-    by_rank = run_ranks(P * D, measured, every, timeout=900)
+    ranks = run_ranks(P * D, measured, every, timeout=900)
+    collectives, by_rank = ranks[0][0], [found for _, found in ranks]
     rows: list[dict[str, Any]] = []
     peaks: dict[tuple[str | None, int | None, int], list[float]] = {}
+    rows.append({"MiB of one all-gather, reduce-scatter in gloo": collectives})
     off = 0.0
     for index, plan in enumerate(every):
-        predicted = simulated(plan)
+        predicted = simulated(plan, collectives)
         real = [max(by_rank[p * D + d][index] for d in range(D)) for p in range(P)]
         off = max(off, *(abs(r / s - 1) for r, s in zip(real, predicted, strict=True)))
         peaks.setdefault((plan.seam, plan.unit_size, plan.max_resident), []).append(max(real))

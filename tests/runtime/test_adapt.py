@@ -11,13 +11,14 @@ from support.features import even, gpt, loss_sum
 from support.parity import relative_error, whole
 from support.ranks import run_ranks
 from zeropp.costs import Costs
-from zeropp.ir import Kind
+from zeropp.ir import Action, Kind
 from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.plan import Plan
 from zeropp.runtime.adapt import Adapter, better_order
 from zeropp.runtime.mesh import data_rank
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.rehearse import WIDTH, EmulatedStage, emulated_loss
+from zeropp.runtime.rehearse import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
+from zeropp.runtime.trace import Phase
 
 B = 8
 
@@ -56,20 +57,27 @@ def test_gradients_are_exact_across_a_switch(D: int) -> None:
 def adapt_to_a_slow_rank() -> list[str]:
     """What the adapter says over twelve steps, in which rank 0 slows down after the sixth."""
     plan = Plan(2, 2, B, unit_size=2, seam="drain")
-    blocks = [EmulatedStage(0.004, 0.004, 0.004) for _ in range(4)]
-    pipe = Pipeline(blocks, emulated_loss, plan, device=torch.device("cpu"))
+    times = (0.004,) * 4
+    pipe = Pipeline(tiny_blocks(4), tiny_loss, plan, device=torch.device("cpu"))
     adapter, batch = Adapter(pipe, every=3, gain=0.01), torch.zeros(B, WIDTH)
+    emulated = EmulatedCompute(Costs(times, times, times))
+
+    class Both:
+        def lap(self, action: Action, phase: Phase) -> None:
+            emulated.lap(action, phase)
+            adapter.times.lap(action, phase)
+
     said = []
     for step in range(12):
-        pipe.step((batch, batch), trace=adapter.times)
+        pipe.step((batch, batch), trace=Both())
         switch = adapter.after_step()
         if switch is not None:
             said.append(str(switch))
             assert pipe.plan == switch.plan
             assert pipe.program.schedule.actions == switch.plan.compute.actions
         if step == 5 and pipe.rank == 0:
-            blocks[0].slow_down(1.5)
-            blocks[2].slow_down(1.5)
+            emulated.slow_down(0, 1.5)
+            emulated.slow_down(2, 1.5)
     pipe.close()
     return said
 
@@ -99,8 +107,8 @@ def test_a_better_order_holds_and_communicates_no_more() -> None:
 
 def refusals() -> list[str]:
     """What is said to requests that cannot be met."""
-    pipe = Pipeline([nn.Linear(WIDTH, WIDTH)], emulated_loss, Plan(1, 1, 2, "1f1b"))
-    ready = Pipeline([nn.Linear(WIDTH, WIDTH)], emulated_loss, Plan(1, 1, 2))
+    pipe = Pipeline([nn.Linear(WIDTH, WIDTH)], tiny_loss, Plan(1, 1, 2, "1f1b"))
+    ready = Pipeline([nn.Linear(WIDTH, WIDTH)], tiny_loss, Plan(1, 1, 2))
     requests = (
         lambda: Adapter(pipe),
         lambda: Adapter(ready, every=0),

@@ -44,8 +44,9 @@ class Execution:
     def run(self, program: Sequence[Instruction]) -> list[Tensors]:
         """Run the program; what the head returned, by micro-batch, where the last stage lives."""
         watchdog, handlers = self._machine.watchdog, self._handlers
-        for do in program:
-            with watchdog.during(do.action):
+        with watchdog.during("beginning"):
+            for do in program:
+                watchdog.begin(do.action)
                 handlers[do.action.kind](do)
         with watchdog.during("waiting for its sends to end"):
             self._machine.messages.flush()

@@ -5,11 +5,12 @@ SEND        takes what it sends under its own action
 RECV        leaves what arrives under its own action
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from zeropp.ir import Action, Kind, Placement
-from zeropp.ir.action import BACKWARD
+from zeropp.ir.action import BACKWARD, RECEIVES, SENDS
 from zeropp.ir.deps import incoming, outgoing
 from zeropp.runtime.stage import Stage
 
@@ -37,7 +38,12 @@ class Instruction(NamedTuple):
 def instructions(
     order: Sequence[Action], placement: Placement, stages: Mapping[int, Stage]
 ) -> tuple[Instruction, ...]:
-    """One rank's actions, ready for `stages`, its stages by global index."""
+    """One rank's actions, ready for `stages`, its stages by global index.
+
+    Programs post a RECV before a SEND of the same moment, so that even senders that block until
+    their message is received cannot deadlock. Ours go on, so the SEND, for which another rank may
+    be waiting, goes first.
+    """
     return tuple(
         Instruction(
             action,
@@ -46,8 +52,14 @@ def instructions(
             _source(action, placement),
             _target(action, placement),
         )
-        for action in order
+        for action in _sends_first(order)
     )
+
+
+def _sends_first(order: Sequence[Action]) -> Iterator[Action]:
+    for travels, run in groupby(order, key=lambda a: a.kind in SENDS or a.kind in RECEIVES):
+        actions = list(run)
+        yield from sorted(actions, key=lambda a: a.kind in RECEIVES) if travels else actions
 
 
 def _source(action: Action, placement: Placement) -> Action | None:

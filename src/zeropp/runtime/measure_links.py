@@ -12,6 +12,7 @@ from zeropp.costs import Link
 _SMALL = 64  # bytes of a message whose time is all latency
 _ROUNDS = 30
 _REPEATS = 5
+_PAUSE_S = 0.01
 SIZES = (2**14, 2**17, 2**20, 2**23, 2**25)
 
 
@@ -63,6 +64,9 @@ def hop_seconds(
 ) -> float:
     """Seconds from one rank's send of `size` bytes to another's receive, by ping-pong.
 
+    Rounds are a pause apart, as the messages of a pipeline are: without one, both ends would find
+    in their caches all that a message needs, which no rank does after computing.
+
     Collective on `group`; every rank gets the first's answer. 0 between a rank and itself.
     """
     if first == last:
@@ -79,7 +83,7 @@ def hop_seconds(
             dist.send(tensor, first, group)
 
     ping_pong()
-    seconds = torch.tensor(_median_of(ping_pong, rounds, device) / 2, device=device)
+    seconds = torch.tensor(_median_of(ping_pong, rounds, device, _PAUSE_S) / 2, device=device)
     dist.broadcast(seconds, first, group)
     return float(seconds)
 
@@ -105,11 +109,14 @@ def _worst(run: Callable[[], object], device: torch.device, group: dist.ProcessG
     return float(seconds)
 
 
-def _median_of(run: Callable[[], object], rounds: int, device: torch.device) -> float:
-    return median(_timed(run, device) for _ in range(rounds))
+def _median_of(
+    run: Callable[[], object], rounds: int, device: torch.device, pause: float = 0.0
+) -> float:
+    return median(_timed(run, device, pause) for _ in range(rounds))
 
 
-def _timed(run: Callable[[], object], device: torch.device) -> float:
+def _timed(run: Callable[[], object], device: torch.device, pause: float) -> float:
+    time.sleep(pause)
     start = time.perf_counter()
     run()
     if device.type == "cuda":

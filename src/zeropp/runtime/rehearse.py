@@ -1,127 +1,67 @@
 """Rehearsing a plan: its real program over real processes, with sleep for compute.
 
 Everything but the model is real: verified program, channels, transfers, FSDP2's collectives,
-split backward. A stage is one tiny layer that sleeps as long as its F, B and W would take.
+split backward. A stage is one tiny layer; each F, B and W is made to take its time.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from zeropp.costs import Costs, Traffic, at_stage
+from zeropp.ir import Action
 from zeropp.plan import Plan
-from zeropp.runtime.gradients import GradientBuffers
 from zeropp.runtime.measure_links import hop_seconds
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.slow_links import SlowLinks
+from zeropp.runtime.trace import Phase
 from zeropp.simulate import simulate
 
 WIDTH = 8
-_SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is spun
+_SPUN_S = 7e-5  # the system wakes a sleeper late by up to this; the rest is spun
 
 
-class _Occupied:
-    """A span of time that a stage computes for, its own few operations included."""
+class EmulatedCompute:
+    """Makes every compute action last: pass it to `Pipeline.step` as its trace.
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._end = seconds, 0.0
+    What a stage does for an action, autograd included, counts; the rest of its time is slept.
 
-    def stretch(self, factor: float) -> None:
-        self._seconds *= factor
+    Args:
+        costs: seconds of F, B and W for each stage.
+    """
 
-    def begin(self) -> None:
-        self._end = time.perf_counter() + self._seconds
+    def __init__(self, costs: Costs) -> None:
+        self._costs, self._began = costs, 0.0
 
-    def rest(self) -> None:
-        """Take what is left, leaving the processor to others for nearly all of it."""
-        left = self._end - time.perf_counter()
-        if left > _SPUN_S:
+    def slow_down(self, stage: int, factor: float) -> None:
+        """From now on `stage` takes `factor` times as long."""
+        self._costs = self._costs.scaled(stage, factor)
+
+    def lap(self, action: Action, phase: Phase) -> None:
+        """A phase ends; the computing one not before its time is over."""
+        if phase is not Phase.COMPUTE:
+            self._began = time.perf_counter()
+            return
+        end = self._began + self._costs.duration(action)
+        if (left := end - time.perf_counter()) > _SPUN_S:
             time.sleep(left - _SPUN_S)
-        while time.perf_counter() < self._end:
+        while time.perf_counter() < end:
             continue
 
 
-@dataclass(frozen=True)
-class _SleepRule:
-    """A layer y = x * weight; its F and B begin here and end in `_Entry` and `EmulatedStage`."""
-
-    forward_time: _Occupied
-    backward_time: _Occupied
-    weight_time: _Occupied
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return x * weight
-
-    def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
-        self.backward_time.begin()
-        return grad_output * weight
-
-    def add_weight_gradient(
-        self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
-    ) -> None:
-        self.weight_time.begin()
-        gradients.add(weight, (x * grad_output).sum(0))
-        self.weight_time.rest()
+def tiny_blocks(stages: int) -> list[nn.Module]:
+    """A model of one small linear layer per stage: [samples, WIDTH] -> the same."""
+    return [nn.Linear(WIDTH, WIDTH) for _ in range(stages)]
 
 
-class _Sleeper(nn.Module):
-    """The tiny layer of one stage."""
-
-    def __init__(self, rule: _SleepRule) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(WIDTH))
-        self.split_rule = rule
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.split_rule.forward(x, self.weight, None)
-
-
-class _Entry(torch.autograd.Function):
-    """x + offset, whose backward is the last of a stage's B.
-
-    The offset's gradient makes the first stage's B run as any other's.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, offset: Tensor, backward_time: _Occupied) -> Tensor:
-        ctx.backward_time = backward_time
-        return x + offset
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, None]:
-        gradients = grad_output, grad_output.sum(0)
-        ctx.backward_time.rest()
-        return *gradients, None
-
-
-class EmulatedStage(nn.Module):
-    """A stage that takes these times for F, B and W of a micro-batch, in seconds."""
-
-    def __init__(self, forward_s: float, backward_s: float, weight_s: float) -> None:
-        super().__init__()
-        self.offset = nn.Parameter(torch.zeros(WIDTH))
-        self.times = [_Occupied(seconds) for seconds in (forward_s, backward_s, weight_s)]
-        self.rule = _SleepRule(*self.times)
-        self.sleeper = _Sleeper(self.rule)
-
-    def slow_down(self, factor: float) -> None:
-        """Take `factor` times as long from now on."""
-        for span in self.times:
-            span.stretch(factor)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[samples, WIDTH] -> the same."""
-        self.rule.forward_time.begin()
-        y: Tensor = self.sleeper(_Entry.apply(x, self.offset, self.rule.backward_time))
-        if not x.is_meta:
-            self.rule.forward_time.rest()
-        return y
+def tiny_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Anything with a gradient."""
+    return (outputs - targets).sum()
 
 
 @dataclass(frozen=True)
@@ -154,25 +94,27 @@ def rehearse(plan: Plan, costs: Costs, traffic: Traffic | None = None, steps: in
         ValueError: the plan does not fit the world, or costs list another number of stages.
     """
     stages = plan.placement.num_stages
-    times = zip(costs.forward, costs.backward, costs.weight, strict=True)
-    blocks = [EmulatedStage(*stage) for stage in times]
-    if len(blocks) != stages:
-        raise ValueError(f"costs must list {stages} stages, got {len(blocks)}")
+    if costs.num_stages != stages:
+        raise ValueError(f"costs must list {stages} stages, got {costs.num_stages}")
     links = traffic or Traffic()
     slow = SlowLinks(
         costs.latency, *(at_stage(t, 0) for t in (links.transfer, links.gather, links.reduce))
     )
     pipe = Pipeline(
-        blocks,
-        emulated_loss,
+        tiny_blocks(stages),
+        tiny_loss,
         plan,
         device=torch.device("cpu"),
         transport=slow if traffic or costs.latency else None,
     )
     ends = 0, dist.get_world_size() - 1
     latency = hop_seconds(*ends, 4 * WIDTH, torch.device("cpu"))
-    batch = torch.zeros(plan.num_microbatches, WIDTH)
-    measured = [_timed(lambda: pipe.step((batch, batch))) for _ in range(steps + 1)][1:]
+    batch, emulated = torch.zeros(plan.num_microbatches, WIDTH), EmulatedCompute(costs)
+
+    def step() -> None:
+        pipe.step((batch, batch), trace=emulated)
+
+    measured = [_timed(step) for _ in range(steps + 1)][1:]
     hop = replace(costs, latency=costs.latency + latency)
     report = simulate(pipe.program, hop, traffic)
     pipe.close()
@@ -183,8 +125,3 @@ def _timed(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start
-
-
-def emulated_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Anything with a gradient."""
-    return (outputs - targets).sum()

@@ -61,7 +61,7 @@ class Watchdog:
 
     @contextmanager
     def during(self, what: Action | str) -> Iterator[None]:
-        """The body is an action, or a phase; an exception from it says where this rank was."""
+        """The body is a phase, or begins others; an exception from it says where this rank was."""
         self.begin(what)
         try:
             yield

@@ -59,7 +59,10 @@ def run_profile(wanted: Wanted) -> None:
         for name, link in (("inside a node", made.inside), ("between nodes", made.between)):
             if link is not None:
                 print(f"{name}: {link.latency * 1e6:.0f} us, {link.bandwidth / 1e9:.2f} GB/s")
-        print(f"{wanted.output}: next, zeropp plan --profile {wanted.output} --gpus N --global-batch N")
+        print(
+            f"{wanted.output}: next, "
+            f"zeropp plan --profile {wanted.output} --gpus N --global-batch N"
+        )
 
 
 def _table(found: list[Measurement]) -> Table:
