@@ -5,16 +5,20 @@ Run: python benchmarks/resident.py [--json]; four ranks (P=2, D=2, V=3), about f
 
 Stages are one linear layer of 8 MiB whose F, B and W are made to last; activations are a few KiB.
 What the buffers of one all-gather and one reduce-scatter hold is measured first; gloo has some of
-its own beside FSDP2's. What the process holds is read all the time, with an allocator that returns freed memory.
+its own beside FSDP2's. What the process holds is read all the time, with an allocator that returns
+freed memory.
 """
 
 import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -78,22 +82,39 @@ def costs() -> Costs:
     return Costs(times, times, times)
 
 
-def staging() -> tuple[float, float]:
-    """MiB that one all-gather and one reduce-scatter of a stage need beside their results."""
+class Collective(NamedTuple):
+    """MiB that a collective of one stage needs beside its result, and its seconds."""
+
+    mib: float
+    seconds: float
+
+
+def collectives() -> tuple[Collective, Collective]:
+    """An all-gather and a reduce-scatter, while every rank does the same."""
     group = dist.new_subgroups(D)[0]
     whole, part = torch.ones(WIDTH * WIDTH), torch.ones(WIDTH * WIDTH // D)
-    with Peak() as gathering:
-        dist.all_gather(list(whole.chunk(D)), part, group)
-    with Peak() as reducing:
-        dist.reduce_scatter(part, list(whole.chunk(D)), group=group)
-    return gathering.most, reducing.most
+    return (
+        _collective(lambda: dist.all_gather_into_tensor(whole, part, group)),
+        _collective(lambda: dist.reduce_scatter_tensor(part, whole, group=group)),
+    )
 
 
-def measured(plans: list[Plan]) -> tuple[tuple[float, float], list[float]]:
+def _collective(run: Callable[[], object]) -> Collective:
+    found = []
+    for _ in range(7):
+        dist.barrier()
+        start = time.perf_counter()
+        with Peak() as peak:
+            run()
+        found.append(Collective(peak.most, time.perf_counter() - start))
+    return Collective(max(c.mib for c in found), median(c.seconds for c in found))
+
+
+def measured(plans: list[Plan]) -> tuple[tuple[Collective, Collective], list[float]]:
     """What collectives need; and for each plan, this rank's peak above what it holds between
     steps; in MiB.
     """
-    collectives = staging()
+    own = collectives()
     found = []
     for plan in plans:
         blocks: list[nn.Module] = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(P * V)]
@@ -104,22 +125,21 @@ def measured(plans: list[Plan]) -> tuple[tuple[float, float], list[float]]:
             pipe.step((batch, batch), trace=emulated)
         found.append(peak.most)
         pipe.close()
-    return collectives, found
+    return own, found
 
 
-def simulated(plan: Plan, collectives: tuple[float, float]) -> list[float]:
+def simulated(plan: Plan, gathering: Collective, reducing: Collective) -> list[float]:
     """The same of every pipeline rank, by simulation, in MiB."""
-    gathering, reducing = collectives
     sizes = Bytes(
         gathered=STAGE_MIB,
         gradients=STAGE_MIB,
-        gather_staging=STAGE_MIB + gathering,  # FSDP2's flat output, and gloo's
-        reduce_staging=STAGE_MIB + STAGE_MIB / D + reducing,  # flat input, the shard, and gloo's
+        gather_staging=STAGE_MIB + gathering.mib,  # FSDP2's flat output, and gloo's
+        reduce_staging=STAGE_MIB + STAGE_MIB / D + reducing.mib,  # input, shard, gloo
         until_backward=0.0,
         until_weight=0.0,
     )
     program = plan.lower(plan.compute, sharded=True)
-    traffic = Traffic(gather=ACTION_S, reduce=ACTION_S)
+    traffic = Traffic(gather=gathering.seconds, reduce=reducing.seconds)
     made = simulate(program, costs(), traffic, sizes)
     kept = (Category.PARAMETERS, Category.OPTIMIZER)
     return [memory.peak - sum(memory.at_peak[c] for c in kept) for memory in made.memory]
@@ -138,13 +158,14 @@ def main() -> int:
     """Measure and report."""
     every = plans()
     ranks = run_ranks(P * D, measured, every, timeout=900)
-    collectives, by_rank = ranks[0][0], [found for _, found in ranks]
+    own, by_rank = ranks[0][0], [found for _, found in ranks]
     rows: list[dict[str, Any]] = []
     peaks: dict[tuple[str | None, int | None, int], list[float]] = {}
-    rows.append({"MiB of one all-gather, reduce-scatter in gloo": collectives})
+    for name, one in zip(("all-gather", "reduce-scatter"), own, strict=True):
+        rows.append({"gloo": name, "MiB": round(one.mib, 1), "ms": round(one.seconds * 1e3, 1)})
     off = 0.0
     for index, plan in enumerate(every):
-        predicted = simulated(plan, collectives)
+        predicted = simulated(plan, *own)
         real = [max(by_rank[p * D + d][index] for d in range(D)) for p in range(P)]
         off = max(off, *(abs(r / s - 1) for r, s in zip(real, predicted, strict=True)))
         peaks.setdefault((plan.seam, plan.unit_size, plan.max_resident), []).append(max(real))
