@@ -6,7 +6,6 @@ Run: python benchmarks/prediction.py [--json]; two to eight ranks, about six min
 
 import sys
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -20,7 +19,7 @@ from claim import Figure, report
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Costs, Setting, Traffic
-from zeropp.ir import Action, Kind
+from zeropp.ir import Action
 from zeropp.models import GPTConfig, gpt_blocks, init_block
 from zeropp.plan import Plan, Problem
 from zeropp.plan.layout import Layout
@@ -99,31 +98,31 @@ def emulate(cases: list[Case]) -> list[tuple[float, float]]:
 
 
 class Held:
-    """Bytes alive by what made them, at the end of every action: the most of each."""
+    """The most bytes of activations and messages, at the end of any action.
 
-    def __init__(self, alive: Alive) -> None:
-        self._alive, self._before, self._owned = alive, 0, defaultdict[str, int](int)
-        self.peaks = defaultdict[str, int](int)
+    They are what is alive and is no sum of gradients.
+    """
+
+    def __init__(self, alive: Alive, pipe: Pipeline) -> None:
+        self._alive, self._stages = alive, pipe.stages
+        self.most = self.gradients = 0
 
     def lap(self, action: Action, phase: Phase) -> None:
-        """F adds activations; B turns them into what W needs; W adds gradients, once."""
-        if phase is not Phase.COMPUTE:
-            return
-        now = self._alive.bytes()
-        what = "gradients" if action.kind is Kind.W and now > self._before else "activations"
-        self._owned[what] += now - self._before
-        self._before = now
-        self.peaks[what] = max(self.peaks[what], self._owned[what])
+        """A phase ends."""
+        if phase is Phase.COMPUTE:
+            sums = sum(stage.parameters.gradients.nbytes for stage in self._stages)
+            self.most = max(self.most, self._alive.bytes() - sums)
+            self.gradients = max(self.gradients, sums)
 
 
 @dataclass(frozen=True)
 class Real:
-    """A real GPT: seconds and, for each rank, bytes of activations."""
+    """A real GPT: seconds and, for each rank, bytes of activations and of gradients."""
 
     predicted_s: float
     measured_s: float
-    predicted_bytes: tuple[float, ...]
-    measured_bytes: tuple[float, ...]
+    predicted_bytes: tuple[tuple[float, float], ...]
+    measured_bytes: tuple[tuple[float, float], ...]
 
 
 def real_gpt(plans: list[Plan]) -> list[Real]:
@@ -132,13 +131,16 @@ def real_gpt(plans: list[Plan]) -> list[Real]:
     subject = gpt_subject(GPT, GPT.seq_len, (setting,), "fp32")
     made = profile(subject, list(measure(subject, cpu)), cpu)
     problem = Problem(made, 2, 2, SEQUENCES * B)
-    return [_real_plan(plan, price_of(problem, plan, setting)) for plan in plans]
+    return [
+        _real_plan(plan, price_of(replace(problem, split=plan.split), plan, setting))
+        for plan in plans
+    ]
 
 
 def price_of(problem: Problem, plan: Plan, setting: Setting) -> Priced:
     """What the plan's stages cost by the profile."""
     layout = Layout(plan.placement, 1, 1, setting)
-    return price(problem, layout, cut(problem, layout, plan.split))
+    return price(problem, layout, cut(problem, layout))
 
 
 def _real_plan(plan: Plan, priced: Priced) -> Real:
@@ -154,24 +156,26 @@ def _real_plan(plan: Plan, priced: Priced) -> Real:
         pipe.step((tokens, tokens))
         seconds.append(time.perf_counter() - start)
     with Alive() as alive:
-        held = Held(alive)
+        held = Held(alive, pipe)
         pipe.step((tokens, tokens), trace=held)
-    most: list[float | None] = [None] * 2
-    dist.all_gather_object(most, float(held.peaks["activations"]))
+    most: list[tuple[float, float] | None] = [None] * 2
+    dist.all_gather_object(most, (float(held.most), float(held.gradients)))
     traffic = replace(priced.traffic, optimizer=0.0)
     predicted = simulate(pipe.program, priced.costs, traffic, priced.sizes)
     pipe.close()
     return Real(
         predicted.makespan,
-        median(seconds[2:]),
-        tuple(_activations(predicted, rank) for rank in range(2)),
-        tuple(value or 0.0 for value in most),
+        median(seconds[-STEPS:]),
+        tuple(_categories(predicted, rank) for rank in range(2)),
+        tuple(found for found in most if found is not None),
     )
 
 
-def _activations(report: Report, rank: int) -> float:
-    kinds = (Category.UNTIL_BACKWARD, Category.UNTIL_WEIGHT)
-    return sum(report.memory[rank].at_peak[kind] for kind in kinds)
+def _categories(report: Report, rank: int) -> tuple[float, float]:
+    """Bytes of activations with messages, and of gradients, at the rank's peak."""
+    found = report.memory[rank].at_peak
+    kinds = (Category.UNTIL_BACKWARD, Category.UNTIL_WEIGHT, Category.MESSAGES)
+    return sum(found[kind] for kind in kinds), found[Category.GRADIENTS]
 
 
 REAL = (
@@ -198,16 +202,16 @@ def main() -> int:
     for plan, real in zip(REAL, run_ranks(2, real_gpt, list(REAL), timeout=400)[0], strict=True):
         times.append(abs(real.measured_s / real.predicted_s - 1) * 100)
         pairs = zip(real.measured_bytes, real.predicted_bytes, strict=True)
-        off = [abs(m / p - 1) * 100 for m, p in pairs]
-        memory += off
+        off = [(m / p - 1) * 100 for ms, ps in pairs for m, p in zip(ms, ps, strict=True)]
+        memory += [abs(value) for value in off]
         row = {"case": "GPT", "P": 2, "V": plan.num_chunks, "B": B, "schedule": plan.schedule}
         row |= {"predicted_s": round(real.predicted_s, 4), "measured_s": round(real.measured_s, 4)}
-        rows.append(row | {"activations_off_%": [round(value, 1) for value in off]})
+        rows.append(row | {"memory_off_%": [round(value, 1) for value in off]})
     figures = [
         Figure(f"emulated, median of {len(errors)} cases", median(errors), 2.0),
         Figure("emulated, worst case", max(errors), 5.0),
         Figure("real GPT over two ranks, worst of three plans", max(times), 8.0),
-        Figure("real GPT, activations of a rank, worst", max(memory), 10.0),
+        Figure("real GPT, activations and gradients of a rank, worst", max(memory), 10.0),
     ]
     return report("A step takes, and holds, what is predicted", rows, figures)
 

@@ -43,6 +43,11 @@ class GradientBuffers:
             self._sums[parameter] = held
         held.index_add_(0, rows, values.to(held.dtype))
 
+    @property
+    def nbytes(self) -> int:
+        """What the sums hold."""
+        return sum(total.nbytes for total in self._sums.values())
+
     def take(self) -> dict[nn.Parameter, Tensor]:
         """All sums; the buffers are empty afterwards."""
         sums, self._sums = self._sums, {}

@@ -22,7 +22,7 @@ from zeropp.runtime.machine import Feed, Head
 from zeropp.runtime.mesh import PP, check_world_size, make_mesh, pipelines
 from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of, on_device
 from zeropp.runtime.shard import needs_sharding
-from zeropp.runtime.stage import StageModule
+from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import TiedCopies, find_ties
 from zeropp.runtime.trace import Laps, no_lap
 from zeropp.runtime.transport import Direct, Transport
@@ -123,7 +123,12 @@ class Pipeline:
     @property
     def modules(self) -> tuple[StageModule, ...]:
         """This rank's stages; their parameters have global names such as `3.attn.q.weight`."""
-        return tuple(stage.module for stage in self._machine.stages.values())
+        return tuple(stage.module for stage in self.stages)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """This rank's stages, as they run."""
+        return tuple(self._machine.stages.values())
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters, under their global names."""
@@ -283,8 +288,7 @@ class Pipeline:
         return total
 
     def _auxiliary(self) -> list[Tensor]:
-        stages = self._machine.stages.values()
-        return [loss for stage in stages for loss in stage.auxiliary_losses()]
+        return [loss for stage in self.stages for loss in stage.auxiliary_losses()]
 
     def _output(
         self, results: list[Tensors], tokens: Tensor, metrics: tuple[str, ...]
