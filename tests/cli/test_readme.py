@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,22 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(commands) == 5
     for command in commands:
         assert main(shlex.split(command)) == 0
+
+
+def test_from_a_profile_to_training_by_its_plan(tmp_path: Path) -> None:
+    commands = re.findall(r"^    zeropp ((?:profile|plan|train --plan).*)$", README, re.M)
+    assert [command.split()[0] for command in commands] == ["profile", "plan", "train", "plan"]
+    for command in commands:
+        short = ["--run.steps", "2", "--run.sample", "4"] if command.startswith("train") else []
+        done = subprocess.run(
+            [sys.executable, "-m", "zeropp.cli.main", *shlex.split(command), *short],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:3]))

@@ -18,7 +18,11 @@ class RankFailedError(AssertionError):
 
 
 def run_ranks(
-    world_size: int, function: Callable[..., Any], *args: Any, timeout: float = 120.0
+    world_size: int,
+    function: Callable[..., Any],
+    *args: Any,
+    timeout: float = 120.0,
+    backend: str = "gloo",
 ) -> list[Any]:
     """`[function(*args) on rank 0, on rank 1, ...]`; every process is gone when this returns."""
     context = mp.get_context("spawn")
@@ -26,7 +30,8 @@ def run_ranks(
         processes, results = [], []
         for rank in range(world_size):
             ours, theirs = context.Pipe(duplex=False)
-            target_args = (theirs, rank, world_size, str(Path(folder) / "store"), function, args)
+            store = str(Path(folder) / "store")
+            target_args = (theirs, rank, world_size, store, backend, function, args)
             process = context.Process(target=_main, args=target_args, daemon=True)
             process.start()
             theirs.close()
@@ -64,13 +69,16 @@ def _main(
     rank: int,
     world_size: int,
     store: str,
+    backend: str,
     function: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
     try:
+        if backend == "nccl":
+            torch.cuda.set_device(rank)
         dist.init_process_group(
-            "gloo", store=dist.FileStore(store, world_size), rank=rank, world_size=world_size
+            backend, store=dist.FileStore(store, world_size), rank=rank, world_size=world_size
         )
         results.send((True, function(*args)))
     except BaseException:
