@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from test_cli import zeropp
 
-from zeropp.cli.main import main
 from zeropp.costs import read_profile
 from zeropp.plan import read_plan
 
@@ -78,39 +77,3 @@ def test_auto_measures_plans_and_trains(tmp_path: Path) -> None:
     assert plan.plan.world_size == 2
     assert plan.plan.num_microbatches * plan.plan.dp_size * plan.micro_batch_size == 16
     assert len((run / "metrics.jsonl").read_text().splitlines()) == 4
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        (["train", "--plan", "nowhere.toml"], "plan: cannot read nowhere.toml"),
-        (["train", "--plan", "p.toml", "--parallel.pp-size", "4"], "parallel: the plan file"),
-        (["train", "--run.adapt-every", "-1"], "run.adapt_every must be 0 or more"),
-        (["train", "--run.adapt-gain", "2"], "run.adapt_gain must be above 0"),
-        (
-            ["train", "--run.adapt-every", "5", "--parallel.schedule", "interleaved-1f1b"],
-            "only the schedule zeropp adapts",
-        ),
-        (["profile", "--ranks", "0"], "ranks must be at least 1"),
-        (["profile", "--seq-len", "999"], "seq_len must be from 1 to"),
-        (["profile", "--micro-batch-sizes", "0"], "micro_batch_sizes must be at least 1"),
-        (["profile", "--recompute", "some"], "recompute must be of none, selective, full"),
-        (["profile", "-o", "profile.json"], "output must be a .toml file"),
-    ],
-    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
-)
-def test_what_cannot_be_is_refused_before_anything_starts(
-    arguments: list[str],
-    says: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    try:
-        status = main(arguments)
-    except SystemExit as exit_:  # by the parser of options
-        status = exit_.code
-    assert status == 2
-    assert says in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
