@@ -12,17 +12,19 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value and the most that it may be."""
+    """A measured value and the most, or the least, that it may be."""
 
     name: str
     value: float
     target: float
     unit: str = "%"
+    at_least: bool = False
 
     @property
     def holds(self) -> bool:
         """Whether the value is within its target, up to rounding of the sums."""
-        return self.value <= self.target + 1e-6
+        above = self.value - self.target
+        return above >= -1e-6 if self.at_least else above <= 1e-6
 
 
 def report(claim: str, rows: Sequence[dict[str, Any]], figures: Sequence[Figure]) -> int:
@@ -41,10 +43,9 @@ def report(claim: str, rows: Sequence[dict[str, Any]], figures: Sequence[Figure]
 
 def _print_table(claim: str, figures: Sequence[Figure]) -> None:
     table = Table(title=claim)
-    for column in ("figure", "measured", "at most", "holds"):
+    for column in ("figure", "measured", "target", "holds"):
         table.add_column(column)
     for f in figures:
-        table.add_row(
-            f.name, f"{f.value:.3f} {f.unit}", f"{f.target:g}", "yes" if f.holds else "NO"
-        )
+        target = f"{'at least' if f.at_least else 'at most'} {f.target:g}"
+        table.add_row(f.name, f"{f.value:.3f} {f.unit}", target, "yes" if f.holds else "NO")
     Console().print(table)
