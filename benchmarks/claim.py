@@ -22,16 +22,15 @@ class Figure:
 
     @property
     def holds(self) -> bool:
-        """Whether the value is within its target, up to rounding of the sums."""
-        above = self.value - self.target
-        return above >= -1e-6 if self.at_least else above <= 1e-6
+        """Whether the value meets its target, up to rounding of the sums."""
+        if self.at_least:
+            return self.value >= self.target - 1e-6
+        return self.value <= self.target + 1e-6
 
 
 def report(claim: str, rows: Sequence[dict[str, Any]], figures: Sequence[Figure]) -> int:
     """Print everything; the exit status, 1 if a figure misses its target."""
-    parser = argparse.ArgumentParser(description=claim)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    if parser.parse_args().json:
+    if _json_wanted(claim):
         listed = [asdict(figure) | {"holds": figure.holds} for figure in figures]
         print(json.dumps({"claim": claim, "rows": list(rows), "figures": listed}))
     else:
@@ -41,11 +40,18 @@ def report(claim: str, rows: Sequence[dict[str, Any]], figures: Sequence[Figure]
     return 0 if all(figure.holds for figure in figures) else 1
 
 
+def _json_wanted(claim: str) -> bool:
+    """A script's own options, which it has read before, are left alone."""
+    parser = argparse.ArgumentParser(description=claim)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return bool(parser.parse_known_args()[0].json)
+
+
 def _print_table(claim: str, figures: Sequence[Figure]) -> None:
     table = Table(title=claim)
     for column in ("figure", "measured", "target", "holds"):
         table.add_column(column)
     for f in figures:
-        target = f"{'at least' if f.at_least else 'at most'} {f.target:g}"
-        table.add_row(f.name, f"{f.value:.3f} {f.unit}", target, "yes" if f.holds else "NO")
+        bound = f"at {'least' if f.at_least else 'most'} {f.target:g}"
+        table.add_row(f.name, f"{f.value:.3f} {f.unit}", bound, "yes" if f.holds else "NO")
     Console().print(table)
