@@ -1,5 +1,6 @@
 PYTHON ?= python3
 READY = .venv/.ready
+BENCHMARKS = schedules paper overhead split resident planner adaptation soak
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -25,8 +26,18 @@ lint: $(READY)
 	.venv/bin/ruff check src tests benchmarks scripts
 	.venv/bin/ruff format --check src tests benchmarks scripts
 	.venv/bin/mypy
-	.venv/bin/mypy scripts/schedules_doc.py
+	.venv/bin/mypy scripts/schedules_doc.py scripts/performance_doc.py
 	.venv/bin/lint-imports
 
+# each with its result in build/bench, then docs/performance.md; takes an hour
 bench: $(READY)
-	for claim in schedules planner; do .venv/bin/python benchmarks/$$claim.py $(ARGS) || exit 1; done
+	mkdir -p build/bench
+	@failed=; for name in $(BENCHMARKS); do \
+	    echo "benchmarks/$$name.py"; rm -f build/bench/$$name.json; \
+	    .venv/bin/python benchmarks/$$name.py --json > build/bench/$$name.part; \
+	    if [ -s build/bench/$$name.part ]; \
+	    then mv build/bench/$$name.part build/bench/$$name.json; \
+	    else failed="$$failed $$name"; fi; \
+	done; \
+	.venv/bin/python scripts/performance_doc.py build/bench || exit 1; \
+	[ -z "$$failed" ] || { echo "no result of:$$failed" >&2; exit 1; }

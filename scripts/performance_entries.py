@@ -1,0 +1,135 @@
+"""What docs/performance.md says about each benchmark beside its numbers, and what it draws."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from performance_paper import paper_picture, paper_tables
+
+Row = dict[str, Any]
+
+
+class RefusedError(ValueError):
+    """The page would not be true, or its results are not what benchmarks print."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture of rows.
+
+    Attributes:
+        kind: `bars`, one group for each row; `lines`, one line for each value of `series`.
+        label: keys that name a group of bars; for lines, the one key along the horizontal axis.
+        values: the keys that are drawn; for lines, one.
+        axis: what the values are, with their unit.
+        series: for lines, the key that tells them apart.
+        panels: for lines, keys whose values have a panel each.
+    """
+
+    kind: Literal["bars", "lines"]
+    label: tuple[str, ...]
+    values: tuple[str, ...]
+    axis: str
+    series: str = ""
+    panels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One benchmark's section.
+
+    Attributes:
+        name: of benchmarks/NAME.py and NAME.json.
+        what: what is compared and how, for someone who has not read the script.
+        plot: of its rows.
+        tables: markdown in place of the table of rows.
+        picture: in place of a plot.
+    """
+
+    name: str
+    what: str
+    plot: Plot | None = None
+    tables: Callable[[Sequence[Row]], str] | None = None
+    picture: Callable[[Sequence[Row], Path], None] | None = None
+
+
+ENTRIES = (
+    Entry(
+        "schedules",
+        "Schedules evaluated on given costs, without a machine: how far ZeroPP's carried order is "
+        "above the floor, which no schedule of its placement can beat, and whether any peer "
+        "schedule with as much memory is faster. The rows are the cases in which one is, each with "
+        "its reason.",
+    ),
+    Entry(
+        "peers",
+        "The same modules, micro-batches and costs under our runtime and under "
+        "`torch.distributed.pipelining`. Processes and messages are real, compute sleeps, so that "
+        "a few cores can stand for several devices.",
+    ),
+    Entry(
+        "real",
+        "A real GPT over two ranks with one thread each, same weights, equal losses: our schedules "
+        "and those of `torch.distributed.pipelining`.",
+        Plot("bars", ("schedule", "V"), ("carry_V2_over_it",), "carried ZeroPP's tokens/s over it"),
+    ),
+    Entry(
+        "cluster",
+        "Hosts as network namespaces whose links are limited in rate, the pipeline across hosts, "
+        "FSDP over two ranks inside a host or across hosts. Compute sleeps; bytes are real.",
+        Plot("lines", ("rate",), ("step_s",), "step, s", "case", ("mapping", "B")),
+    ),
+    Entry(
+        "paper",
+        "The three claims of the paper's abstract, simulated at its scale with the planner's "
+        "analytic costs: up to 1.30 times the throughput of breadth-first, up to 1.68 times that "
+        "of memory-efficient 1F1B, with 10 % less memory. The abstract does not say how that 1F1B "
+        "shards its parameters. ZeRO-3 (gathered for every micro-batch) is the likely reading; "
+        "*step* gathers and reduces once per step, *unsharded* replicates everything. ZeRO-3 is "
+        "taken at its best: layer by layer, hidden behind compute wherever it can be. `drained` is "
+        "the paper's order, gathered per unit; `ZeroPP` the fastest of our two seams, three unit "
+        "sizes, and gathering per unit or per step. Each side recomputes the least that fits.",
+        tables=paper_tables,
+        picture=paper_picture,
+    ),
+    Entry(
+        "memory",
+        "Peak memory by category for one order of actions, under our runtime and torch's.",
+        Plot("bars", ("order", "V", "runtime"), ("peak, MiB",), "peak, MiB"),
+    ),
+    Entry(
+        "prediction",
+        "Steps as simulated from measured costs, against the same steps measured.",
+        Plot("bars", ("case",), ("predicted_s", "measured_s"), "step, s"),
+    ),
+    Entry(
+        "overhead",
+        "Steps of real processes whose compute sleeps, against the simulator's makespan; and the "
+        "executor's own time per action.",
+        Plot("bars", ("P", "schedule"), ("simulated_s", "measured_s"), "step, s"),
+    ),
+    Entry(
+        "split",
+        "F, B and W of real GPT layers against a fused forward and backward, pair by pair; and the "
+        "bytes that are alive between B and W against re-walking autograd's graph, as "
+        "`torch.distributed.pipelining` does.",
+    ),
+    Entry(
+        "resident",
+        "Memory of gathered parameters and unreduced gradients of four processes, measured and "
+        "simulated, over the number of micro-batches.",
+    ),
+    Entry(
+        "planner",
+        "The planner against trying every plan of random small problems, and the time that it "
+        "takes for a 70-billion-parameter model.",
+    ),
+    Entry(
+        "adaptation",
+        "A rank slows down, or costs were assumed wrongly: what adapting while training wins back "
+        "of the loss, against the order made for the true costs.",
+        Plot("bars", ("case",), ("with_the_loss_s", "adapted_s", "could_be_s"), "step, s"),
+    ),
+    Entry("soak", "Thousands of steps, and hundreds of random pipelines, in the same processes."),
+)
