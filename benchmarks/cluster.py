@@ -1,0 +1,94 @@
+"""ZeroPP over slow links, against 1F1B with ZeRO-3 and ZeRO-2, interleaved 1F1B, breadth-first and
+torch's own runtime: throughput, bytes on the wire, peak memory.
+
+Run as root, with iproute2: python benchmarks/cluster.py [--json] [--plot FILE] [--hosts 8] [--all]
+Four hosts of two ranks (P=4, D=2) and about nine minutes on two cores; with --all much longer.
+
+Hosts are network namespaces joined by a switch; each link sends through a token bucket at both
+ends. torchrun starts the ranks. Blocks sleep for compute, 20 ms for each of F, B and W; their
+parameters, activations, gradients and messages are real, in a transformer's proportions
+(cluster_block.py). One block of 1 MiB takes two F of time to gather over 200 Mbit/s with both ranks
+of a host. Peak memory is what a process holds above its state between steps, plus its shards of
+parameters and gradients; there is no optimizer. 1F1B has one stage of two blocks a rank, and what
+is not torch's gathers it as a whole: `microbatch` for every F and backward, and reduces after each;
+`step` once, and keeps parameters and unreduced gradients until the end.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from claim import report
+from cluster_cases import Job, Mapping
+from cluster_hosts import ClusterError, make_cluster
+from cluster_launch import run_job
+from cluster_plot import plot
+from cluster_verdict import figures, verdicts
+
+NEEDED = ("ip", "tc")
+RATES = (50, 200, 1000, None)  # Mbit/s
+MORE_RATES = (50, 100, 200, 500, 1000, None)
+CLAIM = "ZeroPP over slow links: faster than breadth-first and 1F1B + ZeRO-3, in less memory"
+
+
+def refusal(user: int) -> str | None:
+    """Why this machine cannot run it, if it cannot."""
+    missing = [tool for tool in NEEDED if shutil.which(tool) is None]
+    if missing:
+        return f"needs iproute2, but {' and '.join(missing)} cannot be found; install iproute2"
+    if user != 0:
+        return "needs root, to make network namespaces and limit their links; run it with sudo"
+    return None
+
+
+def options() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=CLAIM)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plot", type=Path, help="write throughput over link rate to this file")
+    parser.add_argument("--hosts", type=int, choices=(4, 8), default=4, help="P, and ranks / 2")
+    parser.add_argument("--all", action="store_true", help="more batches, rates and steps")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure and report."""
+    chosen = options()
+    if reason := refusal(os.geteuid()):
+        print(f"cluster.py {reason}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGHUP, _stop)
+    try:
+        rows = measure(chosen.hosts, everything=chosen.all)
+    except ClusterError as error:
+        print(f"cluster.py cannot make its hosts here: {error}", file=sys.stderr)
+        return 2
+    if chosen.plot is not None:
+        plot(rows, chosen.plot)
+    stated = figures(rows, Mapping.ACROSS, chosen.hosts // 2, 200)
+    return report(CLAIM, [*rows, *verdicts(rows)], stated)
+
+
+def measure(P: int, *, everything: bool) -> list[dict[str, Any]]:
+    """All rows, from a cluster of P hosts that is gone afterwards."""
+    steps = {P // 2: 3, P: 2, 3 * P: 1}
+    if everything:
+        steps = {P // 2: 7, 3 * P // 4: 5, P: 5, 2 * P: 3, 3 * P: 3, 4 * P: 3}
+    rates = MORE_RATES if everything else RATES
+    with tempfile.TemporaryDirectory() as folder, make_cluster(P) as cluster:
+        results = str(Path(folder) / "rows")
+        return run_job(Job(cluster, P, steps, rates, tuple(Mapping), results))
+
+
+def _stop(number: int, _: object) -> None:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

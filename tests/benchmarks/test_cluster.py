@@ -1,0 +1,48 @@
+"""The cluster benchmark refuses a machine that cannot run it; it is not run here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def refusal(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from cluster import refusal
+
+    return refusal
+
+
+@pytest.fixture
+def tools(tmp_path, monkeypatch):
+    """A machine with iproute2's two programs."""
+    for name in ("ip", "tc"):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def test_without_iproute2_one_line_says_so(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "cluster.py"), "--json"]
+    environment = os.environ | {"PATH": str(tmp_path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "cluster.py needs iproute2, but ip and tc cannot be found; install iproute2"
+    ]
+
+
+@pytest.mark.usefixtures("tools")
+def test_without_root_it_says_so(refusal):
+    assert refusal(user=1000).startswith("needs root")
+
+
+@pytest.mark.usefixtures("tools")
+def test_with_both_it_runs(refusal):
+    assert refusal(user=0) is None
