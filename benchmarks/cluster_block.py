@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from cluster_cases import Times
 from zeropp.runtime.gradients import GradientBuffers
 
-WIDTH, ROWS, COPIES = 512, 21, 16
+WIDTH, ROWS, COPIES = 440, 18, 16
 PARAMETER_BYTES = 4 * WIDTH**2
 MESSAGE_BYTES = 4 * WIDTH * ROWS
 _SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is spun

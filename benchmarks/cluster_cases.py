@@ -18,8 +18,8 @@ class Times:
 
 
 D = 2  # ranks in a shard group, and ranks on a host
-V = 2
-TIMES = Times(forward=0.02, backward=0.02, weight=0.02)
+V = 4
+TIMES = Times(forward=0.015, backward=0.015, weight=0.015)
 
 
 class Mapping(StrEnum):
@@ -93,22 +93,35 @@ def _torch(pp_size: int, batch: int) -> Iterator[Case]:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """One number of micro-batches.
+
+    Attributes:
+        size: B.
+        steps: how many are measured at each rate.
+        rates: of the links, in Mbit/s; None: as fast as the machine.
+    """
+
+    size: int
+    steps: int
+    rates: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
 class Job:
     """What the ranks measure.
 
     Attributes:
         cluster: where they are.
         pp_size: P.
-        steps: by B, how many steps are measured.
-        rates: of the links, in Mbit/s; None: as fast as the machine.
+        batches: in this order.
         mappings: of ranks to hosts.
         results: the file to which rank 0 adds a row per line.
     """
 
     cluster: Cluster
     pp_size: int
-    steps: dict[int, int]
-    rates: tuple[float | None, ...]
+    batches: tuple[Batch, ...]
     mappings: tuple[Mapping, ...]
     results: str
 
@@ -123,8 +136,7 @@ class Job:
         return cls(
             Cluster(names["switch"], tuple(names["hosts"])),
             data["pp_size"],
-            {int(batch): steps for batch, steps in data["steps"].items()},
-            tuple(data["rates"]),
+            tuple(Batch(b["size"], b["steps"], tuple(b["rates"])) for b in data["batches"]),
             tuple(Mapping(name) for name in data["mappings"]),
             data["results"],
         )

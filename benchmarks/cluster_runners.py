@@ -15,9 +15,8 @@ from torch.distributed.pipelining.schedules import (
 )
 
 from cluster_block import ROWS, WIDTH, EmulatedBlock, emulated_loss
-from cluster_cases import TIMES, Case, D, V
-from zeropp.costs import Costs
-from zeropp.plan import Plan
+from cluster_cases import TIMES, Case, V
+from cluster_predict import plan_of
 from zeropp.runtime.mesh import PP, SHARD, pipelines
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.trace import Trace
@@ -74,23 +73,6 @@ class _Ours:
 
     def close(self) -> None:
         self._pipe.close()
-
-
-def plan_of(case: Case, pp_size: int, batch: int) -> Plan:
-    """The plan of a case of this library."""
-    spans = (TIMES.forward, TIMES.backward, TIMES.weight)
-    costs = Costs.uniform(pp_size, case.num_chunks, *(V * span for span in spans))
-    return Plan(
-        pp_size,
-        case.num_chunks,
-        batch,
-        case.schedule,
-        case.unit_size,
-        case.seam,
-        dp_shard=D,
-        shard=case.shard,
-        costs=costs,
-    )
 
 
 class _Torch:

@@ -15,8 +15,9 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from cluster_block import PARAMETER_BYTES
-from cluster_cases import Case, D, Job, Mapping, V, cases, rate_name
+from cluster_cases import Batch, Case, D, Job, Mapping, V, cases, rate_name
 from cluster_hosts import HOST, bytes_sent
+from cluster_predict import predicted_s
 from cluster_runners import Runner, make_runner
 from zeropp.runtime.mesh import PP, REPLICATE, SHARD
 
@@ -40,10 +41,12 @@ def main(path: str) -> None:
     dist.init_process_group("gloo", timeout=timedelta(seconds=300))
     for mapping in job.mappings:
         mesh = make_mesh(mapping, job.pp_size)
-        for batch in job.steps:
-            for case in cases(job.pp_size, batch):
-                for row in rows_of(job, case, mesh, batch):
-                    write({"mapping": str(mapping), **row}, job.results)
+        for batch in job.batches:
+            for case in cases(job.pp_size, batch.size):
+                for rate, row in measured(job, case, mesh, batch):
+                    if dist.get_rank() == 0:
+                        about = description(case, mapping, job.pp_size, batch.size, rate)
+                        write(about | row, job.results)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -59,29 +62,38 @@ def make_mesh(mapping: Mapping, pp_size: int) -> DeviceMesh:
     return DeviceMesh("cpu", grid.reshape(shape), mesh_dim_names=(PP, REPLICATE, SHARD))
 
 
-def rows_of(job: Job, case: Case, mesh: DeviceMesh, batch: int) -> Iterator[dict[str, Any]]:
-    """One row per rate; made and warmed up without a limit."""
+def measured(
+    job: Job, case: Case, mesh: DeviceMesh, batch: Batch
+) -> Iterator[tuple[float | None, dict[str, Any]]]:
+    """What was measured at each rate; made and warmed up without a limit."""
     limit(job, None)
-    runner = make_runner(case, mesh, batch)
+    runner = make_runner(case, mesh, batch.size)
     step_of(runner)
-    for rate in job.rates:
+    for rate in batch.rates:
         limit(job, rate)
-        steps = [step_of(runner) for _ in range(job.steps[batch])]
-        idle = runner.idle()
-        yield {
-            "B": batch,
-            "case": str(case),
-            "runtime": case.runtime,
-            "schedule": case.schedule,
-            "V": case.num_chunks,
-            "shard": case.shard,
-            "U": case.unit_size,
-            "seam": case.seam,
-            "rate": rate_name(rate),
-            **summary(steps),
-            "idle": {cause: round(ratio, 3) for cause, ratio in idle.items()},
-        }
+        steps = [step_of(runner) for _ in range(batch.steps)]
+        idle = {cause: round(ratio, 3) for cause, ratio in runner.idle().items()}
+        yield rate, summary(steps) | {"idle": idle}
     runner.close()
+
+
+def description(
+    case: Case, mapping: Mapping, pp_size: int, batch: int, rate: float | None
+) -> dict[str, Any]:
+    """What a row is about, and the step that a simulation expects."""
+    return {
+        "mapping": str(mapping),
+        "B": batch,
+        "rate": rate_name(rate),
+        "case": str(case),
+        "runtime": case.runtime,
+        "schedule": case.schedule,
+        "V": case.num_chunks,
+        "shard": case.shard,
+        "U": case.unit_size,
+        "seam": case.seam,
+        "predicted_s": predicted_s(case, mapping, pp_size, batch, rate),
+    }
 
 
 def limit(job: Job, rate: float | None) -> None:
@@ -132,10 +144,9 @@ def resident(name: str) -> int:
 
 
 def write(row: dict[str, Any], path: str) -> None:
-    """Add a row to the results, on rank 0."""
-    if dist.get_rank() == 0:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+    """Add a row to the results."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":
