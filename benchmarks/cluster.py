@@ -72,7 +72,7 @@ def main() -> int:
         return 2
     if chosen.plot is not None:
         plot(rows, chosen.plot)
-    stated = figures(rows, Mapping.ACROSS, chosen.hosts // 2, 1000)
+    stated = figures(rows, Mapping.ACROSS, chosen.hosts // 2, 500)
     return report(CLAIM, [*rows, *verdicts(rows)], stated)
 
 
@@ -85,7 +85,7 @@ def measure(P: int, *, everything: bool) -> list[dict[str, Any]]:
 
 
 def _few(P: int) -> tuple[Batch, ...]:
-    return Batch(P // 2, 3, (50, 200, 1000, None)), Batch(3 * P, 1, (50, 1000))
+    return Batch(P // 2, 3, (50, 200, 500, None)), Batch(3 * P, 1, (50, 500))
 
 
 def _every(P: int) -> tuple[Batch, ...]:
