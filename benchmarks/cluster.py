@@ -34,6 +34,7 @@ from cluster_plot import plot
 from cluster_verdict import figures, verdicts
 
 NEEDED = ("ip", "tc")
+PICTURES = (".png", ".svg", ".pdf")
 CLAIM = "ZeroPP over slow links: faster than breadth-first and 1F1B + ZeRO-3, in less memory"
 
 
@@ -54,7 +55,12 @@ def options() -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, help="write throughput over link rate to this file")
     parser.add_argument("--hosts", type=int, choices=(4, 8), default=4, help="P, and ranks / 2")
     parser.add_argument("--all", action="store_true", help="more batches, rates and steps")
-    return parser.parse_args()
+    chosen = parser.parse_args()
+    if chosen.plot is not None and not chosen.plot.absolute().parent.is_dir():
+        parser.error(f"--plot: there is no folder {chosen.plot.parent}; make it first")
+    if chosen.plot is not None and chosen.plot.suffix not in PICTURES:
+        parser.error(f"--plot: a file ending in {', '.join(PICTURES)}, got {chosen.plot.name!r}")
+    return chosen
 
 
 def main() -> int:

@@ -47,3 +47,11 @@ def test_without_root_it_says_so(refusal: Callable[..., str | None]) -> None:
 @pytest.mark.usefixtures("tools")
 def test_with_both_it_runs(refusal: Callable[..., str | None]) -> None:
     assert refusal(user=0) is None
+
+
+def test_a_plot_without_a_folder_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    plot = tmp_path / "missing" / "rates.png"
+    command = [sys.executable, str(BENCHMARKS / "cluster.py"), "--plot", str(plot)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "--plot: there is no folder" in done.stderr.splitlines()[-1]
