@@ -23,7 +23,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
             _draw(panels[i][j], panel, cases)
             panels[i][j].set_title(f"shard group {mapping} hosts, B={batch}")
     lines = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
-    figure.legend(lines.values(), lines.keys(), loc="lower center", ncols=4, fontsize=8)
+    figure.legend(
+        lines.values(), lines.keys(), loc="lower center", ncols=2 * len(batches), fontsize=8
+    )
     figure.tight_layout(rect=(0, 0.14, 1, 1))
     figure.savefig(path, dpi=120)
 
