@@ -36,7 +36,7 @@ def _verdict(place: Place, rows: list[Row]) -> Row:
         "verdict": f"{mapping} B={batch} {rate}",
         "fastest_zeropp": best["case"],
         "throughput_over": {case: round(gain, 2) for case, gain in gains.items()},
-        "memory_over": {row["case"]: round(_memory(best, row), 2) for row in others},
+        "memory_of": {row["case"]: round(_memory(best, row), 2) for row in others},
         "does_not_win_over": ", ".join(lost) or "none",
         "claims_missed": "; ".join(_claims_missed(rows, best)) or "none",
     }
