@@ -29,6 +29,12 @@ def verdicts(rows: list[Row]) -> list[Row]:
 def _verdict(place: Place, rows: list[Row]) -> Row:
     best = min((row for row in rows if row["schedule"] == "zeropp"), key=lambda r: r["step_s"])
     others = [row for row in rows if row["schedule"] != "zeropp"]
+    breadth_first = _find(rows, BREADTH_FIRST)
+    every = {
+        row["case"]: round(breadth_first["step_s"] / row["step_s"], 2)
+        for row in rows
+        if row["schedule"] == "zeropp"
+    }
     gains = {row["case"]: row["step_s"] / best["step_s"] for row in others}
     lost = [f"{case} ({gain:.2f})" for case, gain in gains.items() if gain < _AS_FAST]
     mapping, batch, rate = place
@@ -37,6 +43,7 @@ def _verdict(place: Place, rows: list[Row]) -> Row:
         "fastest_zeropp": best["case"],
         "throughput_over": {case: round(gain, 2) for case, gain in gains.items()},
         "memory_of": {row["case"]: round(_memory(best, row), 2) for row in others},
+        "every_zeropp_over_breadth_first": every,
         "does_not_win_over": ", ".join(lost) or "none",
         "claims_missed": "; ".join(_claims_missed(rows, best)) or "none",
     }
