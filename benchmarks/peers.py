@@ -24,12 +24,12 @@ import torch.distributed as dist
 
 from claim import Figure, report
 from emulated import WIDTH, EmulatedStage, emulated_loss
+from sides import Side, torch_sides
 from torch_peer import CPU, PEERS, TorchPipeline
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Costs
-from zeropp.plan import Plan
 from zeropp.runtime.measure_links import hop_seconds
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
@@ -56,30 +56,6 @@ class Setting:
         return Costs.uniform(self.P, V, *seconds, latency=latency)
 
 
-@dataclass(frozen=True)
-class Side:
-    """A schedule in one of the runtimes."""
-
-    name: str
-    V: int
-    seam: str | None = None
-
-    @property
-    def ours(self) -> bool:
-        """Whether our runtime runs it."""
-        return self.name not in PEERS
-
-    @property
-    def title(self) -> str:
-        """For tables."""
-        return f"{'' if self.ours else 'torch '}{self.name}{f' {self.seam}' if self.seam else ''}"
-
-    def plan(self, setting: Setting) -> Plan:
-        """Ours."""
-        costs = setting.costs(self.V) if self.name == "zeropp" else None
-        return Plan(setting.P, self.V, setting.B, self.name, seam=self.seam, costs=costs)
-
-
 def settings(whole_grid: bool) -> list[Setting]:
     """What is run: the combinations that claims are made of and some of every other kind.
 
@@ -99,11 +75,8 @@ def settings(whole_grid: bool) -> list[Setting]:
 
 def sides(setting: Setting) -> list[Side]:
     """Every schedule that has these sizes."""
-    found = [Side("zeropp", V, seam) for V in setting.chunks for seam in ("carry", "drain")]
-    for name, peer in PEERS.items():
-        if peer.fewest * setting.P <= setting.B:
-            found += [Side(name, V) for V in ([peer.chunks] if peer.chunks else setting.chunks)]
-    return found
+    ours = [Side("zeropp", V, seam) for V in setting.chunks for seam in ("carry", "drain")]
+    return ours + torch_sides(setting.P, setting.B, setting.chunks)
 
 
 class Running:
@@ -115,13 +88,12 @@ class Running:
         blocks = [EmulatedStage(*stage, first=s == 0) for s, stage in enumerate(times)]
         batch = torch.zeros(setting.B, WIDTH)
         self.simulated_s = 0.0
-        self._close: Callable[[], None] = lambda: None
+        self._pipe: Pipeline | None = None
         if side.ours:
-            pipe = Pipeline(blocks, emulated_loss, side.plan(setting), device=CPU)
-            owned = [pipe.plan.placement.stages_of(pipe.rank)]
-            self._stages = [blocks[s] for s in owned[0]]
+            plan = side.plan(setting.P, setting.B, costs)
+            self._pipe = pipe = Pipeline(blocks, emulated_loss, plan, device=CPU)
+            self._stages = [blocks[s] for s in plan.placement.stages_of(pipe.rank)]
             self._step: Callable[[], object] = lambda: pipe.step((batch, batch))
-            self._close = pipe.close
             self.simulated_s = simulate(pipe.program, setting.costs(side.V, latency)).makespan
         else:
             peer = TorchPipeline(PEERS[side.name], blocks, emulated_loss, setting.B)
@@ -151,7 +123,8 @@ class Running:
 
     def close(self) -> None:
         """Free its process groups."""
-        self._close()
+        if self._pipe is not None:
+            self._pipe.close()
 
 
 Measured = tuple[list[float], float]  # seconds of each repeat; simulated, 0 for torch's

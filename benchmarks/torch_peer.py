@@ -6,6 +6,7 @@ full backward. That is how its users get it, and it is left as it is.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 from torch.distributed import pipelining
 from torch.distributed.pipelining import PipelineStage
 
+from zeropp.ir import Action, Kind
+
+Mark = Callable[[Action | None], None]
 CPU = torch.device("cpu")
 
 
@@ -96,3 +100,47 @@ class TorchPipeline:
         wanted = targets if self.holds_last_stage else None
         self._schedule.step(*given, target=wanted, losses=losses, return_outputs=False)
         return float(torch.stack([loss.detach() for loss in losses]).sum()) if losses else None
+
+    def watch(self, mark: Mark) -> None:
+        """Tell `mark` of each compute action when it begins, and with None when it has ended."""
+        running: list[Action] = []  # the latest F, whose loss is computed after it
+
+        def remembered(action: Action | None) -> None:
+            if action is not None and action.kind is Kind.F:
+                running[:] = [action]
+            mark(action)
+
+        for stage in self.stages:
+            _watch_stage(stage, remembered)
+        compute_loss = self._schedule._loss_fn  # public only as an argument of the constructor
+
+        def with_loss(*args: Any) -> Tensor:
+            mark(running[0])
+            loss: Tensor = compute_loss(*args)
+            mark(None)
+            return loss
+
+        self._schedule._loss_fn = with_loss
+
+
+def _watch_stage(stage: PipelineStage, mark: Mark) -> None:
+    """The methods that torch's runtime calls for F, for B or BW, and for W."""
+    forward, backward = stage.forward_one_chunk, stage.backward_one_chunk
+    weight = stage.backward_weight_one_chunk
+
+    def run(kind: Kind, method: Callable[..., Any], m: int, *args: Any, **kwargs: Any) -> Any:
+        mark(Action(kind, stage.stage_index, m))
+        result = method(m, *args, **kwargs)
+        mark(None)
+        return result
+
+    def run_backward(m: int, *args: Any, full_backward: bool = True, **kwargs: Any) -> None:
+        kind = Kind.BW if full_backward else Kind.B
+        run(kind, backward, m, *args, full_backward=full_backward, **kwargs)
+
+    for name, replaced in (
+        ("forward_one_chunk", partial(run, Kind.F, forward)),
+        ("backward_one_chunk", run_backward),
+        ("backward_weight_one_chunk", partial(run, Kind.W, weight)),
+    ):
+        setattr(stage, name, replaced)
