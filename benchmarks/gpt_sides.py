@@ -55,7 +55,7 @@ class Task:
                 x = block(x)
             loss = summed_loss(x, targets) / self.tokens
             loss.backward()
-            total += float(loss)
+            total += float(loss.detach())
         model = nn.Sequential(*blocks)
         return total, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

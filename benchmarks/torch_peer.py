@@ -115,7 +115,7 @@ class TorchPipeline:
         compute_loss = self._schedule._loss_fn  # public only as an argument of the constructor
 
         def with_loss(*args: Any) -> Tensor:
-            mark(running[0])
+            mark(running[0] if running else None)  # none while torch infers shapes
             loss: Tensor = compute_loss(*args)
             mark(None)
             return loss
