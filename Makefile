@@ -29,4 +29,4 @@ lint: $(READY)
 	.venv/bin/lint-imports
 
 bench: $(READY)
-	for claim in schedules planner; do .venv/bin/python benchmarks/$$claim.py $(ARGS) || exit 1; done
+	for claim in schedules planner peers real memory; do .venv/bin/python benchmarks/$$claim.py $(ARGS) || exit 1; done

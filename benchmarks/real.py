@@ -29,7 +29,7 @@ from support.ranks import run_ranks
 from zeropp.models import GPTConfig
 
 P, ROUNDS = 2, 15
-TASK = Task(GPTConfig(vocab_size=256, seq_len=128, layers=8, hidden=384, heads=6), B=4, samples=2)
+TASK = Task(GPTConfig(vocab_size=256, seq_len=128, layers=8, hidden=256, heads=4), B=4, samples=2)
 OURS = Side("zeropp", 2, "carry")
 SIDES = [
     OURS,
