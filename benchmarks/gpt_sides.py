@@ -13,6 +13,8 @@ from sides import Side
 from torch_peer import CPU, PEERS, TorchPipeline
 from zeropp.models import GPTConfig, gpt_blocks, init_block
 from zeropp.plan import Plan
+from zeropp.runtime.adapt import Adapter
+from zeropp.runtime.measure_links import hop_seconds
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.trace import Laps
 
@@ -103,6 +105,15 @@ class Running:
             return float(self.pipeline.step(self._batch, trace=trace).loss)
         assert self.torch_pipeline is not None
         return self.torch_pipeline.step(*self._batch)
+
+    def adapt(self, steps: int) -> None:
+        """Measure so many steps and run the best order for their times; ours only, collective."""
+        assert self.pipeline is not None
+        latency = hop_seconds(0, dist.get_world_size() - 1, 4096, CPU)
+        adapter = Adapter(self.pipeline, every=steps, gain=1e-3, latency=latency)
+        for _ in range(steps):
+            self.step(adapter.times)
+            adapter.after_step()
 
     def gradients(self) -> dict[str, Tensor]:
         """Of this rank's parameters, by global name."""
