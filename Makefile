@@ -1,6 +1,7 @@
 PYTHON ?= python3
 READY = .venv/.ready
-BENCHMARKS = schedules paper overhead split resident planner adaptation soak
+BENCHMARKS = schedules paper planner overhead split resident prediction adaptation soak \
+	peers real memory cluster
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
