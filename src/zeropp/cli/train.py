@@ -72,8 +72,8 @@ def _start(config: Config) -> None:
     function = plan_and_train if config.plan == AUTO else run
     _launch(saved.plan, resolve_device(config.run.device), function, config)
     print(
-        f"{folder}: config.toml, metrics.jsonl, sample.txt, timeline.png and "
-        f"checkpoints/step-{config.run.steps}\n"
+        f"{folder}: config.toml, metrics.jsonl, sample.txt, timeline.png, timeline.json (Perfetto) "
+        f"and checkpoints/step-{config.run.steps}\n"
         f"next: look at {folder}/timeline.png, or train on your own text:\n"
         "    zeropp train --run.name mine --data.path FOLDER"
     )
