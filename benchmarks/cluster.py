@@ -1,8 +1,9 @@
 """ZeroPP over slow links, against 1F1B with ZeRO-3 and ZeRO-2, interleaved 1F1B, breadth-first and
 torch's own runtime: throughput, bytes on the wire, peak memory.
 
-Run as root, with iproute2: python benchmarks/cluster.py [--json] [--plot FILE] [--hosts 8] [--all]
-Four hosts of two ranks (P=4, D=2) and about nine minutes on two cores; with --all much longer.
+Run: python benchmarks/cluster.py [--json] [--plot FILE]; as root with iproute2, nine minutes.
+
+Four hosts of two ranks (P=4, D=2); eight with --hosts 8; with --all much longer.
 
 Hosts are network namespaces joined by a switch; each link sends through a token bucket at both
 ends. torchrun starts the ranks. Blocks sleep for compute, 15 ms for each of F, B and W; their
