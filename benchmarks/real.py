@@ -1,6 +1,6 @@
 """A real GPT over two ranks, one thread each: our runtime against torch.distributed.pipelining's.
 
-Run: python benchmarks/real.py [--json]; about eight minutes on two cores.
+Run: python benchmarks/real.py [--json]; about five minutes on two cores.
 
 Weights, batch, cut into stages, loss and gradients are equal, which is checked against plain
 PyTorch. The carried order follows the measured times, as `zeropp train` lets it. Sides run in turn,
@@ -29,8 +29,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.models import GPTConfig
 
-P, ROUNDS = 2, 15
-TASK = Task(GPTConfig(vocab_size=256, seq_len=128, layers=8, hidden=384, heads=6), B=4, samples=2)
+P, ROUNDS = 2, 30
+TASK = Task(GPTConfig(vocab_size=256, seq_len=128, layers=8, hidden=256, heads=4), B=4, samples=2)
 OURS = Side("zeropp", 2, "carry")
 SIDES = [
     OURS,
