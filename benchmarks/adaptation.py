@@ -18,18 +18,18 @@ from statistics import median
 
 import torch
 
-from claim import Figure, report
+from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Costs
-from zeropp.ir import Action
 from zeropp.plan import Plan
 from zeropp.runtime.adapt import Adapter, better_order
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.rehearse import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
-from zeropp.runtime.stage_times import StageTimes
-from zeropp.runtime.trace import Phase
+from zeropp.runtime.trace import Several
+
+CLAIM = "Half of a loss is won back within ten steps"
 
 P, V, B, U = 4, 2, 16, 4
 ACTION_S = 0.015
@@ -77,18 +77,6 @@ def costs(weight: float) -> Costs:
     return Costs(times, times, tuple(weight * t for t in times))
 
 
-class Both:
-    """Emulates, then measures."""
-
-    def __init__(self, emulated: EmulatedCompute, times: StageTimes) -> None:
-        self._parts = emulated, times
-
-    def lap(self, action: Action, phase: Phase) -> None:
-        """A phase ends."""
-        for part in self._parts:
-            part.lap(action, phase)
-
-
 def seconds_of(step: Callable[[], object], times: int) -> float:
     """Median of so many steps."""
     found = []
@@ -104,10 +92,10 @@ def run_case(case: Case) -> tuple[float, float, float, int]:
     batch, true = torch.zeros(B, WIDTH), case.true_costs
     pipe = Pipeline(tiny_blocks(P * V), tiny_loss, case.plan, device=CPU)
     adapter, emulated = Adapter(pipe, EVERY), EmulatedCompute(costs(case.true_weight))
-    both = Both(emulated, adapter.times)
+    laps = Several(emulated, adapter.times)
 
     def step() -> None:
-        pipe.step((batch, batch), trace=both)
+        pipe.step((batch, batch), trace=laps)
 
     for _ in range(3):
         step()
@@ -146,6 +134,7 @@ def run_all() -> list[tuple[float, float, float, int]]:
 
 def main() -> int:
     """Measure and report."""
+    wanted = parser(CLAIM).parse_args()
     rows, figures = [], []
     for case, found in zip(CASES, run_ranks(P, run_all, timeout=560)[0], strict=True):
         loss, adapted, could_be, switched = found
@@ -153,7 +142,7 @@ def main() -> int:
         row = {"case": case.name, "with_the_loss_s": round(loss, 3), "adapted_s": round(adapted, 3)}
         rows.append(row | {"could_be_s": round(could_be, 3), "switched_after_steps": switched})
         figures.append(Figure(f"{case.name}: loss not won back", 100 * (1 - won), 50.0))
-    return report("Half of a loss is won back within ten steps", rows, figures)
+    return report(CLAIM, rows, figures, wanted)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,21 @@ class Figure:
         return self.value <= self.target + 1e-6
 
 
-def report(claim: str, rows: Sequence[dict[str, Any]], figures: Sequence[Figure]) -> int:
-    """Print everything; the exit status, 1 if a figure misses its target."""
-    if _json_wanted(claim):
+def parser(claim: str) -> argparse.ArgumentParser:
+    """Of the options that every benchmark has."""
+    made = argparse.ArgumentParser(description=claim)
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    return made
+
+
+def report(
+    claim: str,
+    rows: Sequence[dict[str, Any]],
+    figures: Sequence[Figure],
+    wanted: argparse.Namespace,
+) -> int:
+    """Print everything, as `wanted`, the options, say; the exit status, 1 if a figure misses."""
+    if wanted.json:
         listed = [asdict(figure) | {"holds": figure.holds} for figure in figures]
         print(json.dumps({"claim": claim, "rows": list(rows), "figures": listed}))
     else:
@@ -38,13 +50,6 @@ def report(claim: str, rows: Sequence[dict[str, Any]], figures: Sequence[Figure]
         for row in rows:
             print("  ".join(f"{key}={value}" for key, value in row.items()))
     return 0 if all(figure.holds for figure in figures) else 1
-
-
-def _json_wanted(claim: str) -> bool:
-    """A script's own options, which it has read before, are left alone."""
-    parser = argparse.ArgumentParser(description=claim)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return bool(parser.parse_known_args()[0].json)
 
 
 def _print_table(claim: str, figures: Sequence[Figure]) -> None:

@@ -27,7 +27,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from claim import report
+from claim import parser, report
 from cluster_cases import Batch, Job, Mapping
 from cluster_hosts import ClusterError, make_cluster
 from cluster_launch import run_job
@@ -49,24 +49,23 @@ def refusal(user: int) -> str | None:
     return None
 
 
-def options() -> argparse.Namespace:
+def chosen_options() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=CLAIM)
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--plot", type=Path, help="write throughput over link rate to this file")
-    parser.add_argument("--hosts", type=int, choices=(4, 8), default=4, help="P, and ranks / 2")
-    parser.add_argument("--all", action="store_true", help="more batches, rates and steps")
-    chosen = parser.parse_args()
+    options = parser(CLAIM)
+    options.add_argument("--plot", type=Path, help="write throughput over link rate to this file")
+    options.add_argument("--hosts", type=int, choices=(4, 8), default=4, help="P, and ranks / 2")
+    options.add_argument("--all", action="store_true", help="more batches, rates and steps")
+    chosen = options.parse_args()
     if chosen.plot is not None and not chosen.plot.absolute().parent.is_dir():
-        parser.error(f"--plot: there is no folder {chosen.plot.parent}; make it first")
+        options.error(f"--plot: there is no folder {chosen.plot.parent}; make it first")
     if chosen.plot is not None and chosen.plot.suffix not in PICTURES:
-        parser.error(f"--plot: a file ending in {', '.join(PICTURES)}, got {chosen.plot.name!r}")
+        options.error(f"--plot: a file ending in {', '.join(PICTURES)}, got {chosen.plot.name!r}")
     return chosen
 
 
 def main() -> int:
     """Measure and report."""
-    chosen = options()
+    chosen = chosen_options()
     if reason := refusal(os.geteuid()):
         print(f"cluster.py {reason}", file=sys.stderr)
         return 2
@@ -80,7 +79,7 @@ def main() -> int:
     if chosen.plot is not None:
         plot(rows, chosen.plot)
     stated = figures(rows, Mapping.ACROSS, chosen.hosts // 2, 500)
-    return report(CLAIM, [*rows, *verdicts(rows)], stated)
+    return report(CLAIM, [*rows, *verdicts(rows)], stated, chosen)
 
 
 def measure(P: int, *, everything: bool) -> list[dict[str, Any]]:

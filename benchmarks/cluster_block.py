@@ -18,20 +18,11 @@ from torch import Tensor, nn
 
 from cluster_cases import Times
 from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.rehearse import rest_until
 
 WIDTH, ROWS, COPIES = 440, 18, 16
 PARAMETER_BYTES = 4 * WIDTH**2
 MESSAGE_BYTES = 4 * WIDTH * ROWS
-_SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is spun
-
-
-def _until(end: float) -> None:
-    """Rest, leaving the processor to others for nearly all of it."""
-    left = end - time.perf_counter()
-    if left > _SPUN_S:
-        time.sleep(left - _SPUN_S)
-    while time.perf_counter() < end:
-        continue
 
 
 @dataclass(frozen=True)
@@ -45,14 +36,14 @@ class EmulatedRule:
         end = time.perf_counter() + self.times.forward
         y = x[0] * weight[0]
         if not x.is_meta:
-            _until(end)
+            rest_until(end)
         return y
 
     def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
         """B."""
         end = time.perf_counter() + self.times.backward
         gradient = (grad_output * weight[0]).expand(COPIES, -1, -1)
-        _until(end)
+        rest_until(end)
         return gradient
 
     def weight_gradient(self, x: Tensor, grad_output: Tensor) -> Tensor:
@@ -65,7 +56,7 @@ class EmulatedRule:
         """W, added in place as a matrix product's is."""
         end = time.perf_counter() + self.times.weight
         gradients.add(weight, self.weight_gradient(x, grad_output))
-        _until(end)
+        rest_until(end)
 
 
 class _Whole(torch.autograd.Function):
@@ -85,7 +76,7 @@ class _Whole(torch.autograd.Function):
         end = time.perf_counter() + rule.times.weight
         # a matrix product would have made a new tensor
         grad_weight = rule.weight_gradient(x, grad_output).contiguous()
-        _until(end)
+        rest_until(end)
         return grad_input, grad_weight, None
 
 

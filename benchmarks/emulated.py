@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.rehearse import rest_until
 
 WIDTH = 8
-_SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is spun
 
 
 class Span:
@@ -43,12 +43,8 @@ class Span:
         self._end += seconds
 
     def rest(self) -> None:
-        """Take what is left, leaving the processor to others for nearly all of it."""
-        left = self._end - time.perf_counter()
-        if left > _SPUN_S:
-            time.sleep(left - _SPUN_S)
-        while time.perf_counter() < self._end:
-            continue
+        """Take what is left."""
+        rest_until(self._end)
         self.ended += 1
 
 

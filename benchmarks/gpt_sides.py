@@ -14,7 +14,7 @@ from torch_peer import CPU, PEERS, TorchPipeline
 from zeropp.models import GPTConfig, gpt_blocks, init_block
 from zeropp.plan import Plan
 from zeropp.runtime.adapt import Adapter
-from zeropp.runtime.measure_links import hop_seconds
+from zeropp.runtime.measure_links import measure_hop
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.trace import Laps
 
@@ -109,7 +109,7 @@ class Running:
     def adapt(self, steps: int) -> None:
         """Measure so many steps and run the best order for their times; ours only, collective."""
         assert self.pipeline is not None
-        latency = hop_seconds(0, dist.get_world_size() - 1, 4096, CPU)
+        latency, _ = measure_hop(0, dist.get_world_size() - 1, 4096, CPU)
         adapter = Adapter(self.pipeline, every=steps, gain=1e-3, latency=latency)
         for _ in range(steps):
             self.step(adapter.times)

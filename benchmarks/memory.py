@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from claim import Figure, report
+from claim import Figure, parser, report
 from gpt_sides import Running, Task
 from memory_log import CATEGORIES, MemoryLog
 from sides import Side
@@ -39,6 +39,8 @@ SIDES = (
     Side("ZBVZeroBubble", 2),
     Side("DualPipeV", 2),
 )
+
+CLAIM = "Peak memory in the same order of actions"
 Peak = dict[str, int]
 
 
@@ -119,12 +121,13 @@ def rows(found: dict[Side, tuple[Peak, Peak]]) -> Iterator[dict[str, Any]]:
 
 def main() -> int:
     """Measure and report."""
+    wanted = parser(CLAIM).parse_args()
     found = {side: compare(side) for side in SIDES}
     figures = [
         Figure(f"{side.name}: our peak over torch's", _total(ours) / _total(theirs), 1.0, "times")
         for side, (ours, theirs) in found.items()
     ]
-    return report("Peak memory in the same order of actions", list(rows(found)), figures)
+    return report(CLAIM, list(rows(found)), figures, wanted)
 
 
 if __name__ == "__main__":

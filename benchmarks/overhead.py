@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from claim import Figure, report
+from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks  # the tests' own way to run processes
@@ -18,17 +18,19 @@ from zeropp.costs import Costs
 from zeropp.plan import Plan
 from zeropp.runtime.rehearse import rehearse
 
+CLAIM = "A step takes what the simulator says"
+
 ACTION_S = 0.020
 
 
 def emulated(plans: list[Plan]) -> list[tuple[float, float, float]]:
-    """For each plan, predicted and measured step and the latency, in seconds; on a rank."""
+    """For each plan, simulated and measured step and the latency, in seconds; on a rank."""
     found = []
     for plan in plans:
         stages = plan.placement.num_stages
         times = (ACTION_S,) * stages
         result = rehearse(plan, Costs(times, times, times), steps=3)
-        found.append((result.predicted_s, result.measured_s, result.latency_s))
+        found.append((result.simulated_s, result.measured_s, result.latency_s))
     return found
 
 
@@ -43,6 +45,7 @@ def executor_cost() -> float:
 
 def main() -> int:
     """Measure and report."""
+    wanted = parser(CLAIM).parse_args()
     figures, rows = [], []
     for P in (4, 8):
         plans = [
@@ -53,15 +56,15 @@ def main() -> int:
             Plan(P, 2, 2 * P, "zb-v"),
         ]
         measured = run_ranks(P, emulated, plans, timeout=300)[0]
-        for plan, (predicted, seconds, latency) in zip(plans, measured, strict=True):
+        for plan, (simulated, seconds, latency) in zip(plans, measured, strict=True):
             name = f"{plan.schedule}{'' if plan.seam is None else ' ' + plan.seam}"
-            figures.append(Figure(f"P={P} {name}: step", seconds / predicted, 1.03, "times"))
+            figures.append(Figure(f"P={P} {name}: step", seconds / simulated, 1.03, "times"))
             row: dict[str, Any] = {"P": P, "schedule": name}
-            row |= {"simulated_s": round(predicted, 3), "measured_s": round(seconds, 3)}
+            row |= {"simulated_s": round(simulated, 3), "measured_s": round(seconds, 3)}
             rows.append(row | {"latency_us": round(latency * 1e6)})
     (cost,) = run_ranks(1, executor_cost)
     figures.append(Figure("executor, per action", cost * 1e6, 200, "us"))
-    return report("A step takes what the simulator says", rows, figures)
+    return report(CLAIM, rows, figures, wanted)
 
 
 if __name__ == "__main__":

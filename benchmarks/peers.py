@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from claim import Figure, report
+from claim import Figure, parser, report
 from emulated import WIDTH, EmulatedStage, emulated_loss
 from sides import Side, torch_sides
 from torch_peer import CPU, PEERS, TorchPipeline
@@ -33,14 +33,16 @@ from torch_peer import CPU, PEERS, TorchPipeline
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Costs
+from zeropp.runtime.measure_links import measure_hop
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
+
+CLAIM = "ZeroPP's runtime against torch's, same stages and costs"
 
 Triple = tuple[float, float, float]
 TRIPLES: tuple[Triple, ...] = ((1, 1, 1), (1, 1, 0.7), (1, 1.3, 0.9))
 EQUAL = TRIPLES[0]
 REPEATS = 3
-HOPS, PAUSE_S = 30, 0.02
 
 
 @dataclass(frozen=True)
@@ -130,35 +132,13 @@ class Running:
             self._pipe.close()
 
 
-def hop_after_sleep() -> float:
-    """Seconds of a hop from rank 0 to the last, which both were asleep; the same on every rank.
-
-    Messages between actions that sleep find cold caches, unlike those of a plain ping-pong.
-    """
-    rank, last, message = dist.get_rank(), dist.get_world_size() - 1, torch.zeros(WIDTH)
-    taken = []
-    for _ in range(HOPS):
-        time.sleep(PAUSE_S)
-        start = time.perf_counter()
-        if rank == 0:
-            dist.send(message, last)
-            dist.recv(message, last)
-        elif rank == last:
-            dist.recv(message, 0)
-            dist.send(message, 0)
-        taken.append((time.perf_counter() - start) / 2)
-    latency = torch.tensor(median(taken))
-    dist.broadcast(latency, 0)
-    return float(latency)
-
-
 Measured = tuple[list[float], float]  # seconds of each repeat; simulated, 0 for torch's
 
 
 def run_settings(chosen: list[Setting]) -> list[list[Measured]]:
     """On one rank: for each setting, every side's seconds."""
     torch.manual_seed(0)
-    latency = hop_after_sleep()
+    latency = sum(measure_hop(0, dist.get_world_size() - 1, 4 * WIDTH, CPU))
     found = []
     for setting in chosen:
         running = [Running(setting, side, latency) for side in sides(setting)]
@@ -258,9 +238,11 @@ def figures(results: list[Result]) -> Iterator[Figure]:
 
 def main() -> int:
     """Measure and report."""
-    results = measure(settings("--all" in sys.argv))
-    claim = "ZeroPP's runtime against torch's, same stages and costs"
-    return report(claim, list(rows(results)), list(figures(results)))
+    options = parser(CLAIM)
+    options.add_argument("--all", action="store_true", help="the whole grid of P, B and costs")
+    wanted = options.parse_args()
+    results = measure(settings(wanted.all))
+    return report(CLAIM, list(rows(results)), list(figures(results)), wanted)
 
 
 if __name__ == "__main__":

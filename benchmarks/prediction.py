@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from claim import Figure, report
+from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
@@ -32,6 +32,8 @@ from zeropp.runtime.trace import Phase
 from zeropp.simulate import Category, Report, simulate
 from zeropp.train.loop import token_loss
 from zeropp.train.subject import gpt_subject
+
+CLAIM = "A step takes, and holds, what is predicted"
 
 T = 0.020  # seconds of an emulated action
 GPT = GPTConfig(256, 256, layers=6, hidden=384, heads=6, positions="rotary", bias=False)
@@ -187,6 +189,7 @@ REAL = (
 
 def main() -> int:
     """Measure and report."""
+    wanted = parser(CLAIM).parse_args()
     rows: list[dict[str, Any]] = []
     errors = []
     for world in (2, 4, 8):
@@ -213,7 +216,7 @@ def main() -> int:
         Figure("real GPT over two ranks, worst of three plans", max(times), 8.0),
         Figure("real GPT, activations and gradients of a rank, worst", max(memory), 10.0),
     ]
-    return report("A step takes, and holds, what is predicted", rows, figures)
+    return report(CLAIM, rows, figures, wanted)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from claim import Figure, report
+from claim import Figure, parser, report
 from gpt_sides import Running, Task, require_equal
 from resident import ALLOCATOR, Peak
 from sides import Side, torch_sides
@@ -28,6 +28,8 @@ from torch_peer import PEERS
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.models import GPTConfig
+
+CLAIM = "A real GPT over two ranks, against torch's runtime"
 
 P, ROUNDS = 2, 30
 TASK = Task(GPTConfig(vocab_size=256, seq_len=128, layers=8, hidden=256, heads=4), B=4, samples=2)
@@ -81,15 +83,12 @@ def peak_of(side: Side) -> float:
 
 def main() -> int:
     """Measure and report."""
+    wanted = parser(CLAIM).parse_args()
     taken = run_ranks(P, run_sides, timeout=500)[0]
     os.environ.update(ALLOCATOR)  # the ranks that start from here on have it
     peaks = [max(run_ranks(P, peak_of, side)) for side in SIDES]
     found = dict(zip(SIDES, zip(taken, peaks, strict=True), strict=True))
-    return report(
-        "A real GPT over two ranks, against torch's runtime",
-        list(rows(found)),
-        list(figures(found)),
-    )
+    return report(CLAIM, list(rows(found)), list(figures(found)), wanted)
 
 
 Found = dict[Side, tuple[list[float], float]]  # seconds by round; MiB

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from claim import Figure, report
+from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
@@ -33,6 +33,8 @@ from zeropp.plan import Plan
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.rehearse import EmulatedCompute
 from zeropp.simulate import Category, simulate
+
+CLAIM = "Gathered parameters and gradients follow U and max_resident, not B"
 
 WIDTH = 1448  # 8 MiB of fp32
 STAGE_MIB = WIDTH**2 * 4 / 2**20
@@ -156,6 +158,7 @@ def plans() -> list[Plan]:
 
 def main() -> int:
     """Measure and report."""
+    wanted = parser(CLAIM).parse_args()
     every = plans()
     ranks = run_ranks(P * D, measured, every, timeout=900)
     own, by_rank = ranks[0][0], [found for _, found in ranks]
@@ -178,9 +181,7 @@ def main() -> int:
         Figure("peak over that of B=8, worst policy", growth, 1.05, "times"),
         Figure("measured against simulated, worst rank", off * 100, 10.0),
     ]
-    return report(
-        "Gathered parameters and gradients follow U and max_resident, not B", rows, figures
-    )
+    return report(CLAIM, rows, figures, wanted)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from claim import Figure, report
+from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.parity import Case, batch, make_pipeline, own_part  # the tests' small GPT
@@ -20,6 +20,8 @@ from support.ranks import run_ranks
 from zeropp.generate import GENERATORS
 from zeropp.plan import Plan
 from zeropp.runtime.mesh import make_mesh
+
+CLAIM = "Long use is flat, varied use does not hang"
 
 STEPS, SETTLED, RANDOM = 2_000, 200, 200
 
@@ -94,6 +96,7 @@ def random_runs() -> tuple[int, dict[str, float], dict[str, float]]:
 
 def main() -> int:
     """Measure and report."""
+    wanted = parser(CLAIM).parse_args()
     settled, last = run_ranks(4, many_steps, timeout=560)[0]
     ran, half, end = run_ranks(4, random_runs, timeout=560)[0]
     figures = [Figure(f"memory after {STEPS} steps", last["MiB"] / settled["MiB"], 1.02, "times")]
@@ -102,7 +105,7 @@ def main() -> int:
         figures.append(Figure(f"more {name}, {STEPS} steps", last[name] - settled[name], 0, ""))
         figures.append(Figure(f"more {name}, random runs", end[name] - half[name], 0, ""))
     rows = [{"when": when, **what} for when, what in (("steps", last), ("random", end))]
-    return report("Long use is flat, varied use does not hang", rows, figures)
+    return report(CLAIM, rows, figures, wanted)
 
 
 if __name__ == "__main__":

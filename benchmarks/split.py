@@ -17,11 +17,13 @@ from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
-from claim import Figure, report
+from claim import Figure, parser, report
 from zeropp.models import GPTConfig, gpt_blocks, init_block
 from zeropp.runtime.lane import ThreadLane
 from zeropp.runtime.shard import place_parameters
 from zeropp.runtime.stage import Stage, StageModule
+
+CLAIM = "The split costs no time and holds only what W needs"
 
 CONFIG = GPTConfig(vocab_size=256, seq_len=256, layers=4, hidden=512, heads=8)
 BATCH, PAIRS = 4, 15
@@ -142,6 +144,7 @@ def measured_held(side: str) -> int:
 
 def main() -> int:
     """Measure and report."""
+    wanted = parser(CLAIM).parse_args()
     ratios = paired_ratios()
     low, _, high = quantiles(ratios, n=4)
     ours, theirs = measured_held("ours"), measured_held("re-walk")
@@ -153,7 +156,7 @@ def main() -> int:
         Figure("F + B + W over forward + backward", median(ratios), 1.03, "times"),
         Figure("bytes between B and W over re-walking", ours / theirs, 0.75, "times"),
     ]
-    return report("The split costs no time and holds only what W needs", rows, figures)
+    return report(CLAIM, rows, figures, wanted)
 
 
 if __name__ == "__main__":

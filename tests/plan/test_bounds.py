@@ -96,7 +96,7 @@ def test_one_data_rank_in_the_parameters_precision_keeps_no_copies() -> None:
 def test_hops_cross_nodes_only_where_ranks_do() -> None:
     four = Layout(Placement(Shape.LOOP, 4, 2), 4, 1, Setting(1))
     links = Links(cluster(16, 8), four)
-    seconds = [links.hop(stage, 100)[1] for stage in range(8)]
+    seconds = [links.hop(stage, 100).transfer for stage in range(8)]
     assert seconds == [1, 100, 1, 100, 1, 100, 1, 0]  # ranks 0 1 | 2 3, and around to 0
     vee = Links(cluster(16, 8), Layout(Placement(Shape.VEE, 4, 2), 4, 1, Setting(1)))
-    assert vee.hop(3, 100) == (0, 0)
+    assert vee.hop(3, 100) == (0, 0, 0)

@@ -11,14 +11,14 @@ from support.features import even, gpt, loss_sum
 from support.parity import relative_error, whole
 from support.ranks import run_ranks
 from zeropp.costs import Costs
-from zeropp.ir import Action, Kind
+from zeropp.ir import Kind
 from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.plan import Plan
 from zeropp.runtime.adapt import Adapter, better_order
 from zeropp.runtime.mesh import data_rank
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.rehearse import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
-from zeropp.runtime.trace import Phase
+from zeropp.runtime.trace import Several
 
 B = 8
 
@@ -62,14 +62,10 @@ def adapt_to_a_slow_rank() -> list[str]:
     adapter, batch = Adapter(pipe, every=3, gain=0.01), torch.zeros(B, WIDTH)
     emulated = EmulatedCompute(Costs(times, times, times))
 
-    class Both:
-        def lap(self, action: Action, phase: Phase) -> None:
-            emulated.lap(action, phase)
-            adapter.times.lap(action, phase)
-
+    laps = Several(emulated, adapter.times)
     said = []
     for step in range(12):
-        pipe.step((batch, batch), trace=Both())
+        pipe.step((batch, batch), trace=laps)
         switch = adapter.after_step()
         if switch is not None:
             said.append(str(switch))

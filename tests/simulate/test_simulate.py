@@ -36,7 +36,7 @@ def test_without_traffic_it_equals_evaluation(name: str, latency: float) -> None
 def test_idle_causes_sum_to_all_idle_time(name: str) -> None:
     V = chunks_of(name)
     costs = Costs.uniform(4, V, 1, 1, 0.7, latency=0.1)
-    traffic = Traffic(gather=0.4, reduce=0.6, transfer=0.05, optimizer=2)
+    traffic = Traffic(gather=0.4, reduce=0.6, transfer=0.05, optimizer=2, host=0.01)
     report = simulate(lower(generate(name, 4, V, 8), "unit", max_resident=1), costs, traffic)
     for rank, causes in enumerate(report.run.idle):
         assert min(causes.values()) >= 0
@@ -52,6 +52,14 @@ def test_memory_in_slots_is_the_peak_of_slots(name: str) -> None:
     report = simulate(lower(generate(name, 4, V, 8)), Costs.uniform(4, V), sizes=SPLIT)
     assert [memory.peak for memory in report.memory] == list(report.peak_slots)
     assert all(memory.curve[-1][1] == 0 for memory in report.memory)
+
+
+def test_a_message_keeps_both_of_its_ranks_from_computing() -> None:
+    program = lower(generate("1f1b", 2, 1, 1))
+    report = simulate(program, Costs.uniform(2, 1), Traffic(host=0.5))
+    # rank 0: posted by 0.5, F to 1.5, sent by 2; rank 1: F to 3, BW to 5, sent by 5.5
+    assert report.makespan == 7.5
+    assert [rank["host"] for rank in report.run.idle] == [1, 1]
 
 
 def test_one_rank_by_hand() -> None:

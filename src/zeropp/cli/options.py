@@ -82,6 +82,8 @@ class Simulated(Made):
     """Time to reduce one stage's gradients."""
     transfer: float = 0.0
     """How long one message keeps its channel busy; the latency of the hop comes on top."""
+    host: float = 0.0
+    """How long a rank computes nothing because it sends a message or posts a receive."""
     shard: str | None = None
     """Gather and reduce per unit, step or microbatch; without it nothing is sharded."""
     max_resident: int = 2
@@ -112,7 +114,8 @@ class Simulated(Made):
                 recv_ahead=self.recv_ahead,
             )
         costs = self.costs_of(subject.placement)
-        return simulate(subject, costs, Traffic(self.gather, self.reduce, self.transfer))
+        traffic = Traffic(self.gather, self.reduce, self.transfer, host=self.host)
+        return simulate(subject, costs, traffic)
 
     def named(self, name: str) -> Self:
         """The same for another schedule, without the knobs and chunks that it does not have.

@@ -36,6 +36,7 @@ class Link:
         reduce: reduce-scatters, as (bytes of the whole input in the reduction's dtype, seconds).
         ranks: of the group on which the two tables were measured.
         per_node: how many of those shared a node's link; 1 for a link inside a node.
+        host: seconds that a rank computes nothing because it sends a message or posts a receive.
 
     Raises:
         ValueError: a number out of range, or a table that is empty or not sorted by bytes.
@@ -47,10 +48,12 @@ class Link:
     reduce: Points
     ranks: int = 2
     per_node: int = 1
+    host: float = 0.0
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.latency) or self.latency < 0:
-            raise ValueError(f"latency must be 0 or more seconds, got {self.latency}")
+        for name in ("latency", "host"):
+            if not math.isfinite(seconds := getattr(self, name)) or seconds < 0:
+                raise ValueError(f"{name} must be 0 or more seconds, got {seconds}")
         if not math.isfinite(self.bandwidth) or self.bandwidth <= 0:
             raise ValueError(f"bandwidth must be above 0 bytes per second, got {self.bandwidth}")
         if self.ranks < 2:

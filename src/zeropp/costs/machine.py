@@ -24,6 +24,8 @@ class Traffic:
         transfer: how long a stage's output, or its gradient, keeps a channel busy (bytes /
             bandwidth); the latency of a hop, in `Costs`, comes on top and does not.
         optimizer: the optimizer's step, after the last gradient is reduced.
+        host: how long a rank computes nothing because it sends a message, or posts the receive of
+            one (the overhead o of LogP, Culler et al. 1993).
 
     Raises:
         ValueError: a time is negative or not finite.
@@ -33,6 +35,7 @@ class Traffic:
     reduce: PerStage = 0.0
     transfer: PerStage = 0.0
     optimizer: float = 0.0
+    host: float = 0.0
 
     def __post_init__(self) -> None:
         _refuse_bad_numbers(self, "traffic")

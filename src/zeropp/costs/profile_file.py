@@ -14,7 +14,6 @@ assumptions = ["..."]
 """
 
 import dataclasses
-import tomllib
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +23,7 @@ import tomli_w
 from zeropp.costs.link import Link
 from zeropp.costs.profile import Block, Device, Precision, Profile, Setting
 from zeropp.costs.recompute import Recompute
+from zeropp.costs.toml_file import read_toml
 
 _Part = TypeVar("_Part", Block, Device, Link, Precision)
 _FIELDS = frozenset(
@@ -43,16 +43,7 @@ def read_profile(path: Path) -> Profile:
     Raises:
         ValueError: unreadable, or the field that is missing, unknown or out of range.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"profile: cannot read {path}: {error}") from error
-    try:
-        return _from_table(table)
-    except KeyError as error:
-        raise ValueError(f"profile: {path}: missing field {error}") from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"profile: {path}: {error}") from error
+    return read_toml("profile", path, _from_table)
 
 
 def _as_table(profile: Profile) -> dict[str, Any]:

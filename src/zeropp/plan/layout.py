@@ -9,6 +9,7 @@ that a shard group fills nodes before it spans them:
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from zeropp.costs import Group, Link, Setting
 from zeropp.ir.placement import Placement
@@ -48,6 +49,14 @@ class Layout:
         return problem.global_batch // (self.dp_size * self.setting.micro_batch_size)
 
 
+class Hop(NamedTuple):
+    """Seconds of a message from one stage to the next; see `Link`."""
+
+    latency: float
+    transfer: float
+    host: float
+
+
 class Links:
     """The links that a layout's ranks use on a problem's cluster."""
 
@@ -72,16 +81,16 @@ class Links:
             + _slowest_gather(self._copies, shard)
         )
 
-    def hop(self, stage: int, size: float) -> tuple[float, float]:
-        """Seconds of latency and of transfer from `stage` to the next one; 0 on one rank."""
+    def hop(self, stage: int, size: float) -> Hop:
+        """From `stage` to the next one; nothing on one rank."""
         placement, node = self._layout.placement, self._problem.gpus_per_node
         if not placement.hops[stage]:
-            return 0.0, 0.0
+            return Hop(0.0, 0.0, 0.0)
         D = self._layout.dp_size
         here, there = (placement.rank_of(s) * D for s in (stage, stage + 1))
         crosses = any((here + d) // node != (there + d) // node for d in range(D))
         link = self._link("between" if crosses else "inside")
-        return link.latency, link.transfer(size)
+        return Hop(link.latency, link.transfer(size), link.host)
 
     def _lines(self, ranks: int, stride: int) -> list[_Line]:
         """The links that a group of every `stride`-th rank waits for, all at once."""

@@ -8,7 +8,6 @@ pp_size = 4
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import tomli_w
 
 from zeropp.costs import Costs
+from zeropp.costs.toml_file import read_toml
 from zeropp.plan.plan import Plan
 
 
@@ -51,14 +51,7 @@ def read_plan(path: Path) -> SavedPlan:
     Raises:
         ValueError: unreadable, or a field that is missing, unknown or out of range.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"plan: cannot read {path}: {error}") from error
-    try:
-        return _from_table(values)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"plan: {path}: {error}") from error
+    return read_toml("plan", path, _from_table)
 
 
 def _from_table(values: dict[str, Any]) -> SavedPlan:

@@ -7,7 +7,7 @@ from itertools import accumulate, pairwise
 
 from zeropp.costs import Block, Bytes, Costs, Traffic, at_stage, floor
 from zeropp.plan.balance import balance
-from zeropp.plan.layout import Layout, Links
+from zeropp.plan.layout import Hop, Layout, Links
 from zeropp.plan.problem import Problem
 
 
@@ -126,16 +126,14 @@ def price(problem: Problem, layout: Layout, stages: Stages) -> Priced:
         tuple(block.forward for block in blocks),
         tuple(block.backward for block in blocks),
         tuple(block.weight for block in blocks),
-        max(latency for latency, _ in hops),
+        max(hop.latency for hop in hops),
     )
     B = layout.num_microbatches(problem)
-    traffic = _traffic(problem, layout, stages, tuple(transfer for _, transfer in hops))
+    traffic = _traffic(problem, layout, stages, hops)
     return Priced(layout, B, stages, costs, traffic, _sizes(problem, layout, stages))
 
 
-def _traffic(
-    problem: Problem, layout: Layout, stages: Stages, transfer: tuple[float, ...]
-) -> Traffic:
+def _traffic(problem: Problem, layout: Layout, stages: Stages, hops: Sequence[Hop]) -> Traffic:
     precision, links = problem.profile.precision, Links(problem, layout)
     counts, placement = stages.parameters, layout.placement
     heaviest = max(
@@ -144,8 +142,9 @@ def _traffic(
     return Traffic(
         gather=tuple(links.gather(precision.compute * count) for count in counts),
         reduce=tuple(links.reduce(precision.reduce * count) for count in counts),
-        transfer=transfer,
+        transfer=tuple(hop.transfer for hop in hops),
         optimizer=problem.profile.optimizer * heaviest / layout.dp_shard,
+        host=max(hop.host for hop in hops),
     )
 
 

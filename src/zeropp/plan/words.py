@@ -45,6 +45,7 @@ def parts(candidate: Candidate) -> dict[str, float]:
         "compute": busy,
         "bubble": bubble,
         "exposed gathers and reductions": exposed,
+        "messages": idle["host"],
         "optimizer": idle["optimizer"],
     }
 

@@ -5,7 +5,7 @@ is ever sent, and both ends of a channel allocate the same buffers.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -105,19 +105,14 @@ def run_blocks(
 ) -> Tensors:
     """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments.
 
-    Floating-point inputs and constants are cast to the dtype in which blocks compute.
+    Floating-point inputs are cast to the dtype in which blocks compute; constants are already.
     """
-    inputs = tuple(_cast(tensor, precision) for tensor in inputs)
-    cast: Mapping[str, Tensor] = {n: _cast(tensor, precision) for n, tensor in constants.items()}
+    inputs = tuple(tensor.to(compute_dtype(precision, tensor.dtype)) for tensor in inputs)
     for block in blocks:
-        asked = {name: cast[name] for name in block.constants & cast.keys()}
+        asked = {name: constants[name] for name in block.constants & constants.keys()}
         outputs: Any = block.call(*inputs, **asked)
         inputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return inputs
-
-
-def _cast(tensor: Tensor, precision: MixedPrecisionPolicy) -> Tensor:
-    return tensor.to(compute_dtype(precision, tensor.dtype))
 
 
 def skeleton(block: nn.Module, precision: MixedPrecisionPolicy) -> nn.Module:

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from zeropp.ir import Action, Placement
 from zeropp.ir.action import RECEIVES, Kind
 from zeropp.ir.deps import Channel, channel_of, outgoing
-from zeropp.runtime.boundary import Specs, Tensors
+from zeropp.runtime.boundary import Specs, Tensors, TensorSpec
 
 _UNFINISHED = 2  # messages that a link may be sending before it waits for the oldest
+_TAG = 0  # messages of a channel are told apart by their order
 
 
 class Arrival(NamedTuple):
@@ -31,37 +32,44 @@ class Arrival(NamedTuple):
         return self.tensors
 
 
-class _Link:
-    """One channel's process group, seen from this rank.
+class PeerLink:
+    """One channel's process group, seen from this rank, whose other end is global rank `peer`.
 
     gloo does not tell by itself that a message is gone, so a sender waits for its oldest message
     before it has too many under way, or it would keep all of a step's. This cannot deadlock, since
     programs are proven for senders that wait for every message.
+
+    It calls the group itself: what `dist.isend` does before that takes as long again.
     """
 
     def __init__(self, group: dist.ProcessGroup, peer: int, device: torch.device) -> None:
-        self._group, self._peer, self._device = group, peer, device
+        self._group, self._device = group, device
+        self._peer = dist.get_group_rank(group, peer)
         self._sending: deque[Arrival] = deque()
 
     def send(self, tensors: Tensors) -> None:
+        """Start sending; the tensors stay alive until they are sent."""
         while self._sending and all(work.is_completed() for work in self._sending[0].works):
             self._sending.popleft()
         while len(self._sending) >= _UNFINISHED:
             self._sending.popleft().wait()
         data = tuple(tensor.detach().contiguous() for tensor in tensors)
-        works = tuple(_started(dist.isend(t, self._peer, self._group)) for t in data)
+        works = tuple(self._group.send([t], self._peer, _TAG) for t in data)
         self._sending.append(Arrival(data, works))
 
     def receive(self, specs: Specs) -> Arrival:
+        """Post a receive."""
         tensors = tuple(spec.empty(self._device) for spec in specs)
-        works = tuple(_started(dist.irecv(t, self._peer, self._group)) for t in tensors)
+        works = tuple(self._group.recv([t], self._peer, _TAG) for t in tensors)
         return Arrival(tensors, works)
 
     def flush(self) -> None:
+        """Wait until everything is sent."""
         while self._sending:
             self._sending.popleft().wait()
 
     def close(self) -> None:
+        """Destroy the process group."""
         dist.destroy_process_group(self._group)
 
 
@@ -81,14 +89,14 @@ class Channels:
         device: torch.device,
     ) -> None:
         self._placement = placement
-        self._links: dict[Channel, _Link] = {}
+        self._links: dict[Channel, PeerLink] = {}
         me = dist.get_rank()
         for channel in _channels(placement):
             for ranks in pipelines:  # torch wants every rank at the birth of every group
                 ends = (ranks[channel.source], ranks[channel.destination])
                 group = dist.new_group(list(ends))
                 if me in ends and group is not None:
-                    link = _Link(group, ends[me == ends[0]], device)
+                    link = PeerLink(group, ends[me == ends[0]], device)
                     self._links[channel] = link
                     _connect(link, sends=me == ends[0], device=device)
 
@@ -113,7 +121,7 @@ class Channels:
             link.close()
         self._links.clear()
 
-    def _link(self, action: Action) -> _Link:
+    def _link(self, action: Action) -> PeerLink:
         return self._links[channel_of(action, self._placement)]
 
 
@@ -124,17 +132,11 @@ def _channels(placement: Placement) -> list[Channel]:
     return sorted({channel_of(send, placement) for send in sends})
 
 
-def _connect(link: _Link, *, sends: bool, device: torch.device) -> None:
+def _connect(link: PeerLink, *, sends: bool, device: torch.device) -> None:
     """Pass one byte, so that the communicator exists before the first step."""
-    byte = torch.zeros(1, dtype=torch.uint8, device=device)
     if sends:
+        byte = torch.zeros(1, dtype=torch.uint8, device=device)
         link.send((byte,))
         link.flush()
     else:
-        dist.recv(byte, link._peer, link._group)
-
-
-def _started(work: dist.Work | None) -> dist.Work:
-    if work is None:
-        raise RuntimeError("this rank is not a member of the channel's process group")
-    return work
+        link.receive((TensorSpec((1,), torch.uint8, False),)).wait()

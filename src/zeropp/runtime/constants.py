@@ -12,6 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from zeropp.runtime.shard import compute_dtype
 
 Constants = Mapping[str, Tensor]
 
@@ -33,15 +36,20 @@ class ConstantSender:
         blocks: all blocks of the model, which say what they ask for.
         group: the pipeline's ranks; the first of them gives.
         device: where the constants are needed.
+        precision: the dtype in which blocks compute, to which floating-point constants are cast.
     """
 
     def __init__(
-        self, blocks: Sequence[nn.Module], group: dist.ProcessGroup, device: torch.device
+        self,
+        blocks: Sequence[nn.Module],
+        group: dist.ProcessGroup,
+        device: torch.device,
+        precision: MixedPrecisionPolicy,
     ) -> None:
         asked = [constants_of(block) for block in blocks]
         self._names = {name for names in asked for name in names}
         self._required = {name for names in asked for name, must in names.items() if must}
-        self._group, self._device = group, device
+        self._group, self._device, self._precision = group, device, precision
 
     def share(self, given: Constants | None) -> dict[str, Tensor]:
         """What the first rank gave, on every rank; no communication where no block asks.
@@ -71,7 +79,7 @@ class ConstantSender:
         else:
             tensor = torch.empty(shape, dtype=dtype, device=self._device)
         dist.broadcast(tensor, group=self._group, group_src=0)
-        return tensor
+        return tensor.to(compute_dtype(self._precision, dtype))
 
     def _complaint(self, given: Constants) -> str:
         wanted = ", ".join(sorted(self._names)) or "none"

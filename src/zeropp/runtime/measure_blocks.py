@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from statistics import median, quantiles
 from typing import NamedTuple
@@ -18,6 +19,7 @@ from zeropp.runtime.alive import Alive
 from zeropp.runtime.boundary import Block as Called
 from zeropp.runtime.boundary import Boundaries, Specs, Tensors, run_blocks, skeleton
 from zeropp.runtime.clock import clock_of
+from zeropp.runtime.lane import Lane
 from zeropp.runtime.microbatches import Microbatch, on_device
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Head, Stage, StageModule
@@ -79,11 +81,23 @@ class Meter:
             recompute: what its B runs again.
             batch: one micro-batch of the model.
         """
+        lane = Direct().lane(self.device)
+        try:
+            stage = self._stage(index, real, recompute, lane)
+            return self._measure(index, stage, batch)
+        finally:
+            lane.close()
+
+    @cached_property
+    def _boundaries(self) -> Boundaries:
         each = [range(i, i + 1) for i in range(len(self.blocks))]
-        specs = [*Boundaries(self.blocks, each, self.precision).of(batch.inputs, {}), ()]
+        return Boundaries(self.blocks, each, self.precision)
+
+    def _measure(self, index: int, stage: Stage, batch: Microbatch) -> MeasuredBlock:
+        specs = [*self._boundaries.of(batch.inputs, {}), ()]
         head = self._head(batch) if index + 1 == len(self.blocks) else None
         run = _Run(
-            self._stage(index, real, recompute),
+            stage,
             head,
             self._inputs(index, specs[index], batch),
             self._random(tuple(spec for spec in specs[index + 1] if spec.differentiable))
@@ -108,10 +122,10 @@ class Meter:
         )
         return MeasuredBlock(block, spreads)
 
-    def _stage(self, index: int, real: nn.Module, recompute: Recompute) -> Stage:
+    def _stage(self, index: int, real: nn.Module, recompute: Recompute, lane: Lane) -> Stage:
         module = StageModule({index: real})
         mesh = self.mesh if needs_sharding(1, self.precision) else None
-        placed = place_parameters({0: module}, mesh, self.precision, Direct().lane(self.device))[0]
+        placed = place_parameters({0: module}, mesh, self.precision, lane)[0]
         placed.unshard()
         placed.wait()
         return Stage(module, placed, self.precision, recompute)

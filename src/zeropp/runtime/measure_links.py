@@ -3,13 +3,17 @@
 import time
 from collections.abc import Callable, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from zeropp.costs import Link
+from zeropp.runtime.boundary import TensorSpec
+from zeropp.runtime.channel import PeerLink
 
-_SMALL = 64  # bytes of a message whose time is all latency
+SMALL = 64  # bytes of a message whose time is all latency
 _ROUNDS = 30
 _REPEATS = 5
 _PAUSE_S = 0.01
@@ -26,9 +30,9 @@ def measure_link(ranks: Sequence[int], per_node: int, device: torch.device) -> L
         per_node: how many of them share a node's link.
         device: where tensors are.
     """
-    group = dist.new_group(list(ranks))
     if len(ranks) == 1:
         return None
+    group = dist.new_group(list(ranks))
     found: list[Link | None] = [None]
     if dist.get_rank() in ranks and group is not None:
         found[0] = _measure(ranks, per_node, device, group)
@@ -41,9 +45,9 @@ def measure_link(ranks: Sequence[int], per_node: int, device: torch.device) -> L
 def _measure(
     ranks: Sequence[int], per_node: int, device: torch.device, group: dist.ProcessGroup
 ) -> Link:
-    latency = hop_seconds(ranks[0], ranks[-1], _SMALL, device, group)
+    latency, host = measure_hop(ranks[0], ranks[-1], SMALL, device, group)
     largest = SIZES[-1]
-    carried = hop_seconds(ranks[0], ranks[-1], largest, device, group, rounds=_REPEATS)
+    carried, _ = measure_hop(ranks[0], ranks[-1], largest, device, group, rounds=_REPEATS)
     return Link(
         latency,
         largest / max(carried - latency, 1e-9),
@@ -51,41 +55,82 @@ def _measure(
         tuple((float(size), _reduce(size, len(ranks), device, group)) for size in SIZES),
         len(ranks),
         per_node,
+        host if device.type == "cpu" else 0.0,  # a GPU goes on computing
     )
 
 
-def hop_seconds(
+class Hop(NamedTuple):
+    """Seconds of a message between two ranks, which `Link` explains."""
+
+    latency: float
+    host: float
+
+
+def measure_hop(
     first: int,
     last: int,
     size: int,
     device: torch.device,
     group: dist.ProcessGroup | None = None,
     rounds: int = _ROUNDS,
-) -> float:
-    """Seconds from one rank's send of `size` bytes to another's receive, by ping-pong.
+) -> Hop:
+    """A message of `size` bytes between two ranks, by ping-pong over a pipeline's own links.
 
     Rounds are a pause apart, as the messages of a pipeline are: without one, both ends would find
     in their caches all that a message needs, which no rank does after computing.
 
-    Collective on `group`; every rank gets the first's answer. 0 between a rank and itself.
+    Collective on `group`, None being all ranks, who get the first's answer. Nothing between a rank
+    and itself.
     """
     if first == last:
-        return 0.0
-    tensor = torch.zeros(size, dtype=torch.uint8, device=device)
+        return Hop(0.0, 0.0)
     dist.barrier(group)
+    me = dist.get_rank()
+    found = torch.zeros(2, device=device)
+    if me in (first, last):
+        link = PeerLink(group or _world(), last if me == first else first, device)
+        ball = torch.zeros(size, dtype=torch.uint8, device=device)
+        play = _serve if me == first else _return
+        hops = [play(link, ball) for _ in range(rounds + 1)][1:]
+        link.flush()
+        found = torch.tensor([median(each) for each in zip(*hops, strict=True)], device=device)
+    dist.broadcast(found, first, group)
+    return Hop(*found.tolist())
 
-    def ping_pong() -> None:
-        if dist.get_rank() == first:
-            dist.send(tensor, last, group)
-            dist.recv(tensor, last, group)
-        elif dist.get_rank() == last:
-            dist.recv(tensor, first, group)
-            dist.send(tensor, first, group)
 
-    ping_pong()
-    seconds = torch.tensor(_median_of(ping_pong, rounds, device, _PAUSE_S) / 2, device=device)
-    dist.broadcast(seconds, first, group)
-    return float(seconds)
+def _serve(link: PeerLink, ball: Tensor) -> Hop:
+    """There and back; the time of posting the receive is hidden by the way there."""
+    time.sleep(_PAUSE_S)
+    start = time.perf_counter()
+    link.send((ball,))
+    sent = time.perf_counter()
+    arrival = link.receive((_spec(ball),))
+    posted = time.perf_counter()
+    arrival.wait()
+    _settle(ball.device)
+    one_way = (time.perf_counter() - start) / 2
+    return Hop(max(0.0, one_way - (sent - start)), (posted - start) / 2)
+
+
+def _return(link: PeerLink, ball: Tensor) -> Hop:
+    link.receive((_spec(ball),)).wait()
+    link.send((ball,))
+    return Hop(0.0, 0.0)
+
+
+def _world() -> dist.ProcessGroup:
+    if (world := dist.group.WORLD) is None:
+        raise RuntimeError("torch.distributed is not initialised")
+    return world
+
+
+def _spec(tensor: Tensor) -> TensorSpec:
+    return TensorSpec(tuple(tensor.shape), tensor.dtype, False)
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def _gather(size: int, ranks: int, device: torch.device, group: dist.ProcessGroup) -> float:
@@ -104,21 +149,13 @@ def _reduce(size: int, ranks: int, device: torch.device, group: dist.ProcessGrou
 
 def _worst(run: Callable[[], object], device: torch.device, group: dist.ProcessGroup) -> float:
     run()
-    seconds = torch.tensor(_median_of(run, _REPEATS, device), device=device)
+    seconds = torch.tensor(median(_timed(run, device) for _ in range(_REPEATS)), device=device)
     dist.all_reduce(seconds, dist.ReduceOp.MAX, group)
     return float(seconds)
 
 
-def _median_of(
-    run: Callable[[], object], rounds: int, device: torch.device, pause: float = 0.0
-) -> float:
-    return median(_timed(run, device, pause) for _ in range(rounds))
-
-
-def _timed(run: Callable[[], object], device: torch.device, pause: float) -> float:
-    time.sleep(pause)
+def _timed(run: Callable[[], object], device: torch.device) -> float:
     start = time.perf_counter()
     run()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _settle(device)
     return time.perf_counter() - start

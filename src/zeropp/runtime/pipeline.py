@@ -8,7 +8,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.distributed.tensor import DTensor
 
 from zeropp.generate import forward_only
 from zeropp.ir import Program
@@ -23,7 +22,7 @@ from zeropp.runtime.mesh import PP, check_world_size, make_mesh, pipelines
 from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of, on_device
 from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import Stage, StageModule
-from zeropp.runtime.ties import TiedCopies, find_ties
+from zeropp.runtime.ties import TiedCopies, find_ties, local_part
 from zeropp.runtime.trace import Laps, no_lap
 from zeropp.runtime.transport import Direct, Transport
 from zeropp.verify import require_valid
@@ -102,7 +101,7 @@ class Pipeline:
         self.program = require_valid(plan.lower(plan.compute, sharded=self._sharded))
         require_same_program(self.program)
         self.ties = find_ties(blocks, stages)
-        self._constants = ConstantSender(blocks, self.mesh[PP].get_group(), self.device)
+        self._constants = ConstantSender(blocks, self.mesh[PP].get_group(), self.device, precision)
         self._machine = assemble(
             blocks,
             stages,
@@ -221,7 +220,7 @@ class Pipeline:
         for parameter in self.parameters():
             if (gradient := parameter.grad) is None:
                 continue
-            local.append(gradient.to_local() if isinstance(gradient, DTensor) else gradient)
+            local.append(local_part(gradient))
             if self._copies.owns(parameter):
                 squares += torch.linalg.vector_norm(local[-1], dtype=torch.float32) ** 2
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):

@@ -86,7 +86,7 @@ def profile(subject: Subject, measurements: Sequence[Measurement], device: torch
     for same in zip(*ranks, strict=True):
         found = _middle([one.measured.block for one in same])
         blocks.setdefault(same[0].setting, {})[same[0].kind] = found
-    per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
+    per_node = ranks_per_node()
     world = range(dist.get_world_size())
     counts = {kind: _parameters(subject, kind) for kind in subject.kinds}
     return Profile(
@@ -101,6 +101,11 @@ def profile(subject: Subject, measurements: Sequence[Measurement], device: torch
         _optimizer_seconds(subject, counts, device),
         (f"measured on {len(world)} ranks at once, torch {torch.__version__}",),
     )
+
+
+def ranks_per_node() -> int:
+    """As torchrun says; all of them, where it does not."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
 
 
 def _made_real(subject: Subject, index: int, device: torch.device) -> nn.Module:

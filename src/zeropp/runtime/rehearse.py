@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from zeropp.costs import Costs, Traffic, at_stage
 from zeropp.ir import Action
 from zeropp.plan import Plan
-from zeropp.runtime.measure_links import hop_seconds
+from zeropp.runtime.measure_links import measure_hop
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.slow_links import SlowLinks
 from zeropp.runtime.trace import Phase
 from zeropp.simulate import simulate
 
 WIDTH = 8
-_SPUN_S = 7e-5  # the system wakes a sleeper late by up to this; the rest is spun
+_SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is spun
 
 
 class EmulatedCompute:
@@ -47,11 +47,15 @@ class EmulatedCompute:
         if phase is not Phase.COMPUTE:
             self._began = time.perf_counter()
             return
-        end = self._began + self._costs.duration(action)
-        if (left := end - time.perf_counter()) > _SPUN_S:
-            time.sleep(left - _SPUN_S)
-        while time.perf_counter() < end:
-            continue
+        rest_until(self._began + self._costs.duration(action))
+
+
+def rest_until(end: float) -> None:
+    """Leave the processor to others until `end`, by `time.perf_counter`, for nearly all of it."""
+    if (left := end - time.perf_counter()) > _SPUN_S:
+        time.sleep(left - _SPUN_S)
+    while time.perf_counter() < end:
+        continue
 
 
 def tiny_blocks(stages: int) -> list[nn.Module]:
@@ -69,12 +73,15 @@ class Rehearsal:
     """What a rehearsal found.
 
     Attributes:
-        predicted_s: the simulated makespan with the measured latency of a hop.
+        predicted_s: the simulated makespan with a hop's measured latency, and with the measured
+            time for which a message keeps its ranks from computing.
+        simulated_s: with all of a message's time on its way, as if handing it over were free.
         measured_s: the median step, after one to warm up.
-        latency_s: the measured latency of a hop.
+        latency_s: of a hop, as measured.
     """
 
     predicted_s: float
+    simulated_s: float
     measured_s: float
     latency_s: float
 
@@ -108,17 +115,20 @@ def rehearse(plan: Plan, costs: Costs, traffic: Traffic | None = None, steps: in
         transport=slow if traffic or costs.latency else None,
     )
     ends = 0, dist.get_world_size() - 1
-    latency = hop_seconds(*ends, 4 * WIDTH, torch.device("cpu"))
+    latency, host = measure_hop(*ends, 4 * WIDTH, torch.device("cpu"))
     batch, emulated = torch.zeros(plan.num_microbatches, WIDTH), EmulatedCompute(costs)
 
     def step() -> None:
         pipe.step((batch, batch), trace=emulated)
 
     measured = [_timed(step) for _ in range(steps + 1)][1:]
-    hop = replace(costs, latency=costs.latency + latency)
-    report = simulate(pipe.program, hop, traffic)
+    latency += costs.latency
+    predicted = simulate(
+        pipe.program, replace(costs, latency=latency), replace(links, host=host)
+    ).makespan
+    simulated = simulate(pipe.program, replace(costs, latency=latency + host), links).makespan
     pipe.close()
-    return Rehearsal(report.makespan, median(measured), latency)
+    return Rehearsal(predicted, simulated, median(measured), latency + host)
 
 
 def _timed(run: Callable[[], object]) -> float:

@@ -133,14 +133,14 @@ class TiedCopies:
         for (copies, group), before in zip(self._copies, held, strict=True):
             if not copies[0].requires_grad:
                 continue
-            total = torch.zeros_like(_local(copies[0].detach()))
+            total = torch.zeros_like(local_part(copies[0].detach()))
             for copy in copies:
                 if copy.grad is not None:
-                    total += _local(copy.grad)
+                    total += local_part(copy.grad)
             if group is not None:
                 dist.all_reduce(total, group=group)
             for copy, earlier in zip(copies, before, strict=True):
-                mine = total if earlier is None else total + _local(earlier)
+                mine = total if earlier is None else total + local_part(earlier)
                 copy.grad = _like(copy, mine.clone())
 
     def close(self) -> None:
@@ -171,15 +171,16 @@ class TiedCopies:
         source: int,
     ) -> None:
         with torch.no_grad():
-            value = _local(copies[0].detach())
+            value = local_part(copies[0].detach())
             if group is not None:
                 own = next(pipeline for pipeline in pipelines if dist.get_rank() in pipeline)
                 dist.broadcast(value, own[source], group=group)
             for copy in copies[1:]:
-                _local(copy.detach()).copy_(value)
+                local_part(copy.detach()).copy_(value)
 
 
-def _local(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
+    """What this rank holds of `tensor`."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

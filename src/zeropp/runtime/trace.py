@@ -42,6 +42,18 @@ class Laps(Protocol):
         """`phase` of `action` ends now."""
 
 
+class Several:
+    """Tells each of several, in their order."""
+
+    def __init__(self, *each: Laps) -> None:
+        self._each = each
+
+    def lap(self, action: Action, phase: Phase) -> None:
+        """`phase` of `action` ends now."""
+        for one in self._each:
+            one.lap(action, phase)
+
+
 def no_lap(action: Action, phase: Phase) -> None:
     """Measure nothing."""
 
@@ -109,10 +121,7 @@ def measured(
 
 
 def _one_rank(marks: list[tuple[Action, Phase, float]]) -> tuple[list[Span], dict[Cause, float]]:
-    """Spans, and the idle time between the first and the last of them.
-
-    While an action waits for its input other work may run; that is not counted as waiting.
-    """
+    """Spans, and the idle time between the first and the last of them."""
     causes = {Phase.BEGIN: Cause.HOST, Phase.INPUT: Cause.PEER, Phase.PARAMETERS: Cause.GATHER}
     spans: list[Span] = []
     idle = dict.fromkeys(Cause, 0.0)

@@ -1,6 +1,7 @@
 """Run a program in simulated time: on every rank a compute stream, a collective stream, channels.
 
-compute      F0 F1 F2 ..          actions in order, each after its inputs and its gather
+compute      F0 F1 F2 ..          actions in order, each after its inputs and its gather; a
+                                  message keeps the stream busy for `host`
 collectives  UNSHARD .. REDUCE    in order, each after the compute action that precedes it in
                                   the program, beside what follows
 channel      ->  ->  ->           in order; a transfer starts when it is sent and its receive is
@@ -20,7 +21,6 @@ from zeropp.ir.deps import (
     incoming,
     matching_receive,
     matching_send,
-    producer,
 )
 from zeropp.ir.evaluate import DeadlockError
 from zeropp.ir.program import Program
@@ -38,7 +38,7 @@ class Cause(StrEnum):
     REDUCE = "reduce"  # after its last action, until its gradients are reduced
     TAIL = "tail"  # after that, until the last rank ends
     OPTIMIZER = "optimizer"  # the optimizer's step
-    HOST = "host"  # between actions, measured only: the cost of running the program
+    HOST = "host"  # messages are sent and posted; measured: whatever runs the program
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ class _Engine:
         ranks = range(program.placement.pp_size)
         self.program, self.costs, self.traffic = program, costs, traffic
         self.compute = [0.0 for _ in ranks]  # the compute stream is busy until
+        self.posting = [0.0 for _ in ranks]  # receives, before the next compute action
         self.collective = [0.0 for _ in ranks]
         self.channel: dict[Channel, float] = defaultdict(float)
         self.done: dict[Action, float] = {}  # compute actions and posted receives
@@ -97,6 +98,7 @@ class _Engine:
             return self._send(rank, action)
         if kind in RECEIVES:
             self.done[action] = self.compute[rank]
+            self.posting[rank] += self.traffic.host  # after the SENDs of its moment
         elif kind is Kind.RESHARD:
             self.points[rank].append((action.stage, self.compute[rank]))
             self.freed[rank] = action.stage
@@ -105,7 +107,7 @@ class _Engine:
         return None
 
     def _compute(self, rank: int, action: Action) -> Action | None:
-        free = self.compute[rank]
+        free = self.compute[rank] + self.posting[rank]
         receive = incoming(action, self.program.placement)
         if receive is not None and receive not in self.arrived:
             return matching_send(receive)
@@ -116,6 +118,8 @@ class _Engine:
             start = max(ready, gathered)
         end = start + self.costs.duration(action)
         waits = self.idle[rank]
+        waits[Cause.HOST] += self.posting[rank]
+        self.posting[rank] = 0.0
         waits[Cause.PEER if self.started[rank] else Cause.RAMP] += ready - free
         waits[cause] += start - ready
         self.started[rank], self.freed[rank] = True, None
@@ -129,7 +133,9 @@ class _Engine:
         if receive not in self.done:
             return receive
         channel = channel_of(action, self.program.placement)
-        start = max(self.done[producer(action, self.program.schedule)], self.done[receive])
+        self.compute[rank] += self.traffic.host
+        self.idle[rank][Cause.HOST] += self.traffic.host
+        start = max(self.compute[rank], self.done[receive])
         start = max(start, self.channel[channel])
         self.channel[channel] = start + at_stage(self.traffic.transfer, boundary_of(action))
         arrival = self.channel[channel] + self.costs.latency

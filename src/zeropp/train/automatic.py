@@ -1,6 +1,5 @@
 """`zeropp train --plan auto`: measure the model and the links, plan, then train by that plan."""
 
-import os
 from dataclasses import replace
 
 import torch.distributed as dist
@@ -8,7 +7,7 @@ import torch.distributed as dist
 from zeropp.costs import Recompute, Setting
 from zeropp.plan import Problem, SavedPlan, best_plan, write_plan
 from zeropp.runtime.assemble import default_device
-from zeropp.runtime.profile import measure, profile
+from zeropp.runtime.profile import measure, profile, ranks_per_node
 from zeropp.train.config import Config, write_config
 from zeropp.train.loop import train
 from zeropp.train.subject import gpt_subject
@@ -44,8 +43,7 @@ def _planned(config: Config) -> SavedPlan:
     made = profile(subject, list(measure(subject, device)), device)
     found: list[SavedPlan | None] = [None]
     if dist.get_rank() == 0:
-        per_node = int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
-        answer = best_plan(Problem(made, dist.get_world_size(), per_node, batch))
+        answer = best_plan(Problem(made, dist.get_world_size(), ranks_per_node(), batch))
         found = [answer.saved]
         print("\n".join((f"plan: {answer.family}", *answer.reasons)), flush=True)
     dist.broadcast_object_list(found, src=0)

@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections import defaultdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -15,9 +17,10 @@ from zeropp.ir import Timeline, evaluate
 from zeropp.models import gpt_blocks, init_block
 from zeropp.runtime.adapt import Adapter
 from zeropp.runtime.assemble import default_device
+from zeropp.runtime.measure_links import SMALL, measure_hop
 from zeropp.runtime.mesh import data_rank, pipelines
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.trace import Trace
+from zeropp.runtime.trace import Several, Trace
 from zeropp.show import show
 from zeropp.train import checkpoint
 from zeropp.train.config import Config
@@ -69,10 +72,12 @@ class Trainer:
         if config.run.resume:
             self.first_step = checkpoint.load(Path(config.run.resume), self.pipe, self.optimizer)
         self.leads = dist.get_rank() == 0
-        run = config.run
-        self.adapter = (
-            Adapter(self.pipe, run.adapt_every, run.adapt_gain) if run.adapt_every else None
-        )
+        self.adapter = self._new_adapter() if config.run.adapt_every else None
+
+    def _new_adapter(self) -> Adapter:
+        run, ends = self.config.run, (0, dist.get_world_size() - 1)
+        latency = measure_hop(*ends, SMALL, self.pipe.device).latency
+        return Adapter(self.pipe, run.adapt_every, run.adapt_gain, latency)
 
     def run(self) -> None:
         """Train, evaluate, sample, save."""
@@ -114,7 +119,8 @@ class Trainer:
             group["lr"] = learning_rate(self.config.optim, step, self.config.run.steps)
         start = time.perf_counter()
         times = self.adapter.times if self.adapter else None
-        out = self.pipe.step(self._batch("train", step), trace=trace or times)
+        laps = Several(*(each for each in (trace, times) if each is not None))
+        out = self.pipe.step(self._batch("train", step), trace=laps)
         norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -200,10 +206,10 @@ class Trainer:
 
 def predict(measured: Timeline, pipe: Pipeline) -> Timeline:
     """The plan's compute order, each action taking the median time of its kind and stage, in ms."""
-    times: dict[tuple[str, int], list[float]] = {}
+    times: dict[tuple[str, int], list[float]] = defaultdict(list)
     for rank in measured.spans:
         for action, start, end in rank:
-            times.setdefault((action.kind, action.stage), []).append(end - start)
-    median = {key: sorted(values)[len(values) // 2] for key, values in times.items()}
-    timeline = evaluate(pipe.plan.compute, lambda a: median[a.kind, a.stage])
+            times[action.kind, action.stage].append(end - start)
+    typical = {key: median(values) for key, values in times.items()}
+    timeline = evaluate(pipe.plan.compute, lambda a: typical[a.kind, a.stage])
     return Timeline("predicted", timeline.placement, timeline.spans, "ms")
