@@ -6,11 +6,12 @@ CPU     a thread: FSDP2's reduce-scatter, unlike its all-gather, blocks its call
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torch.distributed.fsdp import FSDPModule
 
 Wait = Callable[[], object]
+_Found = TypeVar("_Found")
 
 
 class Lane(Protocol):
@@ -57,7 +58,7 @@ class ThreadLane:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="collectives")
         self._reductions: list[Future[None]] = []
 
-    def run(self, work: Callable[[], None]) -> "Future[None]":
+    def run(self, work: Callable[[], _Found]) -> "Future[_Found]":
         """Anything, in its turn."""
         return self._thread.submit(work)
 

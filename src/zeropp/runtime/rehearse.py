@@ -100,7 +100,7 @@ def rehearse(plan: Plan, costs: Costs, traffic: Traffic | None = None, steps: in
     Raises:
         ValueError: the plan does not fit the world, or costs list another number of stages.
     """
-    stages = plan.placement.num_stages
+    stages, cpu = plan.placement.num_stages, torch.device("cpu")
     if costs.num_stages != stages:
         raise ValueError(f"costs must list {stages} stages, got {costs.num_stages}")
     links = traffic or Traffic()
@@ -111,18 +111,20 @@ def rehearse(plan: Plan, costs: Costs, traffic: Traffic | None = None, steps: in
         tiny_blocks(stages),
         tiny_loss,
         plan,
-        device=torch.device("cpu"),
+        device=cpu,
         transport=slow if traffic or costs.latency else None,
     )
     ends = 0, dist.get_world_size() - 1
-    latency, host = measure_hop(*ends, 4 * WIDTH, torch.device("cpu"))
     batch, emulated = torch.zeros(plan.num_microbatches, WIDTH), EmulatedCompute(costs)
 
     def step() -> None:
         pipe.step((batch, batch), trace=emulated)
 
+    before = measure_hop(*ends, 4 * WIDTH, cpu)
     measured = [_timed(step) for _ in range(steps + 1)][1:]
-    latency += costs.latency
+    after = measure_hop(*ends, 4 * WIDTH, cpu)
+    host = (before.host + after.host) / 2
+    latency = costs.latency + (before.latency + after.latency) / 2
     predicted = simulate(
         pipe.program, replace(costs, latency=latency), replace(links, host=host)
     ).makespan

@@ -72,7 +72,7 @@ class _SlowMessages:
         leaves = self._free[channel] + self._latency
 
         def work() -> None:
-            time.sleep(max(0.0, leaves - time.perf_counter()))
+            _sleep_until(leaves)
             self._real.send(action, tensors)
 
         self._leaving.append(self._threads[channel].submit(work))
@@ -95,27 +95,37 @@ class _SlowMessages:
 class _SlowLane:
     def __init__(self, gather: float, reduce: float) -> None:
         self._real, self._gather, self._reduce = ThreadLane(), gather, reduce
+        self._rests: list[Future[None]] = []
 
     def gather(self, module: FSDPModule) -> Wait:
-        rest = self._real.run(_pause(self._gather))  # the gather itself comes on top, and is short
+        began = self._real.run(time.perf_counter)
         gathered = self._real.gather(module)
+        rest = self._rest_of(began, self._gather)
 
         def wait() -> None:
-            rest.result()
             gathered()
+            rest.result()
 
         return wait
 
     def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
-        self._real.run(_pause(self._reduce))
+        began = self._real.run(time.perf_counter)
         self._real.reduce(start, finish)
+        self._rests.append(self._rest_of(began, self._reduce))
 
     def wait(self) -> None:
         self._real.wait()
+        rests, self._rests = self._rests, []
+        for rest in rests:
+            rest.result()
 
     def close(self) -> None:
         self._real.close()
 
+    def _rest_of(self, began: Future[float], seconds: float) -> "Future[None]":
+        """What is left of a collective's time when the real one has ended."""
+        return self._real.run(lambda: _sleep_until(began.result() + seconds))
 
-def _pause(seconds: float) -> Callable[[], None]:
-    return lambda: time.sleep(seconds)
+
+def _sleep_until(end: float) -> None:
+    time.sleep(max(0.0, end - time.perf_counter()))
