@@ -131,6 +131,35 @@ class Running:
             self.pipeline.close()
 
 
+class Alone:
+    """This rank's part of the model by itself, in plain PyTorch, with nothing to wait for.
+
+    Args:
+        task: whose blocks, cut evenly, and whose batch.
+    """
+
+    def __init__(self, task: Task) -> None:
+        rank, last = dist.get_rank(), dist.get_world_size() - 1
+        self._part = _stages(task.blocks(), 1)[rank]
+        inputs, targets = (tensor.chunk(task.B) for tensor in task.batch())
+        self._targets = targets if rank == last else None
+        wide = (*inputs[0].shape, task.config.hidden)
+        given = torch.randn(wide, generator=torch.Generator().manual_seed(2))
+        self._inputs = list(inputs) if rank == 0 else [given] * task.B
+
+    def step(self) -> None:
+        """Forward and backward of all micro-batches."""
+        for m, given in enumerate(self._inputs):
+            y = self._part(given.requires_grad_(given.is_floating_point()))
+            if self._targets is not None:
+                y = summed_loss(y, self._targets[m])
+            y.backward(torch.ones_like(y))
+
+    def forget_gradients(self) -> None:
+        """As an optimizer does after its step."""
+        self._part.zero_grad(set_to_none=True)
+
+
 def _stages(blocks: list[nn.Module], V: int) -> list[nn.Module]:
     """The same cut as our pipelines make, under the same names."""
     cut = Plan(dist.get_world_size(), V).stage_blocks(len(blocks))
