@@ -107,7 +107,8 @@ def run_blocks(
 
     Floating-point inputs are cast to the dtype in which blocks compute; constants are already.
     """
-    inputs = tuple(tensor.to(compute_dtype(precision, tensor.dtype)) for tensor in inputs)
+    if precision.param_dtype is not None:
+        inputs = tuple(tensor.to(compute_dtype(precision, tensor.dtype)) for tensor in inputs)
     for block in blocks:
         asked = {name: constants[name] for name in block.constants & constants.keys()}
         outputs: Any = block.call(*inputs, **asked)

@@ -53,7 +53,7 @@ class PeerLink:
             self._sending.popleft()
         while len(self._sending) >= _UNFINISHED:
             self._sending.popleft().wait()
-        data = tuple(tensor.detach().contiguous() for tensor in tensors)
+        data = tuple(tensor.contiguous() for tensor in tensors)
         works = tuple(self._group.send([t], self._peer, _TAG) for t in data)
         self._sending.append(Arrival(data, works))
 

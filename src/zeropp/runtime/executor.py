@@ -141,4 +141,4 @@ class Execution:
 
 def _as_leaves(tensors: Tensors, specs: Specs) -> Tensors:
     pairs = zip(tensors, specs, strict=True)
-    return tuple(t.requires_grad_(spec.differentiable) for t, spec in pairs)
+    return tuple(t.requires_grad_() if spec.differentiable else t for t, spec in pairs)
