@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from performance_paper import paper_picture, paper_tables
+from performance_peers import peers_picture
 
 Row = dict[str, Any]
 
@@ -42,6 +43,7 @@ class Entry:
     Attributes:
         name: of benchmarks/NAME.py and NAME.json.
         what: what is compared and how, for someone who has not read the script.
+        why: where a figure misses its target: what shows why, what was tried, what remains.
         plot: of its rows.
         tables: markdown in place of the table of rows.
         picture: in place of a plot.
@@ -52,6 +54,7 @@ class Entry:
     plot: Plot | None = None
     tables: Callable[[Sequence[Row]], str] | None = None
     picture: Callable[[Sequence[Row], Path], None] | None = None
+    why: str = ""
 
 
 ENTRIES = (
@@ -67,12 +70,18 @@ ENTRIES = (
         "The same modules, micro-batches and costs under our runtime and under "
         "`torch.distributed.pipelining`. Processes and messages are real, compute sleeps, so that "
         "a few cores can stand for several devices.",
+        picture=peers_picture,
     ),
     Entry(
         "real",
         "A real GPT over two ranks with one thread each, same weights, equal losses: our schedules "
         "and those of `torch.distributed.pipelining`.",
-        Plot("bars", ("schedule", "V"), ("carry_V2_over_it",), "carried ZeroPP's tokens/s over it"),
+        Plot(
+            "bars",
+            ("B", "schedule", "V"),
+            ("our_best_over_it",),
+            "tokens/s of our fastest over it",
+        ),
     ),
     Entry(
         "cluster",

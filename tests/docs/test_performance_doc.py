@@ -35,7 +35,7 @@ def results(tmp_path: Path) -> Path:
     row = {"P": 4, "schedule": "1f1b", "simulated_s": 1.0, "measured_s": 1.01}
     overhead = result([row], figure("step", 1.01, 1.03, True, unit="times", at_least=False))
     (folder / "overhead.json").write_text(overhead)
-    rows = [{"pairs": 3}, *({"seed": seed, "more|less": None} for seed in range(40))]
+    rows = [{"pairs": 3}, *({"seed": seed, "more|less": None} for seed in range(80))]
     split = result(
         rows,
         figure("time", 1.0, 1.03, True),
@@ -59,7 +59,7 @@ def test_the_page_shows_what_holds_and_what_does_not(script: ModuleType, results
     assert f"| [split](#split) | Something holds | {missed} **no** | 1 of 2 hold |" in page
     _, _, after = page.partition("## What does not hold")
     assert after.partition("\n## ")[0].count("[split](#split)") == 1
-    assert "The first 30 of 41 rows" in page
+    assert "The first 60 of 81 rows" in page
     assert "| seed | more\\|less |" in page
 
 
