@@ -7,8 +7,9 @@ Run: python benchmarks/prediction.py [--json]; two to eight ranks, about six min
 import sys
 import time
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -18,12 +19,12 @@ from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
-from zeropp.costs import Costs, Setting, Traffic
+from zeropp.costs import Costs, Profile, Setting, Traffic
 from zeropp.ir import Action
 from zeropp.models import GPTConfig, gpt_blocks, init_block
 from zeropp.plan import Plan, Problem
 from zeropp.plan.layout import Layout
-from zeropp.plan.pricing import Priced, cut, price
+from zeropp.plan.pricing import cut, price
 from zeropp.runtime.alive import Alive
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.profile import measure, profile
@@ -37,7 +38,7 @@ CLAIM = "A step takes, and holds, what is predicted"
 
 T = 0.020  # seconds of an emulated action
 GPT = GPTConfig(256, 256, layers=6, hidden=384, heads=6, positions="rotary", bias=False)
-SEQUENCES, B, ROUNDS = 4, 8, 5
+SEQUENCES, B, ROUNDS = 4, 8, 7
 
 
 @dataclass(frozen=True)
@@ -136,19 +137,24 @@ class Real:
 def real_gpt(plans: list[Plan]) -> list[Real]:
     """Profile, predict and measure, on a rank of two.
 
-    A shared machine is faster at one minute than at the next, so that every round of steps follows
-    a profile of its own.
+    A shared machine is faster at one minute than at the next, so that every measured step has a
+    profile right before it and another right after it, whose predictions are averaged.
     """
     pipes = [_pipeline(plan) for plan in plans]
     for pipe in pipes:
         _step(pipe)
-    rounds = [_round(pipes) for _ in range(ROUNDS)]
+    profiles, seconds = [_profiled()], []
+    for _ in range(ROUNDS):
+        for pipe in pipes:
+            seconds.append(_seconds(pipe))
+            profiles.append(_profiled())
     found = []
-    for pipe, each in zip(pipes, zip(*rounds, strict=True), strict=True):
-        reports, seconds = zip(*each, strict=True)
+    for index, pipe in enumerate(pipes):
+        reports = [_simulated(made, pipe) for made in profiles]
+        makespans = [mean(r.makespan for r in around) for around in pairwise(reports)]
         predicted = tuple(_categories(reports[-1], rank) for rank in range(2))
-        measured = _bytes_by_rank(pipe)
-        found.append(Real([r.makespan for r in reports], list(seconds), predicted, measured))
+        own = slice(index, None, len(pipes))
+        found.append(Real(makespans[own], seconds[own], predicted, _bytes_by_rank(pipe)))
         pipe.close()
     return found
 
@@ -165,27 +171,26 @@ def _step(pipe: Pipeline, trace: Laps | None = None) -> None:
     pipe.step((tokens, tokens), trace=trace)
 
 
-def _round(pipes: list[Pipeline]) -> list[tuple[Report, float]]:
-    """A profile; and for each plan, the step simulated by it, and the seconds of a step."""
-    setting, cpu = Setting(SEQUENCES), torch.device("cpu")
-    subject = gpt_subject(GPT, GPT.seq_len, (setting,), "fp32")
-    problem = Problem(profile(subject, list(measure(subject, cpu)), cpu), 2, 2, SEQUENCES * B)
-    found = []
-    for pipe in pipes:
-        priced = _price(replace(problem, split=pipe.plan.split), pipe.plan, setting)
-        traffic = replace(priced.traffic, optimizer=0.0)
-        report = simulate(pipe.program, priced.costs, traffic, priced.sizes)
-        dist.barrier()
-        start = time.perf_counter()
-        _step(pipe)
-        found.append((report, time.perf_counter() - start))
-    return found
+def _seconds(pipe: Pipeline) -> float:
+    dist.barrier()
+    start = time.perf_counter()
+    _step(pipe)
+    return time.perf_counter() - start
 
 
-def _price(problem: Problem, plan: Plan, setting: Setting) -> Priced:
-    """What the plan's stages cost by the profile."""
-    layout = Layout(plan.placement, 1, 1, setting)
-    return price(problem, layout, cut(problem, layout))
+def _profiled() -> Profile:
+    cpu = torch.device("cpu")
+    subject = gpt_subject(GPT, GPT.seq_len, (Setting(SEQUENCES),), "fp32")
+    return profile(subject, list(measure(subject, cpu)), cpu)
+
+
+def _simulated(made: Profile, pipe: Pipeline) -> Report:
+    """The pipeline's step by a profile, without an optimizer."""
+    problem = Problem(made, 2, 2, SEQUENCES * B, split=pipe.plan.split)
+    layout = Layout(pipe.plan.placement, 1, 1, Setting(SEQUENCES))
+    priced = price(problem, layout, cut(problem, layout))
+    traffic = replace(priced.traffic, optimizer=0.0)
+    return simulate(pipe.program, priced.costs, traffic, priced.sizes)
 
 
 def _bytes_by_rank(pipe: Pipeline) -> tuple[tuple[float, float], ...]:
