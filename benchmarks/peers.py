@@ -67,7 +67,7 @@ def settings(whole_grid: bool) -> list[Setting]:
     A stage's action takes 25 ms or more: after a sleep, cold caches make it late by up to a
     millisecond where eight ranks share two cores.
     """
-    chosen = [Setting(4, B, EQUAL, s) for B, s in ((4, 0.060), (8, 0.056), (16, 0.050))]
+    chosen = [Setting(4, B, EQUAL, s) for B, s in ((4, 0.080), (8, 0.056), (16, 0.050))]
     chosen += [Setting(8, 8, EQUAL, 0.130, (2, 4)), Setting(8, 32, EQUAL, 0.060)]
     chosen += [Setting(8, 16, TRIPLES[1], 0.054), Setting(4, 8, TRIPLES[2], 0.054)]
     if not whole_grid:

@@ -163,6 +163,28 @@ class Closing(nn.Module):
         return self.head(x + y * scale)
 
 
+class Turn(nn.Module):
+    """Complex numbers, each turned by an angle made of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.angle = nn.Linear(H, H)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return z * torch.exp(1j * self.angle(z.real))
+
+
+class Projected(nn.Module):
+    """Back to real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(H, VOCAB)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.head(z.real + z.imag)
+
+
 class Masked(nn.Module):
     """Mixes positions by a mask and adds a table, both constants of the step."""
 
@@ -262,6 +284,7 @@ FEATURES = (
     Feature("checkpointing, selective", lambda: stack(Residual), plan={"recompute": "selective"}),
     Feature("checkpointing, full", lambda: stack(Residual), plan={"recompute": "full"}),
     Feature("several tensors, integers", lambda: [Opening(), *_streams(), Closing()]),
+    Feature("complex numbers between stages", lambda: _turns()),
     Feature("constants of the step", lambda: stack(Masked), constants=_masks),
     Feature("lengths differ, small last micro-batch", lambda: stack(Residual), ragged),
     Feature("auxiliary losses", lambda: stack(Expert)),
@@ -281,6 +304,10 @@ _LLAMA: dict[str, Any] = {
     "activation": "swiglu",
     "bias": False,
 }
+
+
+def _turns() -> list[nn.Module]:
+    return [nn.Embedding(VOCAB, H), *(Turn() for _ in range(MIDDLE)), Projected()]
 
 
 def _streams() -> list[nn.Module]:

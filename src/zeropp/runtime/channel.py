@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from zeropp.ir import Action, Placement
 from zeropp.ir.action import RECEIVES, Kind
@@ -54,13 +55,13 @@ class PeerLink:
         while len(self._sending) >= _UNFINISHED:
             self._sending.popleft().wait()
         data = tuple(tensor.contiguous() for tensor in tensors)
-        works = tuple(self._group.send([t], self._peer, _TAG) for t in data)
+        works = tuple(self._group.send([_real(t)], self._peer, _TAG) for t in data)
         self._sending.append(Arrival(data, works))
 
     def receive(self, specs: Specs) -> Arrival:
         """Post a receive."""
         tensors = tuple(spec.empty(self._device) for spec in specs)
-        works = tuple(self._group.recv([t], self._peer, _TAG) for t in tensors)
+        works = tuple(self._group.recv([_real(t)], self._peer, _TAG) for t in tensors)
         return Arrival(tensors, works)
 
     def flush(self) -> None:
@@ -71,6 +72,11 @@ class PeerLink:
     def close(self) -> None:
         """Destroy the process group."""
         dist.destroy_process_group(self._group)
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Process groups carry no complex numbers; the same memory as real ones."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 class Channels:
