@@ -188,3 +188,18 @@ def test_a_rank_reserves_the_largest_workspace_of_its_stages() -> None:
     program = lower(generate("interleaved-1f1b", 2, 2, 4))
     report = simulate(program, Costs.uniform(2, 2), sizes=Bytes(workspace=(1, 2, 3, 1)))
     assert [memory.at_peak["workspace"] for memory in report.memory] == [3, 2]
+
+
+def test_rounding_of_times_changes_no_peak() -> None:
+    """A gather ends where an action begins, by two sums of floats: its buffer is freed first."""
+    program = lower(
+        generate("zeropp", 2, 3, 128, unit_size=4, seam="drain"), "unit", max_resident=1
+    )
+    costs = Costs((0.012,) * 6, (0.012,) * 6, (0.012,) * 6)
+    sizes = Bytes(gathered=8, gradients=8, gather_staging=18, reduce_staging=22)
+    peaks = {
+        memory.peak
+        for gather, reduce in ((0.0185, 0.0288), (0.01850225494427372, 0.028761973654980167))
+        for memory in simulate(program, costs, Traffic(gather, reduce), sizes).memory
+    }
+    assert len(peaks) == 1

@@ -25,6 +25,7 @@ class Category(StrEnum):
     WORKSPACE = "workspace"
 
 
+_SAME = 1e-9  # of the makespan
 Change = tuple[float, float, Category]  # when, by how much, what; sorted, frees come first
 
 
@@ -49,7 +50,8 @@ def memory_of(program: Program, run: Run, sizes: Bytes, rank: int) -> Memory:
     total = peak = sum(held.values())
     at_peak = dict(held)
     curve = [(0.0, total)]
-    for now, amount, category in sorted(_changes(program, run, sizes, rank)):
+    changes = _at_moments(_changes(program, run, sizes, rank), _SAME * run.makespan)
+    for now, amount, category in sorted(changes):
         held[category] += amount
         total += amount
         if now == curve[-1][0]:
@@ -58,6 +60,15 @@ def memory_of(program: Program, run: Run, sizes: Bytes, rank: int) -> Memory:
         if total > peak:
             peak, at_peak = total, dict(held)
     return Memory(tuple(curve), peak, at_peak)
+
+
+def _at_moments(changes: Iterator[Change], apart: float) -> Iterator[Change]:
+    """Changes whose times differ by less than `apart`, as sums of floats do, get one time."""
+    moment = float("-inf")
+    for now, amount, category in sorted(changes):
+        if now - moment > apart:
+            moment = now
+        yield moment, amount, category
 
 
 def _always(program: Program, sizes: Bytes, rank: int) -> dict[Category, float]:
