@@ -13,6 +13,7 @@ from zeropp.show.picture import save_picture
 Row = dict[str, Any]
 BREADTH_FIRST, ZERO_3 = "breadth-first", "1F1B + ZeRO-3"
 TARGETS = {BREADTH_FIRST: 1.30, ZERO_3: 1.68}
+TICKS = {BREADTH_FIRST: (0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5), ZERO_3: (0.5, 1, 1.68, 4, 10, 30, 100)}
 _HEAD = """\
 | shards | link of a node | batch | cases | / breadth-first | faster | at 1.30 | / 1F1B + ZeRO-3 | \
 faster | at 1.68 | memory / ZeRO-3 | at 0.90 |
@@ -117,6 +118,6 @@ def _panel(axes: Any, peer: str, rows: Sequence[Row]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks([1, 2, 4, 8], ["1", "2", "4", "8"])
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_yticks(TICKS[peer], [f"{tick:g}" for tick in TICKS[peer]])
+    axes.minorticks_off()
     axes.tick_params(which="both", labelsize=7, colors=QUIET)

@@ -88,6 +88,8 @@ def _panel(axes: "Axes", plot: Plot, rows: Sequence[Row], places: dict[str, int]
             label=name,
         )
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
     axes.legend(fontsize=6, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     _dress(axes, ylabel=plot.axis)
 
@@ -106,5 +108,5 @@ def _panels(plot: Plot, rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
 def _dress(axes: "Axes", xlabel: str = "", ylabel: str = "") -> None:
     axes.set_xlabel(xlabel, fontsize=8, color=INK)
     axes.set_ylabel(ylabel, fontsize=8, color=INK)
-    axes.tick_params(labelsize=7, colors=QUIET)
+    axes.tick_params(which="both", labelsize=7, colors=QUIET)
     axes.spines[["top", "right"]].set_visible(False)

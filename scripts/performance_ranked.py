@@ -1,4 +1,4 @@
-"""Picture of `peers.py`'s rows: every side's step over that of a pipeline that is never idle."""
+"""Pictures of sides side by side: each one's step over that of a pipeline that is never idle."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 COLUMNS = 2
 
 
-def peers_picture(rows: Sequence[Row], path: Path) -> None:
+def ranked_picture(rows: Sequence[Row], path: Path) -> None:
     """A panel for each of the settings, the fastest side on top, ours in colour."""
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -33,8 +33,9 @@ def peers_picture(rows: Sequence[Row], path: Path) -> None:
 
 
 def _setting(row: Row) -> str:
-    costs = ", ".join(f"{cost:g}" for cost in row["costs"])
-    return f"P={row['P']} B={row['B']}, F B W = {costs}"
+    sizes = " ".join(f"{key}={row[key]}" for key in ("P", "B") if key in row)
+    costs = ", ".join(f"{cost:g}" for cost in row.get("costs", ()))
+    return f"{sizes}, F B W = {costs}" if costs else sizes
 
 
 def _panel(axes: Any, setting: str, rows: Sequence[Row]) -> None:
