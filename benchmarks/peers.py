@@ -10,7 +10,9 @@ Our orders are made for the costs and the measured latency; torch's are fixed. B
 and torch's inference of shapes are not measured. torch's first stage does not split its backward;
 everything that it runs is counted, and every stage's F, B and W run once.
 
-`most_possible` is what a pipeline without any idle time would reach over the same side.
+`most_possible` is what a pipeline without any idle time would reach over the same side. `shares`
+say where the time of our last step went: compute (the runtime's work for an action included), and
+idle time by cause.
 """
 
 import sys
@@ -29,12 +31,14 @@ from claim import Figure, parser, report
 from emulated import WIDTH, EmulatedStage, emulated_loss
 from sides import Side, torch_sides
 from torch_peer import CPU, PEERS, TorchPipeline
+from traced import shares
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Costs
 from zeropp.runtime.measure_links import measure_hop
 from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.trace import Trace
 from zeropp.simulate import simulate
 
 CLAIM = "ZeroPP's runtime against torch's, same stages and costs"
@@ -94,12 +98,13 @@ class Running:
         batch = torch.zeros(setting.B, WIDTH)
         self.simulated_s = 0.0
         self._pipe: Pipeline | None = None
+        self._trace = Trace(CPU)
         if side.ours:
             known = setting.costs(side.V, latency)  # as `zeropp profile` measures it
             plan = side.plan(setting.P, setting.B, known)
             self._pipe = pipe = Pipeline(blocks, emulated_loss, plan, device=CPU)
             self._stages = [blocks[s] for s in plan.placement.stages_of(pipe.rank)]
-            self._step: Callable[[], object] = lambda: pipe.step((batch, batch))
+            self._step: Callable[[], object] = lambda: pipe.step((batch, batch), trace=self._trace)
             self.simulated_s = simulate(pipe.program, known).makespan
         else:
             peer = TorchPipeline(PEERS[side.name], blocks, emulated_loss, setting.B)
@@ -117,6 +122,7 @@ class Running:
 
     def seconds(self) -> float:
         """Of a step, from when all ranks begin until all have ended."""
+        self._trace = Trace(CPU)
         dist.barrier()
         start = time.perf_counter()
         self._step()
@@ -127,13 +133,18 @@ class Running:
                 raise AssertionError(f"F, B and W ended {counts} times, not {self._count} each")
         return taken
 
+    def shares(self) -> dict[str, float]:
+        """Where the time of the latest step went, with our runtime; collective."""
+        return {} if self._pipe is None else shares(self._pipe, self._trace)
+
     def close(self) -> None:
         """Free its process groups."""
         if self._pipe is not None:
             self._pipe.close()
 
 
-Measured = tuple[list[float], float]  # seconds of each repeat; simulated, 0 for torch's
+# seconds of each repeat; simulated, and where the last one's time went, for ours
+Measured = tuple[list[float], float, dict[str, float]]
 
 
 def run_settings(chosen: list[Setting]) -> list[list[Measured]]:
@@ -147,7 +158,8 @@ def run_settings(chosen: list[Setting]) -> list[list[Measured]]:
             one.warm()
         rounds = [[one.seconds() for one in running] for _ in range(REPEATS)]
         taken = [list(times) for times in zip(*rounds, strict=True)]
-        found.append([(t, one.simulated_s) for t, one in zip(taken, running, strict=True)])
+        pairs = zip(taken, running, strict=True)
+        found.append([(times, one.simulated_s, one.shares()) for times, one in pairs])
         for one in running:
             one.close()
     return found
@@ -161,6 +173,7 @@ class Result:
     side: Side
     taken: list[float]
     simulated: float
+    shares: dict[str, float]
 
     def throughput_over(self, other: "Result") -> list[float]:
         """Pair by pair."""
@@ -194,6 +207,7 @@ def rows(results: list[Result]) -> Iterator[dict[str, Any]]:
         row |= {"most_possible": round(median(result.taken) / work, 3)}
         if result.simulated:
             row |= {"over_simulated": round(median(result.taken) / result.simulated, 4)}
+            row |= {"shares": result.shares}
         yield row
 
 

@@ -27,11 +27,13 @@ from claim import Figure, parser, report
 from gpt_sides import Alone, Running, Task, require_equal
 from resident import ALLOCATOR, Peak
 from sides import Side, torch_sides
-from torch_peer import PEERS
+from torch_peer import CPU, PEERS
+from traced import shares
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.models import GPTConfig
+from zeropp.runtime.trace import Trace
 
 CLAIM = "A real GPT over two ranks, against torch's runtime"
 
@@ -48,9 +50,9 @@ def sides(task: Task) -> list[Side]:
     return ours + vees[: 1 if task.B < 2 * P else 2] + torch_sides(P, task.B, (2, 4))
 
 
-def run_sides(task: Task) -> list[list[float]]:
-    """On one rank: every side's seconds, round by round, after its gradients were checked; and last
-    those of the rank's half of the model alone.
+def run_sides(task: Task) -> tuple[list[list[float]], list[dict[str, float]]]:
+    """On one rank: every side's seconds, round by round, after its gradients were checked, and last
+    those of the rank's half of the model alone; and where the time of a step of ours goes.
     """
     loss, gradients = task.plain_step()
     running = [Running(task, side) for side in sides(task)]
@@ -62,9 +64,19 @@ def run_sides(task: Task) -> list[list[float]]:
     alone = Alone(task)
     alone.step()
     rounds = [[_seconds(one) for one in (*running, alone)] for _ in range(ROUNDS)]
+    where = [_shares(one) for one in running]
     for one in running:
         one.close()
-    return [list(taken) for taken in zip(*rounds, strict=True)]
+    return [list(taken) for taken in zip(*rounds, strict=True)], where
+
+
+def _shares(running: Running) -> dict[str, float]:
+    if running.pipeline is None:
+        return {}
+    running.step()
+    trace = Trace(CPU)
+    running.step(trace)
+    return shares(running.pipeline, trace)
 
 
 def _seconds(running: Running | Alone) -> float:
@@ -98,11 +110,13 @@ def main() -> int:
     wanted = parser(CLAIM).parse_args()
     times = [run_ranks(P, run_sides, task, timeout=500)[0] for task in TASKS]
     os.environ.update(ALLOCATOR)  # the ranks that start from here on have it
-    listed, claims = [], []
-    for task, (*taken, alone) in zip(TASKS, times, strict=True):
+    listed: list[dict[str, Any]] = []
+    claims: list[Figure] = []
+    for task, ((*taken, alone), where) in zip(TASKS, times, strict=True):
         peaks = [max(run_ranks(P, peak_of, task, side)) for side in sides(task)]
         found = dict(zip(sides(task), zip(taken, peaks, strict=True), strict=True))
-        listed += rows(task, found, alone)
+        for line, split_up in zip(rows(task, found, alone), where, strict=True):
+            listed.append(line | {"shares": split_up})
         claims += figures(task, found)
     return report(CLAIM, listed, claims, wanted)
 
