@@ -237,6 +237,8 @@ def _tables(rows: Sequence[Row]) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(part)}" for key, part in value.items()) or "-"
     return "-" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -79,9 +79,10 @@ ENTRIES = (
         "cost, would not be 1.08 times as fast; evaluated on paper, ZeroPP and ZB-V both are on "
         "the floor (docs/schedules.md). What remains between ours and the floor is the runtime's "
         "own time per action, in processes that have just slept and find cold caches: "
-        "`over_simulated`. Tried: orders made for the measured latency of a hop, sends before "
-        "receives, process groups called directly, fewer operations per action. 1.08 holds, or "
-        "nearly so, against the schedules of torch that do not split the backward.",
+        "`over_simulated`, which `shares`, a trace of our last step, splits by cause. Tried: orders "
+        "made for the measured latency of a hop, sends before receives, process groups called "
+        "directly, fewer operations per action. Against the schedules of torch that do not split "
+        "the backward the ratio is near 1.08.",
     ),
     Entry(
         "real",
@@ -92,12 +93,13 @@ ENTRIES = (
         "least (3BV + P - 1) / 3BV = 1.042 times a step that is never idle; `most_possible` is "
         "what each side takes of that, in plain PyTorch's time. torch's vees, DualPipeV and "
         "ZBVZeroBubble, have that floor too, so what can be won is only what a runtime costs. The "
-        "laps of our steps show where ours goes: the ramp of 4 %; 2 to 3 % for F + B + W over a "
-        "fused backward at layers this small (fused, 1 %); 2 % between actions, where messages of "
-        "256 KiB are handed over; the rest is waiting for a rank that was late. Tried: V=1 and 4, "
-        "the same vees in our runtime, orders made for the measured times, fewer operations per "
-        "action (from 0.99 to what the table shows). Against the orders of torch that go round, as "
-        "ZeroPP's does, 1.05 holds in most runs.",
+        "trace of a step of ours, `shares`, shows where that goes: the ramp, which is 4 % of one "
+        "of the two ranks; between actions (`host`), where messages of 256 KiB are handed over; "
+        "and waiting for a rank that was late. In `compute` are 2 to 3 % for F + B + W over a "
+        "fused backward at layers this small (fused, 1 %). Tried: V=1 and 4, the same vees in our "
+        "runtime, orders made for the measured times, fewer operations per action (from 0.99 to "
+        "what the table shows). Against the orders of torch that go round, as ZeroPP's does, the "
+        "ratio came to 1.04 to 1.07.",
     ),
     Entry(
         "cluster",
