@@ -79,9 +79,9 @@ ENTRIES = (
         "cost, would not be 1.08 times as fast; evaluated on paper, ZeroPP and ZB-V both are on "
         "the floor (docs/schedules.md). What remains between ours and the floor is the runtime's "
         "own time per action, in processes that have just slept and find cold caches: "
-        "`over_simulated`, which `shares`, a trace of our last step, splits by cause. Tried: orders "
-        "made for the measured latency of a hop, sends before receives, process groups called "
-        "directly, fewer operations per action. Against the schedules of torch that do not split "
+        "`over_simulated`, which `shares`, a trace of our last step, splits by cause. Tried: "
+        "orders made for the measured latency of a hop, sends before receives, process groups "
+        "called directly, fewer operations per action. Against the schedules of torch that do not split "
         "the backward the ratio is near 1.08.",
     ),
     Entry(
