@@ -81,8 +81,8 @@ ENTRIES = (
         "own time per action, in processes that have just slept and find cold caches: "
         "`over_simulated`, which `shares`, a trace of our last step, splits by cause. Tried: "
         "orders made for the measured latency of a hop, sends before receives, process groups "
-        "called directly, fewer operations per action. Against the schedules of torch that do not split "
-        "the backward the ratio is near 1.08.",
+        "called directly, fewer operations per action. Against the schedules of torch that do "
+        "not split the backward the ratio is near 1.08.",
     ),
     Entry(
         "real",
