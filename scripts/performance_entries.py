@@ -98,8 +98,10 @@ ENTRIES = (
         "and waiting for a rank that was late. In `compute` are 2 to 3 % for F + B + W over a "
         "fused backward at layers this small (fused, 1 %). Tried: V=1 and 4, the same vees in our "
         "runtime, orders made for the measured times, fewer operations per action (from 0.99 to "
-        "what the table shows). Against the orders of torch that go round, as ZeroPP's does, the "
-        "ratio came to 1.04 to 1.07.",
+        "what the table shows). What remains: ZeroPP's carried order is slower than a vee in the "
+        "same runtime, since it sends half as many messages again, and its ranks are more often "
+        "kept by them (`host`). Against the orders of torch that go round, as ZeroPP's does, the "
+        "ratio came to 1.04 to 1.09.",
     ),
     Entry(
         "cluster",
