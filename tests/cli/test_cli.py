@@ -31,6 +31,16 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     assert verb in capsys.readouterr().out.lower()
 
 
+def test_a_reader_may_stop_reading(tmp_path: Path) -> None:
+    generate = f"{sys.executable} -m zeropp.cli.main generate 1f1b --pp 8 --microbatches 512"
+    piped = subprocess.run(
+        f"{generate} | head -c 10", shell=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert piped.returncode == 0
+    assert len(piped.stdout) == 10
+    assert piped.stderr == ""
+
+
 def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = str(tmp_path / "z.txt")
     size = ["--pp", "4", "--chunks", "2", "--microbatches", "8", "--unit-size", "4"]

@@ -1,5 +1,6 @@
 """The command line: one verb, its options, and one clear line for what is wrong with them."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 
@@ -33,7 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise ValueError(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}")
-        return VERBS[verb][0](rest)
+        status = VERBS[verb][0](rest)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except ValueError as error:
         print(f"zeropp: {error}", file=sys.stderr)
         return 2
