@@ -8,7 +8,7 @@ from typing import Any
 
 from zeropp.ir.action import Kind
 from zeropp.show.palette import INK, QUIET, shade
-from zeropp.show.picture import save_picture
+from zeropp.show.picture import STYLE, save_picture
 
 Row = dict[str, Any]
 BREADTH_FIRST, ZERO_3 = "breadth-first", "1F1B + ZeRO-3"
@@ -89,7 +89,7 @@ def paper_picture(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     places = list(dict.fromkeys(row["shards"] for row in rows))
-    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]):
+    with style.context(STYLE):
         figure = Figure(figsize=(3.2 * len(places), 5.2), layout="constrained")
         grid = figure.subplots(2, len(places), sharex=True, sharey="row", squeeze=False)
         for (i, peer), (j, place) in product(enumerate(TARGETS), enumerate(places)):

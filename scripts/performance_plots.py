@@ -2,18 +2,17 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from performance_entries import Plot, RefusedError, Row
 from zeropp.ir.action import Kind
 from zeropp.show.palette import INK, QUIET, shade
-from zeropp.show.picture import save_picture
+from zeropp.show.picture import STYLE, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _KINDS = (Kind.F, Kind.B, Kind.W, Kind.BW, Kind.UNSHARD, Kind.REDUCE)
-_STYLE: list[str | dict[str, Any]] = ["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]
 
 
 def draw(plot: Plot, rows: Sequence[Row], path: Path) -> None:
@@ -33,7 +32,7 @@ def _bars(plot: Plot, rows: Sequence[Row], path: Path) -> None:
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(_STYLE):
+    with style.context(STYLE):
         figure = Figure(figsize=(7, 0.8 + 0.3 * len(rows) * len(plot.values)), layout="constrained")
         axes = figure.subplots()
         height = 0.8 / len(plot.values)
@@ -64,7 +63,7 @@ def _lines(plot: Plot, rows: Sequence[Row], path: Path) -> None:
 
     panels = list(_panels(plot, rows))
     places = {value: place for place, value in enumerate(dict.fromkeys(_x(plot, rows)))}
-    with style.context(_STYLE):
+    with style.context(STYLE):
         figure = Figure(figsize=(7, 0.6 + 2.8 * len(panels)), layout="constrained")
         every = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (title, part) in zip(every, panels, strict=True):

@@ -8,7 +8,7 @@ from typing import Any
 
 from zeropp.ir.action import Kind
 from zeropp.show.palette import HELD, INK, QUIET, shade
-from zeropp.show.picture import save_picture
+from zeropp.show.picture import STYLE, save_picture
 
 Row = dict[str, Any]
 COLUMNS = 2
@@ -20,7 +20,7 @@ def ranked_picture(rows: Sequence[Row], path: Path) -> None:
     from matplotlib.figure import Figure
 
     settings = list(dict.fromkeys(_setting(row) for row in rows))
-    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]):
+    with style.context(STYLE):
         lines = ceil(len(settings) / COLUMNS)
         figure = Figure(figsize=(4.6 * COLUMNS, 2.4 * lines), layout="constrained")
         every = figure.subplots(lines, COLUMNS, squeeze=False).flatten()

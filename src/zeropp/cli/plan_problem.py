@@ -1,12 +1,12 @@
 """Options of `zeropp plan`: a model and a cluster by names, or a measured profile."""
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zeropp.costs import GPUS, Efficiency, Hardware, Profile, analytic_profile, read_profile
 from zeropp.costs.hardware import GIB, gpu_named
+from zeropp.costs.toml_file import read_table
 from zeropp.models import SIZES, GPTConfig
 from zeropp.plan import Problem
 
@@ -103,10 +103,7 @@ def model_shape(model: str) -> GPTConfig:
     if path.suffix != ".toml":
         names = ", ".join(SIZES)
         raise ValueError(f"model must be one of {names}, or a .toml file; got {model!r}")
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"model: cannot read {path}: {error}") from error
+    values = read_table("model", path)
     known = {field.name for field in dataclasses.fields(GPTConfig)}
     if unknown := sorted(values.keys() - known):
         raise ValueError(f"model: {path}: unknown field {unknown[0]!r}; use {', '.join(known)}")

@@ -19,13 +19,22 @@ def read_toml(what: str, path: Path, made: Callable[[dict[str, Any]], _Read]) ->
     Raises:
         ValueError: unreadable, or the field that is missing, unknown or out of range.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{what}: cannot read {path}: {error}") from error
+    table = read_table(what, path)
     try:
         return made(table)
     except KeyError as error:
         raise ValueError(f"{what}: {path}: missing field {error}") from error
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: {path}: {error}") from error
+
+
+def read_table(what: str, path: Path) -> dict[str, Any]:
+    """The file's table, for callers who say themselves what is wrong with a field.
+
+    Raises:
+        ValueError: unreadable.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ValueError(f"{what}: cannot read {path}: {error}") from error

@@ -37,6 +37,11 @@ class TensorSpec(NamedTuple):
     dtype: torch.dtype
     differentiable: bool
 
+    @classmethod
+    def of(cls, tensor: Tensor) -> "TensorSpec":
+        """Of a tensor that is there."""
+        return cls(tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
+
     def empty(self, device: torch.device) -> Tensor:
         """A buffer for it."""
         return torch.empty(self.shape, dtype=self.dtype, device=device)
@@ -71,8 +76,8 @@ class Boundaries:
         Raises:
             ValueError: a block does not run on the meta device.
         """
-        named = frozenset((name, _spec(tensor)) for name, tensor in constants.items())
-        key = tuple(_spec(tensor) for tensor in inputs), named
+        named = frozenset((name, TensorSpec.of(tensor)) for name, tensor in constants.items())
+        key = tuple(TensorSpec.of(tensor) for tensor in inputs), named
         if key not in self._known:
             self._known[key] = tuple(self._walk(*key))
         return self._known[key]
@@ -93,7 +98,7 @@ class Boundaries:
                     f"the blocks of stage {index} do not run on the meta device, by which the "
                     f"shapes between stages are found: {error}"
                 ) from error
-            specs = tuple(_spec(tensor) for tensor in outputs)
+            specs = tuple(TensorSpec.of(tensor) for tensor in outputs)
         return walked
 
 
@@ -126,7 +131,3 @@ def skeleton(block: nn.Module, precision: MixedPrecisionPolicy) -> nn.Module:
     for buffer in block.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
     return copy.deepcopy(block, memo)
-
-
-def _spec(tensor: Tensor) -> TensorSpec:
-    return TensorSpec(tuple(tensor.shape), tensor.dtype, tensor.requires_grad)

@@ -104,7 +104,7 @@ def _serve(link: PeerLink, ball: Tensor) -> Hop:
     start = time.perf_counter()
     link.send((ball,))
     sent = time.perf_counter()
-    arrival = link.receive((_spec(ball),))
+    arrival = link.receive((TensorSpec.of(ball),))
     posted = time.perf_counter()
     arrival.wait()
     _settle(ball.device)
@@ -113,7 +113,7 @@ def _serve(link: PeerLink, ball: Tensor) -> Hop:
 
 
 def _return(link: PeerLink, ball: Tensor) -> Hop:
-    link.receive((_spec(ball),)).wait()
+    link.receive((TensorSpec.of(ball),)).wait()
     link.send((ball,))
     return Hop(0.0, 0.0)
 
@@ -122,10 +122,6 @@ def _world() -> dist.ProcessGroup:
     if (world := dist.group.WORLD) is None:
         raise RuntimeError("torch.distributed is not initialised")
     return world
-
-
-def _spec(tensor: Tensor) -> TensorSpec:
-    return TensorSpec(tuple(tensor.shape), tensor.dtype, False)
 
 
 def _settle(device: torch.device) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from zeropp.ir.action import Kind
 from zeropp.show.palette import HELD_EDGE, INK, QUIET, shade
-from zeropp.show.picture import check_picture, save_picture
+from zeropp.show.picture import STYLE, check_picture, save_picture
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def draw_curves(
         if len(curve.values) != len(positions):
             raise ValueError(f"{curve.label}: {len(curve.values)} values, {len(positions)} needed")
     allowed = list(fits) if fits is not None else [True] * len(positions)
-    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]):
+    with style.context(STYLE):
         figure = Figure(figsize=(6.4, 1.2 + 1.5 * len(curves)), layout="constrained")
         figure.suptitle(title, color=INK, fontsize=10)
         axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]

@@ -12,7 +12,7 @@ legend
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zeropp.ir.timeline import Timeline
 from zeropp.show.layout import Floor, Layout, Panel, lay_out
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# text stays text, and the same picture gives the same file
+STYLE: list[str | dict[str, Any]] = ["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]
 _SUFFIXES = (".svg", ".png")
 _DPI = 180
 
@@ -56,7 +58,7 @@ def draw_picture(
 
     path = check_picture(path)
     layout = lay_out(timelines, floor, memory)
-    with style.context(["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]):
+    with style.context(STYLE):
         figure = Figure(figsize=(layout.width, layout.height), facecolor="white")
         for panel in layout.panels:
             _add_panel(figure, layout, panel)

@@ -1,13 +1,13 @@
 """The configuration of a training run: frozen, validated, read from TOML and dotted overrides."""
 
 import dataclasses
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
 
+from zeropp.costs.toml_file import read_table
 from zeropp.models import SIZES, GPTConfig
 from zeropp.plan import Plan, SavedPlan, read_plan
 
@@ -189,10 +189,7 @@ def read_config(path: Path) -> Config:
     Raises:
         ValueError: unreadable, or a section or field that does not exist.
     """
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"config: cannot read {path}: {error}") from error
+    values = read_table("config", path)
     plan = values.pop("plan", None)
     if not isinstance(plan, str | None):
         raise ValueError(f"config: {path}: plan must be a file or auto, got {plan!r}")
