@@ -46,7 +46,7 @@ Found = dict[Side, tuple[list[float], float]]  # seconds by round; MiB
 def sides(task: Task) -> list[Side]:
     """Our orders, of torch's runtime all, and two of torch's orders in our runtime."""
     ours = [Side("zeropp", V, "carry") for V in (1, 2, 4)] + [Side("zeropp", 2, "drain")]
-    vees = [Side("zb-v", 2), Side("dualpipe-v", 2)]
+    vees = [Side("zb-v", 2, slots=2 * P + 1), Side("dualpipe-v", 2)]
     return ours + vees[: 1 if task.B < 2 * P else 2] + torch_sides(P, task.B, (2, 4))
 
 
@@ -58,7 +58,7 @@ def run_sides(task: Task) -> tuple[list[list[float]], list[dict[str, float]]]:
     running = [Running(task, side) for side in sides(task)]
     for one in running:
         one.step()  # buffers, and torch's inference of shapes
-        if one.side.seam == "carry":
+        if one.side.follows_times:
             one.adapt(3)
         require_equal(one, loss, gradients)
     alone = Alone(task)

@@ -16,16 +16,23 @@ class Side:
         name: one of `PEERS` for torch's runtime, else one of our generators.
         V: stages per rank.
         seam: of ours, where there is a choice.
+        slots: of ours, what a refined order may hold; None: what the schedule's own holds.
     """
 
     name: str
     V: int
     seam: str | None = None
+    slots: int | None = None
 
     @property
     def ours(self) -> bool:
         """Whether our runtime runs it."""
         return self.name not in PEERS
+
+    @property
+    def follows_times(self) -> bool:
+        """Whether its order is one to be made for the measured times."""
+        return self.seam == "carry" or self.slots is not None
 
     @property
     def title(self) -> str:
@@ -35,7 +42,10 @@ class Side:
     def plan(self, P: int, B: int, costs: Costs | None = None) -> Plan:
         """Ours; the peers' orders do not depend on costs."""
         known = costs if self.name == "zeropp" else None
-        return Plan(P, self.V, B, self.name, seam=self.seam, costs=known)
+        refine = self.slots is not None
+        return Plan(
+            P, self.V, B, self.name, seam=self.seam, slots=self.slots, refine=refine, costs=known
+        )
 
 
 def torch_sides(P: int, B: int, chunks: Sequence[int]) -> list[Side]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import schedules_refined as refined
 from schedules_entries import ADVICE, ENTRIES, LINKS, Entry
 from schedules_figures import (
     RESIDENT,
@@ -185,6 +186,9 @@ def page() -> str:
         "## One by one\n",
         _wrap(ONE_BY_ONE) + "\n",
         *map(_section, ENTRIES),
+        "## Refined\n",
+        _wrap(refined.TEXT) + "\n",
+        refined.HEAD + "\n".join(refined.lines()) + "\n",
         "## Which one?\n",
         "\n".join(_guidance()) + "\n",
         "\n".join(f"[{name}]: {link}" for name, link in LINKS.items()) + "\n",

@@ -97,7 +97,7 @@ def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["train", "--run.adapt-gain", "2"], "run.adapt_gain must be above 0"),
         (
             ["train", "--run.adapt-every", "5", "--parallel.schedule", "interleaved-1f1b"],
-            "only the schedule zeropp adapts",
+            "splits B from W",
         ),
         (["profile", "--ranks", "0"], "ranks must be at least 1"),
         (["profile", "--seq-len", "999"], "seq_len must be from 1 to"),

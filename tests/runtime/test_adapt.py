@@ -78,6 +78,31 @@ def adapt_to_a_slow_rank() -> list[str]:
     return said
 
 
+def adapt_zb_v() -> list[str]:
+    """What the adapter says over three steps in which every other stage takes longer."""
+    plan = Plan(2, 2, 4, "zb-v", slots=5, refine=True)
+    pipe = Pipeline(tiny_blocks(4), tiny_loss, plan, device=torch.device("cpu"))
+    adapter, batch = Adapter(pipe, every=3, gain=0.01), torch.zeros(4, WIDTH)
+    times = (0.004, 0.006, 0.004, 0.006)
+    laps = Several(EmulatedCompute(Costs(times, times, times)), adapter.times)
+    said = []
+    for _ in range(3):
+        pipe.step((batch, batch), trace=laps)
+        said.append(str(adapter.after_step()))
+    assert pipe.plan.costs is not None
+    assert max(peak_slots_per_rank(pipe.program.schedule)) <= 5
+    pipe.step((batch, batch))
+    pipe.close()
+    return said
+
+
+def test_a_vee_is_refined_for_its_times_within_its_slots() -> None:
+    first, second = run_ranks(2, adapt_zb_v)
+    assert first == second
+    assert first[:2] == ["None", "None"]
+    assert first[2].startswith("new order (refined): ")
+
+
 def test_all_ranks_switch_together_and_say_what_it_brings() -> None:
     first, second = run_ranks(2, adapt_to_a_slow_rank)
     assert first == second
@@ -123,7 +148,7 @@ def refusals() -> list[str]:
 
 def test_what_cannot_be_adapted_is_refused() -> None:
     ((schedule, every, gain, follow),) = run_ranks(1, refusals)
-    assert "needs the schedule zeropp" in schedule
+    assert "splits B from W, such as zeropp or zb-v; got '1f1b'" in schedule
     assert "every must be at least 1" in every
     assert "gain must be above 0" in gain
     assert "num_microbatches cannot change" in follow

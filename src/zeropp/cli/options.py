@@ -39,6 +39,8 @@ class Made:
     """Durations F,B,W of one micro-batch through a whole rank; each chunk takes 1/V."""
     p2p: float = 0.0
     """Latency of one hop, in the same unit."""
+    refine: bool = False
+    """Improve the order for the costs, within the slots given or held."""
 
     def schedule(self) -> Schedule:
         """The named schedule, made for these costs."""
@@ -52,6 +54,7 @@ class Made:
             slots=self.slots,
             costs=self.costs_of(Placement(Shape.LOOP, self.pp, self.chunks)),
             budget=None if self.budget is None else Budget(self.budget, self.slot_bytes),
+            refine=self.refine,
         )
 
     def subject(self) -> Schedule | Program:

@@ -14,6 +14,7 @@ from zeropp.generate.gis import gis
 from zeropp.generate.gpipe import gpipe
 from zeropp.generate.interleaved import interleaved_1f1b
 from zeropp.generate.one_forward_one_backward import one_forward_one_backward
+from zeropp.generate.refine import refined
 from zeropp.generate.request import Request
 from zeropp.generate.v_half import v_half
 from zeropp.generate.v_min import v_min
@@ -100,6 +101,7 @@ def generate(
     slots: int | Auto | None = None,
     costs: Costs | None = None,
     budget: Budget | None = None,
+    refine: bool = False,
 ) -> Schedule:
     """Make the schedule called `name`.
 
@@ -114,6 +116,8 @@ def generate(
             those that `budget` holds.
         costs: what the schedule is made for; generators that do not go by times ignore it.
         budget: memory for activations, which `auto` needs.
+        refine: improve the order for `costs`, whichever schedule it is; within `slots`, by default
+            those that the schedule holds.
 
     Raises:
         ValueError: unknown name, a size out of range, a knob that the schedule does not have, or a
@@ -123,8 +127,10 @@ def generate(
         raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(GENERATORS)}")
     generator = GENERATORS[name]
     for option, value in (("unit_size", unit_size), ("seam", seam), ("slots", slots)):
-        if value is not None and option not in generator.options:
-            raise ValueError(f"{option} is not a knob of {name}; leave it out")
+        limits = refine and option == "slots" and value != "auto"
+        if value is not None and option not in generator.options and not limits:
+            refining = ", or refine the schedule" if option == "slots" else ""
+            raise ValueError(f"{option} is not a knob of {name}; leave it out{refining}")
     fixed_unit = None if unit_size == "auto" else unit_size
     fixed_slots = None if slots == "auto" else slots
     sizes = (pp_size, num_chunks, num_microbatches)
@@ -134,8 +140,11 @@ def generate(
         wanted = "slots auto needs a budget" if chooses else "budget goes with slots auto"
         raise ValueError(f"budget: {wanted} (bytes for activations, and bytes of a slot)")
     if unit_size == "auto" or budget is not None:
-        return automatic(request, budget or Budget(memory=float(fixed_slots or 0), slot=1.0))
-    return generator.make(request)
+        made = automatic(request, budget or Budget(memory=float(fixed_slots or 0), slot=1.0))
+    else:
+        made = generator.make(request)
+    times = costs or Costs.uniform(pp_size, num_chunks)
+    return refined(made, times, fixed_slots) if refine else made
 
 
 __all__ = ["GENERATORS", "Budget", "Generator", "Request", "forward_only", "generate"]

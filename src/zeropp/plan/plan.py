@@ -31,7 +31,8 @@ class Plan:
         recv_ahead: at the latest how many compute actions before its use a receive is posted.
         split: number of blocks in each stage; None: nearly equal.
         slots: most activations (one chunk of one micro-batch each) that a rank holds, for schedules
-            that have this knob; None: the schedule's default.
+            that have this knob or are refined; None: the schedule's default.
+        refine: improve the schedule's order for `costs`, within the memory that it holds.
         recompute: what of a block is run again in its B: `none`, `selective` or `full`.
         costs: what the schedule is made for; None: equal stages and free P2P.
 
@@ -53,6 +54,7 @@ class Plan:
     recv_ahead: int = 1
     split: tuple[int, ...] | None = None
     slots: int | None = None
+    refine: bool = False
     recompute: str = "none"
     costs: Costs | None = None
 
@@ -97,6 +99,7 @@ class Plan:
             seam=self.seam,
             slots=self.slots,
             costs=self.costs,
+            refine=self.refine,
         )
 
     def lower(self, schedule: Schedule, *, sharded: bool) -> Program:

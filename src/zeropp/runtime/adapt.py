@@ -1,7 +1,8 @@
 """Adapting while training: measured times make a new order, if it is worth the switch.
 
-Stages, sharding and memory stay as they are; the order of F, B and W and the units change. Every
-rank computes the same answer from the same times, and all switch between the same two steps.
+Stages, sharding and memory stay as they are; the order of F, B and W changes, and with it the units
+of `zeropp`, which is made anew for the times. Other schedules are refined for them. Every rank
+computes the same answer from the same times, and all switch between the same two steps.
 """
 
 from collections.abc import Iterator
@@ -40,8 +41,9 @@ class Switch:
 
     def __str__(self) -> str:
         unit = "" if self.plan.unit_size is None else f", units of {self.plan.unit_size}"
+        how = "refined" if self.plan.refine else self.plan.seam
         return (
-            f"new order ({self.plan.seam or 'carry'}{unit}): {self.before_s * 1e3:.1f} ms -> "
+            f"new order ({how}{unit}): {self.before_s * 1e3:.1f} ms -> "
             f"{self.after_s * 1e3:.1f} ms predicted ({-self.gain:+.1%})"
         )
 
@@ -52,21 +54,24 @@ class Adapter:
     Use: `out = pipe.step(batch, trace=adapter.times)`, then `adapter.after_step()`, on every rank.
 
     Args:
-        pipe: trained by the schedule `zeropp`.
+        pipe: trained by a schedule that splits B from W.
         every: steps whose times are looked at together; their median counts, so single slow
             actions do not.
         gain: the least share of the step's time that a switch must save, by prediction.
         latency: seconds of a hop between ranks.
 
     Raises:
-        ValueError: another schedule, or a number out of range.
+        ValueError: a schedule whose backwards are fused, or a number out of range.
     """
 
     def __init__(
         self, pipe: Pipeline, every: int = 10, gain: float = 0.02, latency: float = 0.0
     ) -> None:
-        if pipe.plan.schedule != "zeropp":
-            raise ValueError(f"adapting needs the schedule zeropp, got {pipe.plan.schedule!r}")
+        if pipe.program.schedule.fused:
+            raise ValueError(
+                "adapting needs a schedule that splits B from W, such as zeropp or zb-v; "
+                f"got {pipe.plan.schedule!r}"
+            )
         if every < 1:
             raise ValueError(f"every must be at least 1 step, got {every}")
         if not 0 < gain < 1:
@@ -99,12 +104,15 @@ class Adapter:
 
 
 def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:
-    """The fastest order for `costs` that holds and communicates no more than `program`."""
+    """The fastest order for `costs` that communicates no more than `program`, the plan's own.
+
+    It holds no more either, or than the plan's `slots`.
+    """
     before = simulate(program, costs).makespan
     best: Switch | None = None
     for candidate in _candidates(plan, program, costs):
         order = candidate.lower(candidate.compute, sharded=program.shard is not None)
-        if not _as_lean(order, program):
+        if not _as_lean(order, plan, program):
             continue
         after = simulate(order, costs).makespan
         if best is None or after < best.after_s:
@@ -113,7 +121,10 @@ def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:
 
 
 def _candidates(plan: Plan, program: Program, costs: Costs) -> Iterator[Plan]:
-    slots = max(peak_slots_per_rank(program.schedule))
+    slots = _allowed_slots(plan, program)
+    if plan.schedule != "zeropp":
+        yield replace(plan, refine=True, slots=slots, costs=costs)
+        return
     own = max(program.schedule.units)
     sizes = sorted({own, plan.pp_size, 2 * plan.pp_size - 1, plan.num_microbatches})
     for seam, size in product(("carry", "drain"), (s for s in sizes if s <= plan.num_microbatches)):
@@ -123,10 +134,14 @@ def _candidates(plan: Plan, program: Program, costs: Costs) -> Iterator[Plan]:
         yield replace(plan, seam=seam, unit_size=size, slots=allowed, costs=costs)
 
 
-def _as_lean(order: Program, than: Program) -> bool:
-    held = max(peak_slots_per_rank(order.schedule)) <= max(peak_slots_per_rank(than.schedule))
+def _allowed_slots(plan: Plan, program: Program) -> int:
+    return plan.slots or max(peak_slots_per_rank(program.schedule))
+
+
+def _as_lean(order: Program, plan: Plan, program: Program) -> bool:
+    held = max(peak_slots_per_rank(order.schedule)) <= _allowed_slots(plan, program)
     kinds = (Kind.UNSHARD, Kind.REDUCE)
-    return held and all(max(order.count(kind)) <= max(than.count(kind)) for kind in kinds)
+    return held and all(max(order.count(kind)) <= max(program.count(kind)) for kind in kinds)
 
 
 def _times(costs: Costs) -> tuple[float, ...]:

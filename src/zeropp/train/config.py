@@ -73,6 +73,7 @@ class ParallelConfig:
     recv_ahead: int = 1
     split: tuple[int, ...] | None = None
     slots: int | None = None
+    refine: bool = False
     recompute: str = "none"
 
     def plan(self) -> Plan:
@@ -118,7 +119,7 @@ class RunConfig:
     precision: Literal["fp32", "bf16"] = "fp32"
     """What blocks compute in; parameters, sums and reductions of gradients are fp32."""
     adapt_every: int = 0
-    """Steps after which measured times may change the order of a zeropp schedule; 0: never."""
+    """Steps after which measured times may change the order; 0: never."""
     adapt_gain: float = 0.02
     """The least share of a step's time that such a change must save, by prediction."""
     resume: str | None = None
@@ -156,9 +157,10 @@ class Config:
         """Raise ValueError for what only shows when the parts meet."""
         gpt, saved = self.model.gpt(), self.saved_plan()
         saved.plan.stage_blocks(gpt.num_blocks)
-        if self.run.adapt_every and saved.plan.schedule != "zeropp":
+        if self.run.adapt_every and saved.plan.compute.fused:
             raise ValueError(
-                f"run.adapt_every: only the schedule zeropp adapts, got {saved.plan.schedule!r}"
+                "run.adapt_every needs a schedule that splits B from W, such as zeropp or zb-v; "
+                f"got {saved.plan.schedule!r}"
             )
         if self.data.seq_len > gpt.seq_len:
             raise ValueError(
