@@ -112,6 +112,7 @@ class Running:
         latency, _ = measure_hop(0, dist.get_world_size() - 1, 4096, CPU)
         adapter = Adapter(self.pipeline, every=steps, gain=1e-3, latency=latency)
         for _ in range(steps):
+            self.forget_gradients()
             self.step(adapter.times)
             adapter.after_step()
 

@@ -33,7 +33,7 @@ def ranked_picture(rows: Sequence[Row], path: Path) -> None:
 
 
 def _setting(row: Row) -> str:
-    sizes = " ".join(f"{key}={row[key]}" for key in ("P", "B") if key in row)
+    sizes = " ".join(f"{key}={row[key]}" for key in ("P", "B", "rounds") if key in row)
     costs = ", ".join(f"{cost:g}" for cost in row.get("costs", ()))
     return f"{sizes}, F B W = {costs}" if costs else sizes
 
