@@ -94,6 +94,26 @@ def test_without_a_fault_both_finish(tmp_path: Path) -> None:
         assert rank.stdout == "finished\n"
 
 
+NEVER_CLOSED = """
+import atexit, threading, time
+from zeropp.runtime.watchdog import Watchdog
+
+class Store:
+    def check(self, keys):
+        time.sleep(0.05)
+        return False
+
+atexit.register(lambda: print([thread.name for thread in threading.enumerate()]))
+Watchdog(None, 0, Store(), 0.1)
+time.sleep(0.1)
+"""
+
+
+def test_nobody_watches_while_the_interpreter_ends() -> None:
+    done = subprocess.run([sys.executable, "-c", NEVER_CLOSED], capture_output=True, text=True)
+    assert (done.stdout, done.stderr, done.returncode) == ("['MainThread']\n", "", 0)
+
+
 def test_a_rank_that_sleeps_makes_every_rank_say_where_it_is(tmp_path: Path) -> None:
     first, second = run_with("time.sleep(100)", tmp_path, 60)
     assert first.returncode == second.returncode == 1

@@ -5,6 +5,7 @@ A thread on each rank looks at the action that the executor last began. Where th
 its latest actions, and all exit with status 1, at the latest `timeout` + 4 s after the fault.
 """
 
+import atexit
 import os
 import sys
 import threading
@@ -53,6 +54,8 @@ class Watchdog:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
+        # a thread that is inside of the store while the interpreter ends would abort the process
+        atexit.register(self.close)
 
     def begin(self, what: Action | str) -> None:
         """The rank begins an action, or a phase of the step named in words."""
@@ -74,9 +77,10 @@ class Watchdog:
         self._since = None
 
     def close(self) -> None:
-        """Stop watching."""
+        """Stop watching; a store that does not answer is left to itself after a while."""
+        atexit.unregister(self.close)
         self._closed.set()
-        self._thread.join()
+        self._thread.join(_GRACE_S)
 
     def place(self) -> str:
         """Where this rank is: its action, what that awaits, and the actions before."""
