@@ -3,11 +3,14 @@
 Run: python benchmarks/real.py [--json]; about eight minutes on two cores.
 
 Weights, batch, cut into stages, loss and gradients are equal, which is checked against plain
-PyTorch. Orders that can follow the measured times do so, as `zeropp train` lets them. All sides run
-in turn for a few rounds; then the fastest of either runtime run a final of many rounds, by which
-the claim goes: ratios are of the same round. In a round a side runs two steps, of which the second
-is timed: a run repeats one order, and the first step after another order's still takes its memory
-from the system anew.
+PyTorch. Every rank has a core of its own, as under `zeropp train`: else threads of one rank wake
+where the other computes, and either runtime stands still for milliseconds. Orders that can follow
+the measured times do so, as `zeropp train` lets them.
+
+All sides run in turn for a few rounds; then the fastest of either runtime run a final of many
+rounds, by which the claim goes: ratios are of the same round. In a round a side runs two steps, of
+which the second is timed: a run repeats one order, and the first step after another order's still
+takes its memory from the system anew.
 
 `most_possible` is what a pipeline without any idle time, or any cost of its own, would reach over
 the same side: each rank's half of the model by itself, in plain PyTorch, both at once. Peak memory
@@ -150,7 +153,7 @@ def peak_of(task: Task, side: Side) -> float:
 def main() -> int:
     """Measure and report."""
     wanted = parser(CLAIM).parse_args()
-    timed = [run_ranks(P, run_sides, task, timeout=500)[0] for task in TASKS]
+    timed = [run_ranks(P, run_sides, task, timeout=500, own_cores=True)[0] for task in TASKS]
     os.environ.update(ALLOCATOR)  # the ranks that start from here on have it
     listed: list[dict[str, Any]] = []
     claims: list[Figure] = []

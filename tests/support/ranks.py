@@ -12,6 +12,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from zeropp.runtime.cores import keep_to_own_cores
+
 
 class RankFailedError(AssertionError):
     """A rank raised, died or ran out of time."""
@@ -23,15 +25,20 @@ def run_ranks(
     *args: Any,
     timeout: float = 120.0,
     backend: str = "gloo",
+    own_cores: bool = False,
 ) -> list[Any]:
-    """`[function(*args) on rank 0, on rank 1, ...]`; every process is gone when this returns."""
+    """`[function(*args) on rank 0, on rank 1, ...]`; every process is gone when this returns.
+
+    With `own_cores` every rank is bound to its share of the cores.
+    """
     context = mp.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         processes, results = [], []
         for rank in range(world_size):
             ours, theirs = context.Pipe(duplex=False)
             store = str(Path(folder) / "store")
-            target_args = (theirs, rank, world_size, store, backend, function, args)
+            where = (rank, world_size, store, backend, own_cores)
+            target_args = (theirs, *where, function, args)
             process = context.Process(target=_main, args=target_args, daemon=True)
             process.start()
             theirs.close()
@@ -70,10 +77,13 @@ def _main(
     world_size: int,
     store: str,
     backend: str,
+    own_cores: bool,
     function: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
+    if own_cores:
+        keep_to_own_cores(rank, world_size)
     try:
         if backend == "nccl":
             torch.cuda.set_device(rank)

@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.errors import record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from zeropp.runtime.cores import keep_to_own_cores
+
 
 def under_torchrun() -> bool:
     """Whether torchrun (or another launcher that speaks its variables) started this process."""
@@ -69,11 +71,14 @@ def run_local_rank(
 
 def run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     """Join the process group, run, leave."""
-    local_world = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local_rank, local_ranks = (
+        int(os.environ.get(name, default))
+        for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
+    )
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(local_rank)
     else:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // local_world))
+        torch.set_num_threads(keep_to_own_cores(local_rank, local_ranks))
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
         function(*args)
