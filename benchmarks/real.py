@@ -102,8 +102,11 @@ def _in_turn(running: Mapping[Side | None, Running | Alone], rounds: int) -> Sec
 
 
 def _finalists(rounds: Seconds) -> list[Side]:
-    """Our two fastest, torch's three, and torch's fastest whose stages go round."""
-    by_time = sorted(filter(None, rounds), key=lambda side: median(rounds[side]))
+    """Our two fastest, torch's three, and torch's fastest whose stages go round.
+
+    By their best round: what else the machine does only ever adds time.
+    """
+    by_time = sorted(filter(None, rounds), key=lambda side: min(rounds[side]))
     ours, torchs = ([s for s in by_time if s.ours == own] for own in (True, False))
     return list(dict.fromkeys([*ours[:2], *torchs[:3], *filter(_goes_round, torchs)][:6]))
 
