@@ -86,23 +86,29 @@ ENTRIES = (
     ),
     Entry(
         "real",
-        "A real GPT over two ranks with one thread each, same weights, equal losses: our schedules "
-        "and those of `torch.distributed.pipelining`.",
+        "A real GPT over two ranks with one thread and one core each, same weights, equal losses: "
+        "our schedules and those of `torch.distributed.pipelining`. First all of torch's, then its "
+        "fastest and all of ours in turn, by which the claim goes.",
         picture=ranked_picture,
-        why="**Why 1.05 over torch's best is missed.** With P=2, V=2, B=4 every order takes at "
-        "least (3BV + P - 1) / 3BV = 1.042 times a step that is never idle; `most_possible` is "
-        "what each side takes of that, in plain PyTorch's time. torch's vees, DualPipeV and "
-        "ZBVZeroBubble, have that floor too, so what can be won is only what a runtime costs. The "
-        "trace of a step of ours, `shares`, shows where that goes: the ramp, which is 4 % of one "
-        "of the two ranks; between actions (`host`), where messages of 256 KiB are handed over; "
-        "and waiting for a rank that was late. In `compute` are 2 to 3 % for F + B + W over a "
-        "fused backward at layers this small (fused, 1 %). Tried: V=1 and 4, the same vees in our "
-        "runtime, orders made for the measured times, more messages under way at once (no gain), "
-        "fewer operations per action (from 0.99 to "
-        "what the table shows). What remains: ZeroPP's carried order is slower than a vee in the "
-        "same runtime, since it sends half as many messages again, and its ranks are more often "
-        "kept by them (`host`). Against the orders of torch that go round, as ZeroPP's does, the "
-        "ratio came to 1.04 to 1.09.",
+        why="**Why 1.05 over torch's best is missed.** With P=2 and V=2 every order takes at least "
+        "(3BV + P - 1) / 3BV times a step that is never idle, 1.042 at B=4 and 1.083 at B=2; "
+        "`most_possible` is what each side takes of that, in plain PyTorch's time. torch's vees "
+        "have that floor too, so against them only what a runtime costs can be won. The trace of a "
+        "step of ours, `shares`, shows what is left of it. At B=4 a refined zb-v loses the ramp "
+        "and 1 % between its actions (`host`), where messages of 256 KiB are handed over; its "
+        "`compute` is 3 to 4 % longer than plain PyTorch's, of which 2 are F + B + W over a fused "
+        "backward at layers this small, and the rest threads that carry messages and caches that "
+        "an order which interleaves micro-batches finds cold. At B=2 a rank also waits for the "
+        "other (`peer`) whenever an action takes longer than it mostly does, and there is nothing "
+        "to fill that time with. Tried: V=1 and 4; vees refined for the measured times, within "
+        "one more slot, and a core for each rank, without which posting a receive takes up to 5 ms "
+        "now and then (both together: zb-v at B=4 from 1.09 to 1.08 of never idle); a vee of four "
+        "chunks, whose floor is 1.02, but which sends as much as a loop of two; more messages "
+        "under way at once (no gain); fewer operations per action. What remains: runs of a refined "
+        "zb-v differ here, where other work shares the caches (1.04 and 1.05 at B=4, 1.02 to 1.08 "
+        "at B=2); and ZeroPP's carried order, a loop, sends half as many messages again as a "
+        "vee, which costs it 1 to 2 %. Against the orders of torch that go round the ratio came "
+        "to 1.03 to 1.08.",
     ),
     Entry(
         "cluster",
