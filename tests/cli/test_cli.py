@@ -72,6 +72,8 @@ def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["simulate", "--compare", "1f1b,none"], "compare"),
         (["simulate", "--limit", "3"], "limit"),
         (["simulate", "--slots", "auto"], "budget"),
+        (["simulate", "zb-v", "--chunks", "2", "--slots", "9"], "leave it out, or refine"),
+        (["simulate", "zb-v", "--chunks", "2", "--slots", "7", "--refine"], "holds 8"),
         (["simulate", "--chunks", "2", "--slots", "auto", "--budget", "1"], "at least 2"),
         (["simulate", "--transfer", "-1"], "transfer"),
         (["show", "1f1b", "--costs", "1,nan,1"], "costs"),
@@ -122,6 +124,17 @@ def test_bad_input_is_one_line_and_status_two(
     assert status == 2
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_simulate_refines_an_order_for_its_costs(capsys: pytest.CaptureFixture[str]) -> None:
+    size = ["--pp", "2", "--chunks", "2", "--microbatches", "4", "--p2p", "0.2", "--json"]
+    found = []
+    for refining in ([], ["--refine"], ["--refine", "--slots", "5"]):
+        assert main(["simulate", "zb-v", *size, *refining]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    plain, refined, wider = (one["makespan"] for one in found)
+    assert plain > refined > wider
+    assert wider == pytest.approx(found[2]["floor"])
 
 
 def test_simulate_prints_the_contract_as_json(capsys: pytest.CaptureFixture[str]) -> None:

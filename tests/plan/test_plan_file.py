@@ -17,6 +17,7 @@ PLAN = Plan(
     [
         Plan(),
         PLAN,
+        Plan(2, 2, 4, "zb-v", slots=5, refine=True, costs=Costs.uniform(2, 2, latency=0.2)),
         Plan(2, 1, 4, "zeropp", costs=Costs((1.0, 2.0), (1.0, 1.5), (0.5, 1.0), 0.1)),
     ],
 )
