@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.sizes import sized
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Request, generate
 from zeropp.ir import Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
@@ -62,10 +63,7 @@ def test_units_are_nearly_equal_and_none_exceeds_u() -> None:
 
 @given(st.data())
 def test_every_generated_program_is_sound(data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(sorted(GENERATORS)))
-    P, B = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 10))
-    allowed = GENERATORS[name].chunks
-    V = data.draw(st.integers(1, 3) if allowed is None else st.sampled_from(sorted(allowed)))
+    name, P, V, B = data.draw(sized(5, 10))
     unit = data.draw(st.integers(1, B)) if "unit_size" in GENERATORS[name].options else None
     seam = data.draw(st.sampled_from(["drain", "carry"])) if name == "zeropp" else None
     schedule = generate(name, P, V, B, unit_size=unit, seam=seam)

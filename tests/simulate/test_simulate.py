@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support.sizes import sized
 from zeropp.costs import Bytes, Costs, Traffic
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import evaluate
@@ -110,10 +111,7 @@ def test_the_longer_channel_delays_its_receiver() -> None:
 
 @given(st.data())
 def test_any_program_simulates(data: st.DataObject) -> None:
-    name = data.draw(st.sampled_from(sorted(GENERATORS)))
-    P, B = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 9))
-    allowed = GENERATORS[name].chunks
-    V = data.draw(st.integers(1, 3) if allowed is None else st.sampled_from(sorted(allowed)))
+    name, P, V, B = data.draw(sized(5, 9))
     times = st.floats(0, 3, allow_nan=False)
     costs = Costs.uniform(P, V, data.draw(times) + 0.1, *data.draw(st.tuples(times, times)))
     traffic = Traffic(*data.draw(st.tuples(times, times, times, times)))
