@@ -105,7 +105,7 @@ ENTRIES = (
         "now and then (both together: zb-v at B=4 from 1.09 to 1.08 of never idle); a vee of four "
         "chunks, whose floor is 1.02, but which sends as much as a loop of two; more messages "
         "under way at once (no gain); fewer operations per action. What remains: runs of a refined "
-        "zb-v differ here, where other work shares the caches (1.04 and 1.05 at B=4, 1.02 to 1.08 "
+        "zb-v differ here, where other work shares the caches (1.03 to 1.05 at B=4, 1.02 to 1.08 "
         "at B=2); and ZeroPP's carried order, a loop, sends half as many messages again as a "
         "vee, which costs it 1 to 2 %. Against the orders of torch that go round the ratio came "
         "to 1.03 to 1.08.",
