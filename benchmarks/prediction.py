@@ -31,7 +31,7 @@ from zeropp.runtime.profile import measure, profile
 from zeropp.runtime.rehearse import rehearse
 from zeropp.runtime.trace import Laps, Phase
 from zeropp.simulate import Category, Report, simulate
-from zeropp.train.loop import token_loss
+from zeropp.train.model import token_loss
 from zeropp.train.subject import gpt_subject
 
 CLAIM = "A step takes, and holds, what is predicted"
@@ -180,7 +180,7 @@ def _seconds(pipe: Pipeline) -> float:
 
 def _profiled() -> Profile:
     cpu = torch.device("cpu")
-    subject = gpt_subject(GPT, GPT.seq_len, (Setting(SEQUENCES),), "fp32")
+    subject = gpt_subject(GPT, GPT.seq_len, (Setting(SEQUENCES),))
     return profile(subject, list(measure(subject, cpu)), cpu)
 
 

@@ -254,3 +254,14 @@ def test_a_rehearsal_runs_the_program_and_leaves_nothing(tmp_path: Path) -> None
     assert "4 ranks ran the program of zeropp: 48 compute actions of 10 ms" in done.stdout
     assert "measured (" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
+    losses = {}
+    for backend in ("off", "aot_eager"):
+        run = ["--run.name", backend, "--run.compile", backend, "--run.steps", "3", *TINY]
+        done = zeropp("train", *run, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        lines = (tmp_path / "runs" / backend / "metrics.jsonl").read_text().splitlines()
+        losses[backend] = [json.loads(line)["loss"] for line in lines]
+    assert losses["aot_eager"] == pytest.approx(losses["off"], rel=1e-5)

@@ -48,6 +48,15 @@ def test_a_profile_says_what_blocks_and_links_take(profiled: Path) -> None:
     assert profile.optimizer > 0
 
 
+def test_compiled_blocks_are_profiled(tmp_path: Path) -> None:
+    sizes = ["--seq-len", "16", "--micro-batch-sizes", "1", "--compile", "aot_eager"]
+    done = zeropp("profile", "-o", "compiled.toml", *sizes, *MODEL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (blocks,) = read_profile(tmp_path / "compiled.toml").blocks.values()
+    assert blocks["layer"].flops == pytest.approx(6 * 16 * (12 * 128**2 + 2 * 16 * 128), rel=0.05)
+    assert blocks["layer"].until_backward > blocks["layer"].until_weight > 0
+
+
 def test_a_plan_of_the_profile_is_trained_and_compared(profiled: Path) -> None:
     asked = ["--gpus", "2", "--gpus-per-node", "2", "--global-batch", "8", "-o", "plan.toml"]
     done = zeropp("plan", "--profile", "profile.toml", *asked, cwd=profiled)

@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Callable
+from types import MethodType
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from support.features import (
@@ -24,6 +26,23 @@ from zeropp.plan import Plan
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.split_rules import split_report
 
+
+class Doubled(nn.Module):
+    """A layer given another forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(H, H)
+        self.layer.forward = MethodType(_doubled, self.layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x))
+
+
+def _doubled(layer: nn.Linear, x: Tensor) -> Tensor:
+    return 2 * F.linear(x, layer.weight, layer.bias)
+
+
 BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "bias": Residual,
     "no bias": lambda: Residual(bias=False),
@@ -33,6 +52,7 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "custom function": Custom,
     "Conv1D": Conv1D,
     "subclass": lambda: Wide(H, H),
+    "own forward": Doubled,
 }
 
 
@@ -150,11 +170,11 @@ def test_a_block_is_run_again_once_for_each_microbatch() -> None:
 
 
 def test_the_report_says_when_each_gradient_is_made() -> None:
-    blocks = nn.Sequential(nn.Embedding(5, H), Residual(), Adapter(), Wide(H, H))
+    blocks = nn.Sequential(nn.Embedding(5, H), Residual(), Adapter(), Wide(H, H), Doubled())
     when = {entry.name: entry.when for entry in split_report(blocks)}
     assert when["0.weight"] == "W"
     assert when["1.up.weight"] == when["1.up.bias"] == "W"
     assert when["1.norm.weight"] == "B"
     assert when["2.base.weight"] == "never"
     assert when["2.a.weight"] == "W"
-    assert when["3.weight"] == "B"
+    assert when["3.weight"] == when["4.layer.weight"] == "B"

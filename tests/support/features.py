@@ -230,6 +230,12 @@ def gpt(**parts: Any) -> list[nn.Module]:
     return blocks
 
 
+def compiled(blocks: list[nn.Module]) -> list[nn.Module]:
+    for block in blocks:
+        block.compile(backend="aot_eager")
+    return blocks
+
+
 def even(count: int, generator: torch.Generator, tokens: bool = True) -> Batch:
     return [_pair(2, SEQ, generator, tokens) for _ in range(count)]
 
@@ -270,6 +276,8 @@ def _masks() -> dict[str, Tensor]:
     return {"mask": torch.ones(SEQ, SEQ, dtype=torch.bool).tril(), "table": table}
 
 
+_FULL = {"recompute": "full"}
+
 FEATURES = (
     Feature("linear layers with bias", lambda: stack(Residual)),
     Feature("linear layers without bias", lambda: stack(lambda: Residual(bias=False))),
@@ -282,19 +290,21 @@ FEATURES = (
     Feature("subclass, left whole", lambda: stack(lambda: Wide(H, H))),
     Feature("input without gradient", lambda: stack(Residual, tokens=False), _floats),
     Feature("checkpointing, selective", lambda: stack(Residual), plan={"recompute": "selective"}),
-    Feature("checkpointing, full", lambda: stack(Residual), plan={"recompute": "full"}),
+    Feature("checkpointing, full", lambda: stack(Residual), plan=_FULL),
     Feature("several tensors, integers", lambda: [Opening(), *_streams(), Closing()]),
     Feature("complex numbers between stages", lambda: _turns()),
     Feature("constants of the step", lambda: stack(Masked), constants=_masks),
     Feature("lengths differ, small last micro-batch", lambda: stack(Residual), ragged),
     Feature("auxiliary losses", lambda: stack(Expert)),
-    Feature("auxiliary losses, recomputed", lambda: stack(Expert), plan={"recompute": "full"}),
+    Feature("auxiliary losses, recomputed", lambda: stack(Expert), plan=_FULL),
     Feature("evaluation between two steps", lambda: stack(Residual), evaluates=True),
     Feature("GPT", lambda: gpt()),
     Feature("GPT, rotary, grouped, swiglu", lambda: gpt(**_LLAMA)),
     Feature("GPT, tied embeddings", lambda: gpt(tied=True)),
     Feature("GPT, tied, 3 clipped AdamW steps", lambda: gpt(tied=True), steps=3),
     Feature("GPT, 3 clipped AdamW steps", lambda: gpt(), steps=3),
+    Feature("compiled GPT, 3 clipped AdamW steps", lambda: compiled(gpt()), steps=3),
+    Feature("compiled, auxiliary losses, recomputed", lambda: compiled(stack(Expert)), plan=_FULL),
 )
 
 _LLAMA: dict[str, Any] = {

@@ -26,6 +26,8 @@ class Profiled:
     """Ways of checkpointing, each measured: none, selective, full."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What blocks compute in."""
+    compile: Literal["off", "inductor", "aot_eager"] = "off"
+    """Backend of torch.compile for every block, as the training will use."""
     ranks: int = 2
     """Local ranks to start; under torchrun, its ranks are used."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -63,6 +65,7 @@ def run_profile_verb(arguments: list[str]) -> int:
         wanted.micro_batch_sizes,
         wanted.recompute,
         wanted.precision,
+        wanted.compile,
         wanted.output,
     )
     run_on_ranks(wanted.ranks, resolve_device(wanted.device), run_profile, what)

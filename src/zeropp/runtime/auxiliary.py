@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeropp.runtime.compiled import uncompiled
 from zeropp.runtime.recorder import Recorder, Tape
 
 
@@ -28,6 +29,7 @@ class AuxiliaryLoss(nn.Module):
         self.loss: Tensor | None = None
         self.recorder: Recorder | None = None
 
+    @uncompiled
     def forward(self, x: Tensor, loss: Tensor) -> Tensor:
         """`x`, whose backward will also run `loss`'s.
 

@@ -10,12 +10,13 @@ W needs; this is the split of zero-bubble pipeline parallelism (arXiv 2401.10241
 in the operators instead of by walking the autograd graph a second time.
 """
 
-from functools import partial
-from typing import Any
+from functools import cache
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from zeropp.runtime.compiled import uncompiled
 from zeropp.runtime.recorder import Deferred, Recorder, Tape
 from zeropp.runtime.split_rules import SplitRule, rule_of
 
@@ -45,16 +46,35 @@ class _Split(torch.autograd.Function):
 
 
 def split_layers(module: nn.Module, recorder: Recorder) -> None:
-    """Make every layer inside `module` that a rule fits leave its W on a tape."""
+    """Make every layer inside `module` that a rule fits leave its W on a tape.
+
+    As FSDP2 does, this changes the class of the layers, to a subclass of their own.
+    """
     for layer in module.modules():
         if (rule := rule_of(layer)) is not None:
-            layer.forward = partial(_forward, layer, layer.forward, rule, recorder)
+            kind: Any = type(layer)
+            if not issubclass(kind, SplitLayer):
+                layer.__class__ = _split_class(kind)
+            split = cast(SplitLayer, layer)
+            split.split_rule, split.split_recorder = rule, recorder
 
 
-def _forward(
-    layer: nn.Module, whole: Any, rule: SplitRule, recorder: Recorder, x: Tensor
-) -> Tensor:
-    if recorder.tape is None or not torch.is_grad_enabled():
-        return whole(x)
-    bias = getattr(layer, "bias", None)
-    return _Split.apply(x, layer.weight, bias, rule, recorder.tape)
+class SplitLayer(nn.Module):
+    """What a split layer also is."""
+
+    split_rule: SplitRule
+    split_recorder: Recorder
+
+    @uncompiled
+    def forward(self, x: Tensor) -> Tensor:
+        """The layer's own forward, whose backward is cut in two while a tape is there."""
+        tape = self.split_recorder.tape
+        if tape is None or not torch.is_grad_enabled():
+            return super().forward(x)
+        bias = getattr(self, "bias", None)
+        return _Split.apply(x, self.weight, bias, self.split_rule, tape)
+
+
+@cache
+def _split_class(kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Split{kind.__name__}", (SplitLayer, kind), {})

@@ -27,7 +27,8 @@ class Block(NamedTuple):
     @classmethod
     def of(cls, module: nn.Module, call: Callable[..., Any] | None = None) -> "Block":
         """`module`, called through `call` where that is given."""
-        return cls(call or module, frozenset(constants_of(module)))
+        called = module if call is None else call
+        return cls(called, frozenset(constants_of(module)))
 
 
 class TensorSpec(NamedTuple):
@@ -92,7 +93,8 @@ class Boundaries:
                 for spec in specs
             )
             try:
-                outputs = run_blocks(blocks, tensors, constants, self._precision)
+                with torch.compiler.set_stance("force_eager"):
+                    outputs = run_blocks(blocks, tensors, constants, self._precision)
             except RuntimeError as error:
                 raise ValueError(
                     f"the blocks of stage {index} do not run on the meta device, by which the "

@@ -14,6 +14,7 @@ from zeropp.ir import Program
 from zeropp.plan import Plan
 from zeropp.runtime.assemble import assemble, default_device, require_same_program
 from zeropp.runtime.boundary import Tensors
+from zeropp.runtime.compiled import require_unwrapped
 from zeropp.runtime.constants import Constants, ConstantSender
 from zeropp.runtime.executor import Execution
 from zeropp.runtime.instructions import Instruction, instructions
@@ -71,7 +72,8 @@ class Pipeline:
         transport: what carries tensors between ranks; None: torch.distributed's process groups.
 
     Raises:
-        ValueError: sizes that do not fit the ranks or the model, or meta blocks without `init`.
+        ValueError: sizes that do not fit the ranks or the model, meta blocks without `init`, or a
+            block wrapped by `torch.compile`.
         InvalidProgramError: the plan's program breaks a rule.
     """
 
@@ -90,6 +92,7 @@ class Pipeline:
         transport: Transport | None = None,
     ) -> None:
         check_world_size(plan, dist.get_world_size())
+        require_unwrapped(blocks)
         stages = plan.stage_blocks(len(blocks))
         self.plan = plan
         self.device = device or default_device()

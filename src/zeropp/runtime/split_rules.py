@@ -88,11 +88,14 @@ class EmbeddingRule:
 def rule_of(layer: nn.Module) -> SplitRule | None:
     """The rule that fits `layer`, or None if its gradients are left to autograd, in B.
 
-    Subclasses are left whole, since they may compute something else; so are layers whose weight is
-    frozen, which have no W. A layer of your own is split by giving it a `split_rule` attribute.
+    Subclasses are left whole, and layers given a `forward` of their own, since they may compute
+    something else; so are layers whose weight is frozen, which have no W. A layer of your own is
+    split by giving it a `split_rule` attribute.
     """
     weight = getattr(layer, "weight", None)
     if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
+        return None
+    if "forward" in vars(layer):
         return None
     own: SplitRule | None = getattr(layer, "split_rule", None)
     if own is not None:

@@ -36,8 +36,8 @@ def _planned(config: Config) -> SavedPlan:
     batch = asked.micro_batch_size * asked.plan.num_microbatches * asked.plan.dp_size
     sizes = [2**i for i in range(_LARGEST.bit_length()) if 2**i <= min(batch, _LARGEST)]
     settings = tuple(Setting(size, Recompute.NONE) for size in sizes)
-    precision, length = config.run.precision, config.data.seq_len
-    subject = gpt_subject(config.model.gpt(), length, settings, precision)
+    run, length = config.run, config.data.seq_len
+    subject = gpt_subject(config.model.gpt(), length, settings, run.precision, run.compile)
     if dist.get_rank() == 0:
         print(f"measuring blocks with micro-batches of {sizes}, and links", flush=True)
     made = profile(subject, list(measure(subject, device)), device)

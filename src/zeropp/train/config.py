@@ -118,6 +118,8 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     """What blocks compute in; parameters, sums and reductions of gradients are fp32."""
+    compile: Literal["off", "inductor", "aot_eager"] = "off"
+    """Backend of torch.compile for every block; the first steps then take longer."""
     adapt_every: int = 0
     """Steps after which measured times may change the order; 0: never."""
     adapt_gain: float = 0.02

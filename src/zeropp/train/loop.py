@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
-from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir import Timeline, evaluate
-from zeropp.models import gpt_blocks, init_block
+from zeropp.models import init_block
 from zeropp.runtime.adapt import Adapter
 from zeropp.runtime.assemble import default_device
 from zeropp.runtime.measure_links import SMALL, measure_hop
@@ -26,24 +24,13 @@ from zeropp.train import checkpoint
 from zeropp.train.config import Config
 from zeropp.train.data import Corpus, decode, load_corpus
 from zeropp.train.measured import against_prediction, held_bytes, peak_bytes
+from zeropp.train.model import meta_blocks, precision_of, token_loss
 from zeropp.train.optim import learning_rate, make_optimizer
 
 
 def train(config: Config) -> None:
     """Train as one rank of an initialised process group."""
     Trainer(config).run()
-
-
-def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the cross-entropies of all tokens, in fp32."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
-
-
-def precision_of(name: str) -> MixedPrecisionPolicy:
-    """`fp32`, or `bf16`: compute in bf16, sum and reduce in fp32."""
-    if name == "fp32":
-        return MixedPrecisionPolicy()
-    return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
 class Trainer:
@@ -57,10 +44,8 @@ class Trainer:
         self.config = config
         self.before = held_bytes(default_device())
         gpt, self.saved = config.model.gpt(), config.saved_plan()
-        with torch.device("meta"):
-            blocks = gpt_blocks(gpt)
         self.pipe = Pipeline(
-            blocks,
+            meta_blocks(gpt, config.run.compile),
             token_loss,
             self.saved.plan,
             precision=precision_of(config.run.precision),

@@ -26,6 +26,7 @@ class Wanted:
         micro_batch_sizes: sequences in a micro-batch, each measured.
         recompute: ways of checkpointing, each measured.
         precision: what blocks compute in.
+        compile: backend of torch.compile for the blocks, or off.
         output: the profile's file.
     """
 
@@ -34,6 +35,7 @@ class Wanted:
     micro_batch_sizes: tuple[int, ...]
     recompute: tuple[str, ...]
     precision: Literal["fp32", "bf16"]
+    compile: Literal["off", "inductor", "aot_eager"]
     output: Path
 
 
@@ -45,7 +47,7 @@ def run_profile(wanted: Wanted) -> None:
         for size in wanted.micro_batch_sizes
         for how in wanted.recompute
     )
-    subject = gpt_subject(wanted.gpt, wanted.seq_len, settings, wanted.precision)
+    subject = gpt_subject(wanted.gpt, wanted.seq_len, settings, wanted.precision, wanted.compile)
     found = []
     for one in measure(subject, device):
         found.append(one)

@@ -4,20 +4,22 @@ import torch
 from torch import nn
 
 from zeropp.costs import Setting
-from zeropp.models import GPTConfig, gpt_blocks, init_block
+from zeropp.models import GPTConfig, init_block
 from zeropp.runtime.microbatches import Microbatch
 from zeropp.runtime.profile import Subject
 from zeropp.train.config import OptimConfig
-from zeropp.train.loop import precision_of, token_loss
+from zeropp.train.model import meta_blocks, precision_of, token_loss
 from zeropp.train.optim import make_optimizer
 
 
 def gpt_subject(
-    gpt: GPTConfig, seq_len: int, settings: tuple[Setting, ...], precision: str
+    gpt: GPTConfig,
+    seq_len: int,
+    settings: tuple[Setting, ...],
+    precision: str = "fp32",
+    compile_with: str = "off",
 ) -> Subject:
-    """`gpt` with sequences of `seq_len` tokens; `precision` is fp32 or bf16."""
-    with torch.device("meta"):
-        blocks = gpt_blocks(gpt)
+    """`gpt` with sequences of `seq_len` tokens; `precision` and `compile_with` as for training."""
 
     def init(index: int, block: nn.Module) -> None:
         init_block(block, gpt, index, seed=0)
@@ -27,7 +29,7 @@ def gpt_subject(
         return Microbatch((tokens,), tokens)
 
     return Subject(
-        blocks,
+        meta_blocks(gpt, compile_with),
         ("embedding", *("layer",) * gpt.layers, "head"),
         init,
         token_loss,
