@@ -182,6 +182,31 @@ def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('[run]\nsteps = "ten"', "run.steps must be int, got 'ten'"),
+        ('[run]\nprecision = "fp8"', "run.precision must be one of fp32, bf16, got 'fp8'"),
+        ('[parallel]\nsplit = [3, "a"]', "parallel.split must be tuple[int, ...], got (3, 'a')"),
+        ("[run]\nstep = 3", "unknown field run.step; use name, folder, steps"),
+        ("run = 3", "run must be a table, got 3"),
+        ("[runs]", "unknown field runs; use plan, run, model"),
+        ("[optim]\nlr = 0", "optim.lr must be above 0"),
+        ("[run", "cannot read"),
+    ],
+)
+def test_a_config_file_is_refused_by_field(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str, message: str
+) -> None:
+    path = tmp_path / "config.toml"
+    path.write_text(content, encoding="utf-8")
+    assert main(["train", "--config", str(path)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("zeropp: config: ")
+    assert message in error
+    assert str(path) in error
+
+
 def test_train_leaves_a_run_and_resumes_in_another_layout(tmp_path: Path) -> None:
     done = zeropp("train", "--run.name", "a", "--run.steps", "3", *TINY, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

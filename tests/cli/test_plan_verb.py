@@ -59,7 +59,7 @@ def test_a_model_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert json.loads(capsys.readouterr().out)["plan"]["pp_size"] == 1
     path.write_text("vocab_size = 1000\nlayers = 2\nhidden = 64\nheads = 4\n")
     assert main(["plan", "--model", str(path), "--gpus", "1", "--global-batch", "2"]) == 2
-    assert "seq_len missing" in capsys.readouterr().err
+    assert "missing field seq_len" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_a_profile_is_read_as_it_was_written(tmp_path: Path) -> None:
     [
         ("seq_len = 1024", "", "missing field 'seq_len'"),
         ("seq_len = 1024", "seq_len = 0", "seq_len must be a whole number"),
-        ("seq_len = 1024", "speed = 1\nseq_len = 1024", "unknown field 'speed'"),
+        ("seq_len = 1024", "speed = 1\nseq_len = 1024", "unknown field speed"),
         ("latency =", "lag =", "unknown field inside.lag; use latency"),
         ('recompute = "full"', 'recompute = "all"', "times.recompute must be one of none"),
         ("forward =", "backwards =", "unknown field times.backwards"),

@@ -33,7 +33,7 @@ def test_a_plan_is_read_as_it_was_written(plan: Plan, tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("micro_batch_size = 1", "", "micro_batch_size must be a whole number"),
-        ("pp_size = 2", "pp_sise = 2", "unknown field 'pp_sise'"),
+        ("pp_size = 2", "pp_sise = 2", "unknown field pp_sise"),
         ("pp_size = 2", "pp_size = 0", "pp_size must be at least 1"),
         ("pp_size = 2", "pp_size 2", "cannot read"),
         ('recompute = "full"', 'recompute = "all"', "recompute must be one of"),

@@ -1,12 +1,12 @@
 """Options of `zeropp plan`: a model and a cluster by names, or a measured profile."""
 
-import dataclasses
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from zeropp.costs import GPUS, Efficiency, Hardware, Profile, analytic_profile, read_profile
 from zeropp.costs.hardware import GIB, gpu_named
-from zeropp.costs.toml_file import read_table
+from zeropp.costs.toml_file import make, read_toml
 from zeropp.models import SIZES, GPTConfig
 from zeropp.plan import Problem
 
@@ -103,15 +103,4 @@ def model_shape(model: str) -> GPTConfig:
     if path.suffix != ".toml":
         names = ", ".join(SIZES)
         raise ValueError(f"model must be one of {names}, or a .toml file; got {model!r}")
-    values = read_table("model", path)
-    known = {field.name for field in dataclasses.fields(GPTConfig)}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"model: {path}: unknown field {unknown[0]!r}; use {', '.join(known)}")
-    try:
-        return GPTConfig(**values)
-    except TypeError as error:
-        required = ("vocab_size", "seq_len", "layers", "hidden", "heads")
-        missing = ", ".join(name for name in required if name not in values)
-        raise ValueError(f"model: {path}: {missing or error} missing") from error
-    except ValueError as error:
-        raise ValueError(f"model: {path}: {error}") from error
+    return read_toml("model", path, partial(make, GPTConfig))

@@ -23,9 +23,9 @@ import tomli_w
 from zeropp.costs.link import Link
 from zeropp.costs.profile import Block, Device, Precision, Profile, Setting
 from zeropp.costs.recompute import Recompute
-from zeropp.costs.toml_file import read_toml
+from zeropp.costs.toml_file import fields_of, read_toml
 
-_Part = TypeVar("_Part", Block, Device, Link, Precision)
+_Part = TypeVar("_Part")
 _FIELDS = frozenset(
     {"seq_len", "blocks", "optimizer", "assumptions", "device", "precision", "parameters"}
     | {"times", "inside", "between"}
@@ -73,7 +73,7 @@ def _as_table(profile: Profile) -> dict[str, Any]:
 
 def _from_table(table: dict[str, Any]) -> Profile:
     if unknown := sorted(table.keys() - _FIELDS):
-        raise ValueError(f"unknown field {unknown[0]!r}; use {', '.join(sorted(_FIELDS))}")
+        raise ValueError(f"unknown field {unknown[0]}; use {', '.join(sorted(_FIELDS))}")
     blocks: dict[Setting, dict[str, Block]] = {}
     for times in map(dict, table["times"]):
         kind, size = times.pop("kind"), times.pop("micro_batch_size")
@@ -89,19 +89,14 @@ def _from_table(table: dict[str, Any]) -> Profile:
         precision=_part(Precision, "precision", table.get("precision", {})),
         optimizer=float(table.get("optimizer", 0.0)),
         assumptions=tuple(table.get("assumptions", ())),
-        **{name: _part(Link, name, _tuples(link)) for name, link in links.items()},
+        **{name: _part(Link, name, link) for name, link in links.items()},
     )
 
 
-def _part(kind: type[_Part], name: str, values: dict[str, Any]) -> _Part:
-    known = [field.name for field in dataclasses.fields(kind)]
-    if unknown := sorted(values.keys() - set(known)):
-        raise ValueError(f"unknown field {name}.{unknown[0]}; use {', '.join(known)}")
+def _part(kind: type[_Part], name: str, table: dict[str, Any]) -> _Part:
+    values = fields_of(kind, table, f"{name}.")
     try:
         return kind(**values)
-    except TypeError as error:
-        missing = [f for f in known if f not in values]
-        raise ValueError(f"{name}: {', '.join(missing)} missing, or not a number") from error
     except ValueError as error:
         raise ValueError(f"{name}.{error}") from error
 
@@ -116,10 +111,3 @@ def _whole(name: str, value: Any) -> int:
     if not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     return value
-
-
-def _tuples(link: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: tuple(map(tuple, value)) if isinstance(value, list) else value
-        for key, value in link.items()
-    }

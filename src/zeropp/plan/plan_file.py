@@ -16,7 +16,7 @@ from typing import Any
 import tomli_w
 
 from zeropp.costs import Costs
-from zeropp.costs.toml_file import read_toml
+from zeropp.costs.toml_file import make, read_toml
 from zeropp.plan.plan import Plan
 
 
@@ -55,15 +55,11 @@ def read_plan(path: Path) -> SavedPlan:
 
 
 def _from_table(values: dict[str, Any]) -> SavedPlan:
-    predicted, costs = values.pop("predicted", {}), values.pop("costs", None)
+    predicted = values.pop("predicted", {})
     size = values.pop("micro_batch_size", None)
     if not isinstance(size, int) or size < 1:
         raise ValueError(f"micro_batch_size must be a whole number of at least 1, got {size!r}")
-    known = {field.name for field in dataclasses.fields(Plan)}
-    if unknown := sorted(values.keys() - known):
-        raise ValueError(f"unknown field {unknown[0]!r}; use {', '.join(sorted(known))}")
-    made_for = None if costs is None else Costs(**_tuples(costs))
-    return SavedPlan(Plan(**_tuples(values), costs=made_for), size, predicted)
+    return SavedPlan(make(Plan, values), size, predicted)
 
 
 def _set_fields(owner: Plan | Costs) -> dict[str, Any]:
@@ -73,7 +69,3 @@ def _set_fields(owner: Plan | Costs) -> dict[str, Any]:
         for name, value in values.items()
         if value is not None and name != "costs"
     }
-
-
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}

@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import tomli_w
 
-from zeropp.costs.toml_file import read_table
+from zeropp.costs.toml_file import make, read_toml
 from zeropp.models import SIZES, GPTConfig
 from zeropp.plan import Plan, SavedPlan, read_plan
 
@@ -191,22 +192,9 @@ def read_config(path: Path) -> Config:
     """The configuration in a TOML file; fields that it leaves out keep their defaults.
 
     Raises:
-        ValueError: unreadable, or a section or field that does not exist.
+        ValueError: unreadable, or a section or field that does not exist or cannot be used.
     """
-    values = read_table("config", path)
-    plan = values.pop("plan", None)
-    if not isinstance(plan, str | None):
-        raise ValueError(f"config: {path}: plan must be a file or auto, got {plan!r}")
-    every = (f for f in dataclasses.fields(Config) if f.name != "plan")
-    sections: dict[str, Any] = {f.name: f.default_factory for f in every}
-    for name, section in values.items():
-        if name not in sections or not isinstance(section, dict):
-            raise ValueError(f"config: {path} has no section {name!r}; use {', '.join(sections)}")
-        known = {f.name for f in dataclasses.fields(sections[name])}
-        if unknown := sorted(section.keys() - known):
-            raise ValueError(f"config: {path} has an unknown field {name}.{unknown[0]}")
-        sections[name] = sections[name](**_tuples(section))
-    return Config(plan, **{k: v() if callable(v) else v for k, v in sections.items()})
+    return read_toml("config", path, partial(make, Config))
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -219,7 +207,3 @@ def write_config(config: Config, path: Path) -> None:
     for name, section in sections.items():
         set_fields[name] = {key: value for key, value in section.items() if value is not None}
     path.write_text(tomli_w.dumps(set_fields), encoding="utf-8")
-
-
-def _tuples(section: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
