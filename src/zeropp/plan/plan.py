@@ -102,6 +102,18 @@ class Plan:
             refine=self.refine,
         )
 
+    def require_split(self, what: str) -> None:
+        """Refuse a schedule whose backwards are fused, with which `what` can do nothing.
+
+        Raises:
+            ValueError: naming `what`, and schedules that would do.
+        """
+        if self.compute.fused:
+            raise ValueError(
+                f"{what} needs a schedule that splits B from W, such as zeropp or zb-v; "
+                f"got {self.schedule!r}"
+            )
+
     def lower(self, schedule: Schedule, *, sharded: bool) -> Program:
         """`schedule` as a program of this plan, with collectives if parameters are sharded."""
         return lower(

@@ -67,11 +67,7 @@ class Adapter:
     def __init__(
         self, pipe: Pipeline, every: int = 10, gain: float = 0.02, latency: float = 0.0
     ) -> None:
-        if pipe.program.schedule.fused:
-            raise ValueError(
-                "adapting needs a schedule that splits B from W, such as zeropp or zb-v; "
-                f"got {pipe.plan.schedule!r}"
-            )
+        pipe.plan.require_split("adapting")
         if every < 1:
             raise ValueError(f"every must be at least 1 step, got {every}")
         if not 0 < gain < 1:

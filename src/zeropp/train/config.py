@@ -160,11 +160,8 @@ class Config:
         """Raise ValueError for what only shows when the parts meet."""
         gpt, saved = self.model.gpt(), self.saved_plan()
         saved.plan.stage_blocks(gpt.num_blocks)
-        if self.run.adapt_every and saved.plan.compute.fused:
-            raise ValueError(
-                "run.adapt_every needs a schedule that splits B from W, such as zeropp or zb-v; "
-                f"got {saved.plan.schedule!r}"
-            )
+        if self.run.adapt_every:
+            saved.plan.require_split("run.adapt_every")
         if self.data.seq_len > gpt.seq_len:
             raise ValueError(
                 f"data.seq_len must be at most the model's {gpt.seq_len}, got {self.data.seq_len}"
