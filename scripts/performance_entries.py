@@ -96,8 +96,8 @@ ENTRIES = (
         picture=ranked_picture,
         why="**Why 1.05 over torch's best is missed, or no more than reached.** With P=2 and V=2 "
         "every order takes at least (3BV + P - 1) / 3BV times a step that is never idle, 1.042 at "
-        "B=4 and 1.083 at B=2; `most_possible` is what each side takes of that, in plain PyTorch's time. torch's vees "
-        "have that floor too, so against them only what a runtime costs can be won. The trace of a "
+        "B=4 and 1.083 at B=2; `most_possible` is what each side takes of that, in plain PyTorch's "
+        "time. torch's vees have that floor too, so against them only what a runtime costs can be won. The trace of a "
         "step of ours, `shares`, shows what is left of it. At B=4 a refined zb-v loses the ramp "
         "and 1 % between its actions (`host`), where messages of 256 KiB are handed over; its "
         "`compute` is 3 to 4 % longer than plain PyTorch's, of which 2 are F + B + W over a fused "
