@@ -8,7 +8,7 @@ from torch import nn
 from torch._dynamo.utils import counters
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from support.features import MIDDLE, H, Masked, Residual, loss_sum, stack
+from support.features import MIDDLE, H, Masked, Residual, compiled, loss_sum, stack
 from support.ranks import run_ranks
 from zeropp.plan import Plan
 from zeropp.runtime.boundary import Boundaries
@@ -46,12 +46,9 @@ def test_equal_blocks_share_what_was_compiled() -> None:
     assert 0 < few == many
 
 
-def gradients_of(compiled: bool) -> tuple[int, int]:
+def gradients_of(compiles: bool) -> tuple[int, int]:
     """How many parameters get their gradient in B, and how many in W."""
-    blocks = stack(Residual)
-    if compiled:
-        for block in blocks:
-            block.compile(backend="aot_eager")
+    blocks = compiled(stack(Residual)) if compiles else stack(Residual)
     pipe = Pipeline(blocks, loss_sum, Plan(1, 1, 1))
     (stage,) = pipe.stages
     (logits,) = stage.forward(0, (TOKENS[:1],), {}, torch.ones(()))
@@ -64,7 +61,7 @@ def gradients_of(compiled: bool) -> tuple[int, int]:
 
 
 def counted_gradients() -> list[tuple[int, int]]:
-    return [gradients_of(compiled) for compiled in (False, True)]
+    return [gradients_of(compiles) for compiles in (False, True)]
 
 
 def test_weight_gradients_of_compiled_blocks_come_in_w() -> None:

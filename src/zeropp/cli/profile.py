@@ -8,7 +8,7 @@ import tyro
 
 from zeropp.cli.ranks import run_on_ranks
 from zeropp.costs import Recompute
-from zeropp.train.config import ModelConfig
+from zeropp.train.config import Backend, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Profiled:
     """Ways of checkpointing, each measured: none, selective, full."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """What blocks compute in."""
-    compile: Literal["off", "inductor", "aot_eager"] = "off"
+    compile: Backend = "off"
     """Backend of torch.compile for every block, as the training will use."""
     ranks: int = 2
     """Local ranks to start; under torchrun, its ranks are used."""

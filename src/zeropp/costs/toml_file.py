@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from typeguard import CollectionCheckStrategy, TypeCheckError, check_type
-
 _Made = TypeVar("_Made")
 _Read = TypeVar("_Read")
 
@@ -72,6 +70,8 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     if nested and isinstance(value, dict):
         kind: Any = nested[0]
         return kind(**fields_of(kind, value, f"{name}."))
+    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type  # slow to import
+
     value = _tuples(value)
     try:
         return check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)

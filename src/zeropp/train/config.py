@@ -13,6 +13,7 @@ from zeropp.models import SIZES, GPTConfig
 from zeropp.plan import Plan, SavedPlan, read_plan
 
 AUTO = "auto"
+Backend = Literal["off", "inductor", "aot_eager"]  # of torch.compile
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     """What blocks compute in; parameters, sums and reductions of gradients are fp32."""
-    compile: Literal["off", "inductor", "aot_eager"] = "off"
+    compile: Backend = "off"
     """Backend of torch.compile for every block; the first steps then take longer."""
     adapt_every: int = 0
     """Steps after which measured times may change the order; 0: never."""

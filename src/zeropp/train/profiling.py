@@ -13,6 +13,7 @@ from zeropp.models import GPTConfig
 from zeropp.runtime.assemble import default_device
 from zeropp.runtime.measure_blocks import Spread
 from zeropp.runtime.profile import Measurement, measure, profile
+from zeropp.train.config import Backend
 from zeropp.train.subject import gpt_subject
 
 
@@ -35,7 +36,7 @@ class Wanted:
     micro_batch_sizes: tuple[int, ...]
     recompute: tuple[str, ...]
     precision: Literal["fp32", "bf16"]
-    compile: Literal["off", "inductor", "aot_eager"]
+    compile: Backend
     output: Path
 
 
