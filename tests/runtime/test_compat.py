@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
+from support.parity import whole
 from support.ranks import run_ranks
 from zeropp.runtime import compat
 
@@ -35,7 +36,7 @@ def gradients(module: FSDPModule) -> dict[str, Tensor]:
     found = {}
     for name, parameter in module.named_parameters():
         assert isinstance(parameter.grad, DTensor), f"{name} has no sharded gradient"
-        found[name] = parameter.grad.full_tensor()
+        found[name] = whole(parameter.grad)
     return found
 
 

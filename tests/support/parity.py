@@ -83,7 +83,15 @@ class Plain:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().float()
+    """The values of all ranks, in fp32; `full_tensor` can crash on gloo (docs/compat.md)."""
+    tensor = tensor.detach()
+    if not isinstance(tensor, DTensor):
+        return tensor.float()
+    (axis,) = (i for i, placement in enumerate(tensor.placements) if placement.is_shard())
+    group = tensor.device_mesh.get_group(axis)
+    parts: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(parts, tensor.to_local(), group)
+    return torch.cat(parts, tensor.placements[axis].dim).float()
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:

@@ -1,5 +1,6 @@
 """Run a function on several ranks: real processes, gloo, a hard time limit, the first traceback."""
 
+import faulthandler
 import multiprocessing as mp
 import tempfile
 import time
@@ -81,6 +82,7 @@ def _main(
     function: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
+    faulthandler.enable()  # a rank that crashes says where
     torch.set_num_threads(1)
     if own_cores:
         keep_to_own_cores(rank, world_size)
