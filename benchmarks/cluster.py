@@ -3,7 +3,7 @@ torch's own runtime: throughput, bytes on the wire, peak memory.
 
 Run: python benchmarks/cluster.py [--json] [--plot FILE]; as root with iproute2, nine minutes.
 
-Four hosts of two ranks (P=4, D=2); eight with --hosts 8; with --all much longer.
+Four hosts of two ranks (P=4, D=2); eight with --hosts 8, 19 minutes; with --all much longer.
 
 Hosts are network namespaces joined by a switch; each link sends through a token bucket at both
 ends. torchrun starts the ranks. Blocks sleep for compute, 15 ms for each of F, B and W; their

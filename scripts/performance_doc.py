@@ -208,6 +208,7 @@ def _section(result: Result, has_picture: bool) -> str:
     parts.append(FIGURES_HEAD + "\n".join(lines))
     if not all(figure.holds for figure in result.figures):
         parts.append(result.entry.why)
+    parts.append(result.entry.also)
     if has_picture:
         parts.append(f"![{result.name}]({PICTURES}/{result.name}.svg)")
     parts.append(result.entry.tables(result.rows) if result.entry.tables else _tables(result.rows))

@@ -48,6 +48,7 @@ class Entry:
         plot: of its rows.
         tables: markdown in place of the table of rows.
         picture: in place of a plot.
+        also: what a run with other options showed.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Entry:
     tables: Callable[[Sequence[Row]], str] | None = None
     picture: Callable[[Sequence[Row], Path], None] | None = None
     why: str = ""
+    also: str = ""
 
 
 ENTRIES = (
@@ -120,6 +122,15 @@ ENTRIES = (
         "FSDP over two ranks inside a host or across hosts. Compute sleeps; bytes are real.",
         Plot("lines", ("rate",), ("step_s",), "step, s", "case", ("mapping", "B")),
         tables=cluster_tables,
+        also="**Eight hosts** (16 ranks; `python benchmarks/cluster.py --hosts 8`, 19 minutes; "
+        "run once). With shard groups inside hosts, B=4 and 200 Mbit/s or more, ZeroPP is fastest "
+        "of all, 1.37 to 1.38 times breadth-first and 1.77 to 1.82 times 1F1B + ZeRO-3, in 0.78 of "
+        "the latter's memory; at 50 Mbit/s 1.37 and 1.62 times. Across hosts it reaches 1.29 and "
+        "2.08 at 500 Mbit/s (so that run misses 1.30), 1.31 and 1.78 without a limit, but in 1.01 "
+        "of ZeRO-3's memory; at 50 Mbit/s breadth-first is as fast (0.98). 16 processes on two "
+        "cores are late where steps are short: 1.38 s against 1.13 predicted. At B=24 its gain "
+        "over breadth-first shrinks to 1.02 to 1.14, as the bubble does, and it holds 1.6 to 1.8 "
+        "times what 1F1B does when it is fastest, with U=B.",
     ),
     Entry(
         "paper",
