@@ -75,9 +75,9 @@ def finish_while_gathering(dims: tuple[int, ...]) -> tuple[bool, bool]:
     compat.finish_reductions(module)
     handle.wait()
     got = list(module.parameters())
-    whole = all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
+    gathered = all(torch.equal(a, b) for a, b in zip(got, wanted, strict=True))
     module.reshard()
-    return whole, all((g == 4.0).all() for g in gradients(module).values())
+    return gathered, all((g == 4.0).all() for g in gradients(module).values())
 
 
 def leave_one_out() -> list[bool]:

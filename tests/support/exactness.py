@@ -200,6 +200,6 @@ def matrix(world_size: int) -> dict[tuple[str, str], float]:
             except Exception as error:
                 where = f"{feature.name}, {layout}, rank {dist.get_rank()}"
                 raise RuntimeError(where) from error
-            torch.compiler.reset()  # what was compiled for one model ends with it
+            torch.compiler.reset()  # or later models share code, or pass the limit and run eagerly
             found[feature.name, str(layout)] = max(errors.values())
     return found
