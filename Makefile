@@ -20,7 +20,7 @@ test: $(READY)
 # property tests with 5,000 examples each, for a nightly run
 nightly: $(READY)
 	.venv/bin/python -m pytest --hypothesis-profile nightly --timeout 3600 \
-	    tests/generate tests/simulate tests/verify
+	    tests/generate tests/simulate tests/program
 
 lint: $(READY)
 	.venv/bin/ruff check src tests benchmarks scripts

@@ -23,11 +23,11 @@ from claim import Figure, parser, report
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Costs
+from zeropp.measure.adapt import Adapter, better_order
+from zeropp.measure.rehearsal import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
 from zeropp.plan import Plan
-from zeropp.runtime.adapt import Adapter, better_order
+from zeropp.runtime.observer import Several
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.rehearse import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
-from zeropp.runtime.trace import Several
 
 CLAIM = "Half of a loss is won back within ten steps"
 

@@ -17,9 +17,9 @@ from torch.distributed.pipelining.schedules import (
 from cluster_block import ROWS, WIDTH, EmulatedBlock, emulated_loss
 from cluster_cases import TIMES, Case, V
 from cluster_predict import plan_of
+from zeropp.measure.trace import Trace
 from zeropp.runtime.mesh import PP, SHARD, pipelines
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.trace import Trace
 
 CPU = torch.device("cpu")
 

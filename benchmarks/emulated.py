@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeropp.measure.rehearsal import rest_until
 from zeropp.runtime.gradients import GradientBuffers
-from zeropp.runtime.rehearse import rest_until
 
 WIDTH = 8
 

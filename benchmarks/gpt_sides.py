@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from sides import Side
 from torch_peer import CPU, PEERS, TorchPipeline
-from zeropp.models import GPTConfig, gpt_blocks, init_block
+from zeropp.ir.model import GPTConfig
+from zeropp.measure.adapt import Adapter
+from zeropp.measure.links import measure_hop
+from zeropp.models import gpt_blocks, init_block
 from zeropp.plan import Plan
-from zeropp.runtime.adapt import Adapter
-from zeropp.runtime.measure_links import measure_hop
+from zeropp.runtime.observer import Laps
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.trace import Laps
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from torch_peer import PEERS
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.ir import Action, Kind, Placement, Schedule, Shape
-from zeropp.models import GPTConfig
+from zeropp.ir.model import GPTConfig
 from zeropp.plan import Plan
-from zeropp.runtime.trace import Phase
+from zeropp.runtime.observer import Phase
 
 P = 4
 TASK = Task(GPTConfig(vocab_size=256, seq_len=128, layers=8, hidden=128, heads=4), B=8, samples=2)

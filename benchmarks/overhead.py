@@ -15,8 +15,8 @@ from claim import Figure, parser, report
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks  # the tests' own way to run processes
 from zeropp.costs import Costs
+from zeropp.measure.rehearsal import rehearse
 from zeropp.plan import Plan
-from zeropp.runtime.rehearse import rehearse
 
 CLAIM = "A step takes what the simulator says"
 

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 from claim import Figure, parser, report
 from paper_sides import PEERS, Cluster, Outcome, own_sides, run_all
-from zeropp.costs import Hardware, analytic_profile
-from zeropp.models import SIZES
+from zeropp.ir.model import SIZES
+from zeropp.planner.analytic import Hardware, analytic_profile
 
 CLAIM = (
     "Up to 1.30 times the throughput of breadth-first; up to 1.68 times that of "

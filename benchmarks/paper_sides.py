@@ -9,19 +9,21 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from zeropp.costs import Bytes, Costs, Profile, Recompute, Setting
+from zeropp.costs import Bytes, Costs
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement, Shape
-from zeropp.ir.program import Program
+from zeropp.ir.program import Program, Recompute
 from zeropp.ir.schedule import Schedule
-from zeropp.lower import Policy, lower
-from zeropp.plan import Problem
-from zeropp.plan.bounds import memory_bound
-from zeropp.plan.layout import Layout, Links
-from zeropp.plan.made import schedule_of
-from zeropp.plan.order import Order
-from zeropp.plan.predict import PREFETCH
-from zeropp.plan.pricing import Priced, cut, price
+from zeropp.planner import Problem
+from zeropp.planner.bounds import memory_bound
+from zeropp.planner.layout import Layout, Links
+from zeropp.planner.made import schedule_of
+from zeropp.planner.order import Order
+from zeropp.planner.predict import PREFETCH
+from zeropp.planner.pricing import Priced, cut, price
+from zeropp.planner.profile import Profile, Setting
+from zeropp.program.collectives import Policy
+from zeropp.program.lowering import lower
 from zeropp.simulate import simulate
 
 Change = Callable[[Problem, Priced], Priced]

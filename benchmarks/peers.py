@@ -36,9 +36,9 @@ from traced import shares
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Costs
-from zeropp.runtime.measure_links import measure_hop
+from zeropp.measure.links import measure_hop
+from zeropp.measure.trace import Trace
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.trace import Trace
 from zeropp.simulate import simulate
 
 CLAIM = "ZeroPP's runtime against torch's, same stages and costs"

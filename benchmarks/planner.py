@@ -15,7 +15,7 @@ from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.problems import random_problem, tightened
-from zeropp.plan import best_plan
+from zeropp.planner import best_plan
 
 CLAIM = "The planner finds the best plan, fast"
 

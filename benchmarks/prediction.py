@@ -19,17 +19,20 @@ from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
-from zeropp.costs import Costs, Profile, Setting, Traffic
+from zeropp.costs import Costs, Traffic
 from zeropp.ir import Action
-from zeropp.models import GPTConfig, gpt_blocks, init_block
-from zeropp.plan import Plan, Problem
-from zeropp.plan.layout import Layout
-from zeropp.plan.pricing import cut, price
-from zeropp.runtime.alive import Alive
+from zeropp.ir.model import GPTConfig
+from zeropp.measure.alive import Alive
+from zeropp.measure.profiling import measure, profile
+from zeropp.measure.rehearsal import rehearse
+from zeropp.models import gpt_blocks, init_block
+from zeropp.plan import Plan
+from zeropp.planner import Problem
+from zeropp.planner.layout import Layout
+from zeropp.planner.pricing import cut, price
+from zeropp.planner.profile import Profile, Setting
+from zeropp.runtime.observer import Laps, Phase
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.profile import measure, profile
-from zeropp.runtime.rehearse import rehearse
-from zeropp.runtime.trace import Laps, Phase
 from zeropp.simulate import Category, Report, simulate
 from zeropp.train.model import token_loss
 from zeropp.train.subject import gpt_subject

@@ -38,8 +38,8 @@ from traced import shares
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
-from zeropp.models import GPTConfig
-from zeropp.runtime.trace import Trace
+from zeropp.ir.model import GPTConfig
+from zeropp.measure.trace import Trace
 
 CLAIM = "A real GPT over two ranks, against torch's runtime"
 

@@ -29,9 +29,9 @@ from claim import Figure, parser, report
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
 from zeropp.costs import Bytes, Costs, Traffic
+from zeropp.measure.rehearsal import EmulatedCompute
 from zeropp.plan import Plan
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.rehearse import EmulatedCompute
 from zeropp.simulate import Category, simulate
 
 CLAIM = "Gathered parameters and gradients follow U and max_resident, not B"

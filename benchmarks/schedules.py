@@ -16,9 +16,9 @@ from claim import Figure, parser, report
 from zeropp.costs import Costs, Traffic, floor
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Schedule, evaluate, peak_slots_per_rank
-from zeropp.lower import lower
+from zeropp.program.lowering import lower
+from zeropp.program.verifier import verify
 from zeropp.simulate import simulate
-from zeropp.verify import verify
 
 CLAIM = "Carried ZeroPP reaches the floor and is not slower than a peer of equal memory"
 

@@ -18,7 +18,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
 from claim import Figure, parser, report
-from zeropp.models import GPTConfig, gpt_blocks, init_block
+from zeropp.ir.model import GPTConfig
+from zeropp.models import gpt_blocks, init_block
 from zeropp.runtime.lane import ThreadLane
 from zeropp.runtime.shard import place_parameters
 from zeropp.runtime.stage import Stage, StageModule

@@ -1,8 +1,8 @@
 """Where the time of a step of our runtime goes, as its trace tells."""
 
+from zeropp.measure.trace import Trace
 from zeropp.runtime.mesh import pipelines
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.trace import Trace
 
 
 def shares(pipe: Pipeline, trace: Trace) -> dict[str, float]:

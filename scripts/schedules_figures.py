@@ -7,7 +7,8 @@ from typing import NamedTuple
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Kind, Schedule, Timeline, evaluate
-from zeropp.lower import lower, shard
+from zeropp.program.collectives import shard
+from zeropp.program.lowering import lower
 from zeropp.simulate import simulate
 
 Times = tuple[float, float, float]  # F, B, W of one micro-batch through a whole rank

@@ -10,29 +10,29 @@ from zeropp.generate import generate
 from zeropp.plan import Plan
 
 if TYPE_CHECKING:
-    from zeropp.runtime.adapt import Adapter
+    from zeropp.measure.adapt import Adapter
+    from zeropp.measure.trace import Trace
     from zeropp.runtime.auxiliary import AuxiliaryLoss
     from zeropp.runtime.mesh import make_mesh
     from zeropp.runtime.pipeline import Pipeline, StepOutput
     from zeropp.runtime.split_rules import split_report
-    from zeropp.runtime.trace import Trace
 
 
 _HOMES = {
-    "Adapter": "adapt",
-    "AuxiliaryLoss": "auxiliary",
-    "Pipeline": "pipeline",
-    "StepOutput": "pipeline",
-    "Trace": "trace",
-    "make_mesh": "mesh",
-    "split_report": "split_rules",
+    "Adapter": "measure.adapt",
+    "AuxiliaryLoss": "runtime.auxiliary",
+    "Pipeline": "runtime.pipeline",
+    "StepOutput": "runtime.pipeline",
+    "Trace": "measure.trace",
+    "make_mesh": "runtime.mesh",
+    "split_report": "runtime.split_rules",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"zeropp.runtime.{_HOMES[name]}"), name)
+    return getattr(import_module(f"zeropp.{_HOMES[name]}"), name)
 
 
 __all__ = [

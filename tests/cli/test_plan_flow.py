@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from test_cli import zeropp
 
-from zeropp.costs import read_profile
-from zeropp.plan import read_plan
+from zeropp.planner import read_plan
+from zeropp.planner.profile_file import read_profile
 
 MODEL = ["--model.layers", "4"]
 TINY = ["--data.seq-len", "16", "--run.sample", "4", "--run.steps", "4", *MODEL]

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from zeropp.cli.main import main
-from zeropp.costs import Hardware, analytic_profile, write_profile
-from zeropp.models import SIZES
-from zeropp.plan import read_plan
+from zeropp.ir.model import SIZES
+from zeropp.planner import read_plan
+from zeropp.planner.analytic import Hardware, analytic_profile
+from zeropp.planner.profile_file import write_profile
 
 SMALL = [
     *("plan", "--model", "gpt2-124m", "--gpus", "4"),

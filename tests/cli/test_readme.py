@@ -12,7 +12,7 @@ from zeropp.cli.main import main
 from zeropp.costs import Costs
 from zeropp.generate import generate
 from zeropp.ir import Kind, evaluate, peak_slots_per_rank
-from zeropp.lower import shard
+from zeropp.program.collectives import shard
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 ROWS = re.findall(

@@ -7,23 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zeropp.costs import (
-    GPUS,
-    Block,
-    Efficiency,
-    Group,
-    Hardware,
-    Link,
-    Profile,
-    Recompute,
-    Setting,
-    analytic_profile,
-    read_profile,
-    write_profile,
-)
-from zeropp.costs.decoder import Embedding, Head, Layer
-from zeropp.costs.link import steady
-from zeropp.models import SIZES, GPTConfig
+from zeropp.ir.model import SIZES, GPTConfig
+from zeropp.ir.program import Recompute
+from zeropp.planner.analytic import Efficiency, Hardware, analytic_profile
+from zeropp.planner.decoder import Embedding, Head, Layer
+from zeropp.planner.hardware import GPUS
+from zeropp.planner.link import Group, Link, steady
+from zeropp.planner.profile import Block, Profile, Setting
+from zeropp.planner.profile_file import read_profile, write_profile
 
 DGX = Hardware("A100-80G", "nvlink", "ib-200")
 GPT = GPTConfig(50_304, 1024, layers=4, hidden=1024, heads=16)

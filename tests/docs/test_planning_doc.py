@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zeropp.cli.main import main
-from zeropp.plan import read_plan
+from zeropp.planner import read_plan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "planning.md").read_text(encoding="utf-8")
 

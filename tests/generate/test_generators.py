@@ -10,9 +10,9 @@ from support.sizes import sized
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Request, generate
 from zeropp.ir import Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
-from zeropp.lower import lower
+from zeropp.program.lowering import lower
+from zeropp.program.verifier import verify
 from zeropp.show import draw_text
-from zeropp.verify import verify
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 

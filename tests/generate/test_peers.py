@@ -21,7 +21,7 @@ from zeropp.ir import (
     parse,
     peak_slots_per_rank,
 )
-from zeropp.ir.deps import predecessors
+from zeropp.ir.precedence import predecessors
 
 Times = tuple[float, float, float]
 

@@ -11,8 +11,8 @@ from zeropp.costs import Costs, floor
 from zeropp.generate import generate
 from zeropp.generate.refine import refined
 from zeropp.ir import Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
-from zeropp.lower import lower
-from zeropp.verify import verify
+from zeropp.program.lowering import lower
+from zeropp.program.verifier import verify
 
 
 def makespan(schedule: Schedule, costs: Costs) -> float:

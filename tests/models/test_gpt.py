@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeropp.models import SIZES, GPTConfig, gpt_blocks, init_block
+from zeropp.ir.model import SIZES, GPTConfig
+from zeropp.models import gpt_blocks, init_block
 from zeropp.models.rotary import rotary_angles, rotate
 
 GPT2 = GPTConfig(vocab_size=61, seq_len=12, layers=3, hidden=24, heads=4)

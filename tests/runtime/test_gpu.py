@@ -10,10 +10,10 @@ from support.exactness import Plain
 from support.features import Batch, even, gpt, loss_sum
 from support.parity import relative_error, whole
 from support.ranks import run_ranks
+from zeropp.measure.trace import Trace
 from zeropp.plan import Plan
 from zeropp.runtime.mesh import data_rank, pipelines
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.trace import Trace
 
 pytestmark = pytest.mark.gpu
 B = 4

@@ -10,9 +10,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from support.parity import whole
 from support.ranks import run_ranks
-from zeropp.models import GPTConfig, gpt_blocks, init_block
-from zeropp.plan import Plan, Recompute
-from zeropp.runtime.alive import Alive
+from zeropp.ir.model import GPTConfig
+from zeropp.ir.program import Recompute
+from zeropp.measure.alive import Alive
+from zeropp.models import gpt_blocks, init_block
+from zeropp.plan import Plan
 from zeropp.runtime.lane import ThreadLane
 from zeropp.runtime.mesh import data_mesh, make_mesh
 from zeropp.runtime.pipeline import Pipeline

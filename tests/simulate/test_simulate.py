@@ -10,7 +10,7 @@ from support.sizes import sized
 from zeropp.costs import Bytes, Costs, Traffic
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import evaluate
-from zeropp.lower import lower
+from zeropp.program.lowering import lower
 from zeropp.simulate import simulate
 
 SPLIT = Bytes(until_backward=1, until_weight=1)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zeropp import AuxiliaryLoss
-from zeropp.models import GPTConfig, gpt_blocks, init_block
+from zeropp.ir.model import GPTConfig
+from zeropp.models import gpt_blocks, init_block
 
 H, VOCAB, SEQ, MIDDLE = 16, 23, 5, 6
 Batch = list[tuple[Any, Any]]  # micro-batches: (inputs, targets)

@@ -11,7 +11,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
-from zeropp.models import GPTConfig, gpt_blocks, init_block
+from zeropp.ir.model import GPTConfig
+from zeropp.models import gpt_blocks, init_block
 from zeropp.plan import Plan
 from zeropp.runtime.mesh import data_rank, make_mesh
 from zeropp.runtime.pipeline import Pipeline

@@ -3,14 +3,15 @@
 import random
 from dataclasses import replace
 
-from zeropp.costs import Block, Device, Profile, Recompute, Setting
-from zeropp.costs.link import steady
-from zeropp.plan import Problem
-from zeropp.plan.layout import Layout
-from zeropp.plan.order import Order, orders
-from zeropp.plan.predict import made_order, predict
-from zeropp.plan.pricing import cut, price
-from zeropp.plan.search import layouts
+from zeropp.ir.program import Recompute
+from zeropp.planner import Problem
+from zeropp.planner.layout import Layout
+from zeropp.planner.link import steady
+from zeropp.planner.order import Order, orders
+from zeropp.planner.predict import made_order, predict
+from zeropp.planner.pricing import cut, price
+from zeropp.planner.profile import Block, Device, Profile, Setting
+from zeropp.planner.search import layouts
 
 CHUNKS = (1, 2, 4, 8)
 

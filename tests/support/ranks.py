@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zeropp.runtime.cores import keep_to_own_cores
+from zeropp.launch.cores import keep_to_own_cores
 
 
 class RankFailedError(AssertionError):

@@ -9,7 +9,7 @@ import tyro
 from zeropp.costs import Costs, Traffic
 from zeropp.generate import GENERATORS, Budget, generate
 from zeropp.ir import Placement, Program, Schedule, Shape, parse
-from zeropp.lower import lower
+from zeropp.program.lowering import lower
 from zeropp.simulate import Report, simulate
 
 

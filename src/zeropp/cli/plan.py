@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from zeropp.cli.plan_problem import Asked
-from zeropp.costs.hardware import GIB
-from zeropp.plan import Answer, best_plan, over_unit_sizes, write_plan
+from zeropp.planner import Answer, best_plan, over_unit_sizes, write_plan
+from zeropp.planner.hardware import GIB
 from zeropp.show import Curve, check_picture, draw_curves
 
 _TB = 1e12

@@ -4,11 +4,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from zeropp.costs import GPUS, Efficiency, Hardware, Profile, analytic_profile, read_profile
-from zeropp.costs.hardware import GIB, gpu_named
-from zeropp.costs.toml_file import make, read_toml
-from zeropp.models import SIZES, GPTConfig
-from zeropp.plan import Problem
+from zeropp.ir.model import SIZES, GPTConfig
+from zeropp.ir.toml_file import make, read_toml
+from zeropp.planner import Problem
+from zeropp.planner.analytic import Efficiency, Hardware, analytic_profile
+from zeropp.planner.hardware import GIB, GPUS, gpu_named
+from zeropp.planner.profile import Profile
+from zeropp.planner.profile_file import read_profile
 
 
 @dataclass(frozen=True)

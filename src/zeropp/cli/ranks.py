@@ -10,7 +10,7 @@ def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: 
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from zeropp.train.launch import launch
+    from zeropp.launch.ranks import launch
 
     try:
         launch(ranks, device, function, *args)

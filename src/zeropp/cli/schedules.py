@@ -10,8 +10,8 @@ import tyro
 from zeropp.cli.options import Made, read
 from zeropp.generate import GENERATORS
 from zeropp.ir import Schedule, format_schedule
-from zeropp.lower import lower
-from zeropp.verify import Limits, verify
+from zeropp.program.lowering import lower
+from zeropp.program.verifier import Limits, verify
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from typing import Any
 import tyro
 
 from zeropp.cli.ranks import run_on_ranks
-from zeropp.plan import Plan, write_plan
+from zeropp.plan import Plan
+from zeropp.planner import write_plan
 from zeropp.train.config import AUTO, Config, read_config, write_config
 
 
@@ -51,11 +52,11 @@ def _resolve(arguments: list[str]) -> Config:
 def _start(config: Config) -> None:
     import torch  # only now: everything above answers at once
 
+    from zeropp.checkpoint import files as checkpoint
+    from zeropp.launch.ranks import resolve_device
     from zeropp.models import gpt_blocks
-    from zeropp.train import checkpoint
+    from zeropp.tokens.corpus import load_corpus
     from zeropp.train.automatic import plan_and_train
-    from zeropp.train.data import load_corpus
-    from zeropp.train.launch import resolve_device
     from zeropp.train.loop import train as run
 
     load_corpus(config.data.path, seq_len=config.data.seq_len)
@@ -87,8 +88,8 @@ def _rehearse(config: Config) -> None:
 
 
 def _launch(plan: Plan, device: str, function: Callable[..., None], *args: Any) -> None:
+    from zeropp.launch.ranks import torchrun_ranks, under_torchrun
     from zeropp.runtime.mesh import check_world_size
-    from zeropp.train.launch import torchrun_ranks, under_torchrun
 
     if under_torchrun():
         check_world_size(plan, torchrun_ranks())

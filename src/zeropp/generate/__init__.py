@@ -9,7 +9,6 @@ from zeropp.costs import Costs
 from zeropp.generate.automatic import Budget, automatic
 from zeropp.generate.breadth_first import breadth_first
 from zeropp.generate.dualpipe_v import dualpipe_v
-from zeropp.generate.forward_only import forward_only
 from zeropp.generate.gis import gis
 from zeropp.generate.gpipe import gpipe
 from zeropp.generate.interleaved import interleaved_1f1b
@@ -147,4 +146,4 @@ def generate(
     return refined(made, times, fixed_slots) if refine else made
 
 
-__all__ = ["GENERATORS", "Budget", "Generator", "Request", "forward_only", "generate"]
+__all__ = ["GENERATORS", "Budget", "Generator", "Request", "generate"]

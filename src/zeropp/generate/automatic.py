@@ -12,8 +12,7 @@ from zeropp.costs import Costs
 from zeropp.generate.request import Request
 from zeropp.generate.zeropp import zeropp
 from zeropp.ir.evaluate import evaluate
-from zeropp.ir.schedule import Schedule
-from zeropp.ir.slots import peak_slots_per_rank
+from zeropp.ir.schedule import Schedule, peak_slots_per_rank
 
 _AS_FAST = 1.001
 

@@ -32,8 +32,7 @@ from zeropp.generate.carry_units import unit_sizes
 from zeropp.generate.drain import drain
 from zeropp.generate.request import Request, split_evenly
 from zeropp.ir.evaluate import evaluate
-from zeropp.ir.schedule import Schedule
-from zeropp.ir.slots import peak_slots_per_rank
+from zeropp.ir.schedule import Schedule, peak_slots_per_rank
 
 _RULES = (
     Rule(slope=2, patience=0.25),

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.deps import predecessors
+from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule
 
 

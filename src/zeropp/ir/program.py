@@ -1,10 +1,22 @@
 """A program is a schedule lowered for a machine: compute, collectives and point-to-point."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from zeropp.ir.action import COMPUTE, Action, Kind
 from zeropp.ir.placement import Placement
 from zeropp.ir.schedule import Schedule
+
+
+class Recompute(StrEnum):
+    """What of a block is run again in its B (activation checkpointing).
+
+    `none`: nothing; `selective`: all but matrix products and attention; `full`: the whole block.
+    """
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A timeline says when every action ran: predicted by evaluation, or measured by a run."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import NamedTuple
 
 from zeropp.ir.action import COMPUTE, Action
@@ -46,3 +47,16 @@ class Timeline:
         """Idle time / (P x makespan)."""
         total = len(self.spans) * self.makespan
         return 1.0 - sum(map(self.busy, range(len(self.spans)))) / total if total else 0.0
+
+
+class Cause(StrEnum):
+    """Why a rank's compute stream is idle."""
+
+    RAMP = "ramp"  # before its first action
+    PEER = "peer"  # an input from another rank is not there
+    GATHER = "gather"  # the stage's parameters are not there
+    MEMORY = "memory"  # the same, and their gather had to wait until another stage was freed
+    REDUCE = "reduce"  # after its last action, until its gradients are reduced
+    TAIL = "tail"  # after that, until the last rank ends
+    OPTIMIZER = "optimizer"  # the optimizer's step
+    HOST = "host"  # messages are sent and posted; measured: whatever runs the program

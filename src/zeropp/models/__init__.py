@@ -2,9 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from zeropp.models.config import GPTConfig
-from zeropp.models.sizes import SIZES
-
 if TYPE_CHECKING:
     from zeropp.models.gpt import gpt_blocks
     from zeropp.models.init import init_block
@@ -23,4 +20,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["SIZES", "GPTConfig", "gpt_blocks", "init_block"]
+__all__ = ["gpt_blocks", "init_block"]

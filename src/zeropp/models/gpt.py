@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeropp.models.config import GPTConfig
+from zeropp.ir.model import GPTConfig
 from zeropp.models.rotary import rotary_angles, rotate
 
 

@@ -6,7 +6,7 @@ import random
 import torch
 from torch import Tensor, nn
 
-from zeropp.models.config import GPTConfig
+from zeropp.ir.model import GPTConfig
 from zeropp.models.gpt import Head
 
 STD = 0.02

@@ -10,7 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir import Program, format_program
-from zeropp.plan import Plan, Recompute
+from zeropp.ir.program import Recompute
+from zeropp.plan import Plan
 from zeropp.runtime import compat
 from zeropp.runtime.boundary import Boundaries
 from zeropp.runtime.machine import Machine

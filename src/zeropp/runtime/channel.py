@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zeropp.ir import Action, Placement
 from zeropp.ir.action import RECEIVES, Kind
-from zeropp.ir.deps import Channel, channel_of, outgoing
+from zeropp.ir.precedence import Channel, channel_of, outgoing
 from zeropp.runtime.boundary import Specs, Tensors, TensorSpec
 
 _UNFINISHED = 2  # messages that a link may be sending before it waits for the oldest

@@ -10,7 +10,7 @@ from zeropp.runtime.boundary import Specs, Tensors
 from zeropp.runtime.channel import Arrival
 from zeropp.runtime.instructions import Instruction
 from zeropp.runtime.machine import Feed, Machine
-from zeropp.runtime.trace import Lap, Phase
+from zeropp.runtime.observer import Lap, Phase
 
 
 class Execution:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from zeropp.ir import Action, Kind, Placement
 from zeropp.ir.action import BACKWARD, RECEIVES, SENDS
-from zeropp.ir.deps import incoming, outgoing
+from zeropp.ir.precedence import incoming, outgoing
 from zeropp.runtime.stage import Stage
 
 

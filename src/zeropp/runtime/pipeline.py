@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.generate import forward_only
 from zeropp.ir import Program
 from zeropp.plan import Plan
+from zeropp.program.forward_only import forward_only
+from zeropp.program.verifier import require_valid
 from zeropp.runtime.assemble import assemble, default_device, require_same_program
 from zeropp.runtime.boundary import Tensors
 from zeropp.runtime.compiled import require_unwrapped
@@ -21,12 +22,11 @@ from zeropp.runtime.instructions import Instruction, instructions
 from zeropp.runtime.machine import Feed, Head
 from zeropp.runtime.mesh import PP, check_world_size, make_mesh, pipelines
 from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of, on_device
+from zeropp.runtime.observer import Laps, no_lap
 from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import TiedCopies, find_ties, local_part
-from zeropp.runtime.trace import Laps, no_lap
 from zeropp.runtime.transport import Direct, Transport
-from zeropp.verify import require_valid
 
 LossFn = Callable[..., Tensor]
 

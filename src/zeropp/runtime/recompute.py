@@ -19,7 +19,7 @@ from torch.utils.checkpoint import (
     create_selective_checkpoint_contexts,
 )
 
-from zeropp.plan import Recompute
+from zeropp.ir.program import Recompute
 
 _KEPT = {
     torch.ops.aten.mm.default,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.plan import Recompute
+from zeropp.ir.program import Recompute
 from zeropp.runtime.auxiliary import record_auxiliary_losses
 from zeropp.runtime.backward import split_layers
 from zeropp.runtime.boundary import Block, Tensors, run_blocks

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import torch.distributed as dist
 
 from zeropp.ir import Action, Placement
-from zeropp.ir.deps import incoming, matching_send
+from zeropp.ir.precedence import incoming, matching_send
 from zeropp.runtime.compat import Store
 
 _KEY = "zeropp/stalled"

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from zeropp.ir.action import COMPUTE
-from zeropp.ir.deps import predecessors
+from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import Span, Timeline
 from zeropp.show.caption import bubble_ratio, makespan, sizes

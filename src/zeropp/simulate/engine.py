@@ -10,11 +10,11 @@ channel      ->  ->  ->           in order; a transfer starts when it is sent an
 
 from collections import defaultdict
 from dataclasses import dataclass
-from enum import StrEnum
 
 from zeropp.costs import Costs, Traffic, at_stage
 from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, RECEIVES, SENDS, Action, Kind
-from zeropp.ir.deps import (
+from zeropp.ir.evaluate import DeadlockError, run_in_order
+from zeropp.ir.precedence import (
     Channel,
     boundary_of,
     channel_of,
@@ -22,23 +22,8 @@ from zeropp.ir.deps import (
     matching_receive,
     matching_send,
 )
-from zeropp.ir.evaluate import DeadlockError
 from zeropp.ir.program import Program
-from zeropp.ir.progress import run_in_order
-from zeropp.ir.timeline import Span
-
-
-class Cause(StrEnum):
-    """Why a rank's compute stream is idle."""
-
-    RAMP = "ramp"  # before its first action
-    PEER = "peer"  # an input from another rank is not there
-    GATHER = "gather"  # the stage's parameters are not there
-    MEMORY = "memory"  # the same, and their gather had to wait until another stage was freed
-    REDUCE = "reduce"  # after its last action, until its gradients are reduced
-    TAIL = "tail"  # after that, until the last rank ends
-    OPTIMIZER = "optimizer"  # the optimizer's step
-    HOST = "host"  # messages are sent and posted; measured: whatever runs the program
+from zeropp.ir.timeline import Cause, Span
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from zeropp.costs import Bytes, PerStage, at_stage
 from zeropp.ir.action import BACKWARD, NEEDS_PARAMETERS, SENDS, WEIGHT, Kind
-from zeropp.ir.deps import boundary_of
+from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
 from zeropp.simulate.engine import Run
 

@@ -7,9 +7,9 @@ from typing import Any
 from zeropp.costs import Bytes, Costs, PerStage, Traffic, at_stage, floor
 from zeropp.ir.action import SENDS, Action, Kind
 from zeropp.ir.collector import collector_paused
-from zeropp.ir.deps import boundary_of
+from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
-from zeropp.ir.slots import peak_slots_per_rank
+from zeropp.ir.schedule import peak_slots_per_rank
 from zeropp.ir.timeline import Timeline
 from zeropp.simulate.engine import Run, run_program
 from zeropp.simulate.memory import Memory, memory_of

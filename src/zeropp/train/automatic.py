@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import torch.distributed as dist
 
-from zeropp.costs import Recompute, Setting
-from zeropp.plan import Problem, SavedPlan, best_plan, write_plan
+from zeropp.ir.program import Recompute
+from zeropp.measure.profiling import measure, profile, ranks_per_node
+from zeropp.planner import Problem, SavedPlan, best_plan, write_plan
+from zeropp.planner.profile import Setting
 from zeropp.runtime.assemble import default_device
-from zeropp.runtime.profile import measure, profile, ranks_per_node
 from zeropp.train.config import Config, write_config
 from zeropp.train.loop import train
 from zeropp.train.subject import gpt_subject

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import tomli_w
 
-from zeropp.costs.toml_file import make, read_toml
-from zeropp.models import SIZES, GPTConfig
-from zeropp.plan import Plan, SavedPlan, read_plan
+from zeropp.ir.model import SIZES, GPTConfig
+from zeropp.ir.toml_file import make, read_toml
+from zeropp.plan import Plan
+from zeropp.planner import SavedPlan, read_plan
 
 AUTO = "auto"
 Backend = Literal["off", "inductor", "aot_eager"]  # of torch.compile

@@ -11,19 +11,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zeropp.checkpoint import files as checkpoint
 from zeropp.ir import Timeline, evaluate
+from zeropp.measure.adapt import Adapter
+from zeropp.measure.held import against_prediction, held_bytes, peak_bytes
+from zeropp.measure.links import SMALL, measure_hop
+from zeropp.measure.trace import Trace
 from zeropp.models import init_block
-from zeropp.runtime.adapt import Adapter
 from zeropp.runtime.assemble import default_device
-from zeropp.runtime.measure_links import SMALL, measure_hop
 from zeropp.runtime.mesh import data_rank, pipelines
+from zeropp.runtime.observer import Several
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.trace import Several, Trace
 from zeropp.show import show
-from zeropp.train import checkpoint
+from zeropp.tokens.corpus import Corpus, decode, load_corpus
 from zeropp.train.config import Config
-from zeropp.train.data import Corpus, decode, load_corpus
-from zeropp.train.measured import against_prediction, held_bytes, peak_bytes
 from zeropp.train.model import meta_blocks, precision_of, token_loss
 from zeropp.train.optim import learning_rate, make_optimizer
 

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.models import GPTConfig, gpt_blocks
+from zeropp.ir.model import GPTConfig
+from zeropp.models import gpt_blocks
 
 
 def meta_blocks(gpt: GPTConfig, compile_with: str) -> list[nn.Module]:

@@ -8,11 +8,13 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-from zeropp.costs import Recompute, Setting, write_profile
-from zeropp.models import GPTConfig
+from zeropp.ir.model import GPTConfig
+from zeropp.ir.program import Recompute
+from zeropp.measure.blocks import Spread
+from zeropp.measure.profiling import Measurement, measure, profile
+from zeropp.planner.profile import Setting
+from zeropp.planner.profile_file import write_profile
 from zeropp.runtime.assemble import default_device
-from zeropp.runtime.measure_blocks import Spread
-from zeropp.runtime.profile import Measurement, measure, profile
 from zeropp.train.config import Backend
 from zeropp.train.subject import gpt_subject
 

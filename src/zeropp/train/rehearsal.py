@@ -3,8 +3,8 @@
 import torch.distributed as dist
 
 from zeropp.costs import Costs
+from zeropp.measure.rehearsal import rehearse
 from zeropp.plan import Plan
-from zeropp.runtime.rehearse import rehearse
 
 ACTION_S = 0.010
 

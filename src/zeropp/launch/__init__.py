@@ -1,0 +1,1 @@
+"""Ranks of a run: torchrun's, or local ones of our own."""

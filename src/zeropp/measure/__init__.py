@@ -1,0 +1,1 @@
+"""What blocks, links and steps really take."""

@@ -1,0 +1,144 @@
+"""Adapting while training: measured times make a new order, if it is worth the switch.
+
+Stages, sharding and memory stay as they are; the order of F, B and W changes, and with it the units
+of `zeropp`, which is made anew for the times. Other schedules are refined for them. Every rank
+computes the same answer from the same times, and all switch between the same two steps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from zeropp.costs import Costs
+from zeropp.ir import Kind, Program
+from zeropp.ir.schedule import peak_slots_per_rank
+from zeropp.measure.stage_times import StageTimes, gathered_costs
+from zeropp.plan import Plan
+from zeropp.runtime.pipeline import Pipeline
+from zeropp.simulate import simulate
+
+_CHANGED = 0.03  # of any stage's time, below which nothing new is looked for
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A change of the order.
+
+    Attributes:
+        before_s: the step as it was, predicted from the measured times, in seconds.
+        after_s: the step from now on, predicted likewise.
+        plan: from now on.
+    """
+
+    before_s: float
+    after_s: float
+    plan: Plan
+
+    @property
+    def gain(self) -> float:
+        """The share of the step's time that is saved."""
+        return 1 - self.after_s / self.before_s
+
+    def __str__(self) -> str:
+        unit = "" if self.plan.unit_size is None else f", units of {self.plan.unit_size}"
+        how = "refined" if self.plan.refine else self.plan.seam
+        return (
+            f"new order ({how}{unit}): {self.before_s * 1e3:.1f} ms -> "
+            f"{self.after_s * 1e3:.1f} ms predicted ({-self.gain:+.1%})"
+        )
+
+
+class Adapter:
+    """Watches a pipeline's times, and gives it a better order when there is one.
+
+    Use: `out = pipe.step(batch, trace=adapter.times)`, then `adapter.after_step()`, on every rank.
+
+    Args:
+        pipe: trained by a schedule that splits B from W.
+        every: steps whose times are looked at together; their median counts, so single slow
+            actions do not.
+        gain: the least share of the step's time that a switch must save, by prediction.
+        latency: seconds of a hop between ranks.
+
+    Raises:
+        ValueError: a schedule whose backwards are fused, or a number out of range.
+    """
+
+    def __init__(
+        self, pipe: Pipeline, every: int = 10, gain: float = 0.02, latency: float = 0.0
+    ) -> None:
+        pipe.plan.require_split("adapting")
+        if every < 1:
+            raise ValueError(f"every must be at least 1 step, got {every}")
+        if not 0 < gain < 1:
+            raise ValueError(f"gain must be above 0 and below 1, got {gain}")
+        self.times = StageTimes(pipe.device)
+        self._pipe, self._every, self._gain, self._latency = pipe, every, gain, latency
+        self._steps = 0
+        self._known: Costs | None = None
+
+    def after_step(self) -> Switch | None:
+        """Count a step; every so many, look for a better order, and switch to it; collective."""
+        self._steps += 1
+        if self._steps % self._every:
+            return None
+        costs = gathered_costs(self.times.take(), self._pipe.plan.placement, self._latency)
+        if costs is None or not self._differs(costs):
+            return None
+        self._known = costs
+        switch = better_order(self._pipe.plan, self._pipe.program, costs)
+        if switch is None or switch.gain < self._gain:
+            return None
+        self._pipe.follow(switch.plan)
+        return switch
+
+    def _differs(self, costs: Costs) -> bool:
+        if self._known is None:
+            return True
+        now, before = _times(costs), _times(self._known)
+        return any(abs(a - b) > _CHANGED * b for a, b in zip(now, before, strict=True))
+
+
+def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:
+    """The fastest order for `costs` that communicates no more than `program`, the plan's own.
+
+    It holds no more either, or than the plan's `slots`.
+    """
+    before = simulate(program, costs).makespan
+    best: Switch | None = None
+    for candidate in _candidates(plan, program, costs):
+        order = candidate.lower(candidate.compute, sharded=program.shard is not None)
+        if not _as_lean(order, plan, program):
+            continue
+        after = simulate(order, costs).makespan
+        if best is None or after < best.after_s:
+            best = Switch(before, after, candidate)
+    return best
+
+
+def _candidates(plan: Plan, program: Program, costs: Costs) -> Iterator[Plan]:
+    slots = _allowed_slots(plan, program)
+    if plan.schedule != "zeropp":
+        yield replace(plan, refine=True, slots=slots, costs=costs)
+        return
+    own = max(program.schedule.units)
+    sizes = sorted({own, plan.pp_size, 2 * plan.pp_size - 1, plan.num_microbatches})
+    for seam, size in product(("carry", "drain"), (s for s in sizes if s <= plan.num_microbatches)):
+        if (plan.num_chunks - 1) * size >= slots:
+            continue
+        allowed = slots if seam == "carry" else None
+        yield replace(plan, seam=seam, unit_size=size, slots=allowed, costs=costs)
+
+
+def _allowed_slots(plan: Plan, program: Program) -> int:
+    return plan.slots or max(peak_slots_per_rank(program.schedule))
+
+
+def _as_lean(order: Program, plan: Plan, program: Program) -> bool:
+    held = max(peak_slots_per_rank(order.schedule)) <= _allowed_slots(plan, program)
+    kinds = (Kind.UNSHARD, Kind.REDUCE)
+    return held and all(max(order.count(kind)) <= max(program.count(kind)) for kind in kinds)
+
+
+def _times(costs: Costs) -> tuple[float, ...]:
+    return (*costs.forward, *costs.backward, *costs.weight)

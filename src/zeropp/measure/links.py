@@ -1,0 +1,157 @@
+"""What a link between ranks takes: messages by ping-pong, collectives on real process groups."""
+
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from zeropp.planner.link import Link
+from zeropp.runtime.boundary import TensorSpec
+from zeropp.runtime.channel import PeerLink
+
+SMALL = 64  # bytes of a message whose time is all latency
+_ROUNDS = 30
+_REPEATS = 5
+_PAUSE_S = 0.01
+SIZES = (2**14, 2**17, 2**20, 2**23, 2**25)
+
+
+def measure_link(ranks: Sequence[int], per_node: int, device: torch.device) -> Link | None:
+    """The link among `ranks`, measured while all of them use it; None if that is one rank.
+
+    Collective, on all ranks of the world; they all get the same answer.
+
+    Args:
+        ranks: global ranks, at least the first and the last of which the link joins.
+        per_node: how many of them share a node's link.
+        device: where tensors are.
+    """
+    if len(ranks) == 1:
+        return None
+    group = dist.new_group(list(ranks))
+    found: list[Link | None] = [None]
+    if dist.get_rank() in ranks and group is not None:
+        found[0] = _measure(ranks, per_node, device, group)
+    dist.broadcast_object_list(found, src=ranks[0])
+    if group is not None and dist.get_rank() in ranks:
+        dist.destroy_process_group(group)
+    return found[0]
+
+
+def _measure(
+    ranks: Sequence[int], per_node: int, device: torch.device, group: dist.ProcessGroup
+) -> Link:
+    latency, host = measure_hop(ranks[0], ranks[-1], SMALL, device, group)
+    largest = SIZES[-1]
+    carried, _ = measure_hop(ranks[0], ranks[-1], largest, device, group, rounds=_REPEATS)
+    return Link(
+        latency,
+        largest / max(carried - latency, 1e-9),
+        tuple((float(size), _gather(size, len(ranks), device, group)) for size in SIZES),
+        tuple((float(size), _reduce(size, len(ranks), device, group)) for size in SIZES),
+        len(ranks),
+        per_node,
+        host if device.type == "cpu" else 0.0,  # a GPU goes on computing
+    )
+
+
+class Hop(NamedTuple):
+    """Seconds of a message between two ranks, which `Link` explains."""
+
+    latency: float
+    host: float
+
+
+def measure_hop(
+    first: int,
+    last: int,
+    size: int,
+    device: torch.device,
+    group: dist.ProcessGroup | None = None,
+    rounds: int = _ROUNDS,
+) -> Hop:
+    """A message of `size` bytes between two ranks, by ping-pong over a pipeline's own links.
+
+    Rounds are a pause apart, as the messages of a pipeline are: without one, both ends would find
+    in their caches all that a message needs, which no rank does after computing.
+
+    Collective on `group`, None being all ranks, who get the first's answer. Nothing between a rank
+    and itself.
+    """
+    if first == last:
+        return Hop(0.0, 0.0)
+    dist.barrier(group)
+    me = dist.get_rank()
+    found = torch.zeros(2, device=device)
+    if me in (first, last):
+        link = PeerLink(group or _world(), last if me == first else first, device)
+        ball = torch.zeros(size, dtype=torch.uint8, device=device)
+        play = _serve if me == first else _return
+        hops = [play(link, ball) for _ in range(rounds + 1)][1:]
+        link.flush()
+        found = torch.tensor([median(each) for each in zip(*hops, strict=True)], device=device)
+    dist.broadcast(found, first, group)
+    return Hop(*found.tolist())
+
+
+def _serve(link: PeerLink, ball: Tensor) -> Hop:
+    """There and back; the time of posting the receive is hidden by the way there."""
+    time.sleep(_PAUSE_S)
+    start = time.perf_counter()
+    link.send((ball,))
+    sent = time.perf_counter()
+    arrival = link.receive((TensorSpec.of(ball),))
+    posted = time.perf_counter()
+    arrival.wait()
+    _settle(ball.device)
+    one_way = (time.perf_counter() - start) / 2
+    return Hop(max(0.0, one_way - (sent - start)), (posted - start) / 2)
+
+
+def _return(link: PeerLink, ball: Tensor) -> Hop:
+    link.receive((TensorSpec.of(ball),)).wait()
+    link.send((ball,))
+    return Hop(0.0, 0.0)
+
+
+def _world() -> dist.ProcessGroup:
+    if (world := dist.group.WORLD) is None:
+        raise RuntimeError("torch.distributed is not initialised")
+    return world
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _gather(size: int, ranks: int, device: torch.device, group: dist.ProcessGroup) -> float:
+    whole = torch.empty(size // ranks * ranks, dtype=torch.uint8, device=device)
+    part = torch.zeros(size // ranks, dtype=torch.uint8, device=device)
+    parts = list(whole.chunk(ranks))
+    return _worst(lambda: dist.all_gather(parts, part, group), device, group)
+
+
+def _reduce(size: int, ranks: int, device: torch.device, group: dist.ProcessGroup) -> float:
+    numbers = size // 4 // ranks * ranks
+    whole = list(torch.ones(numbers, device=device).chunk(ranks))
+    part = torch.empty(numbers // ranks, device=device)
+    return _worst(lambda: dist.reduce_scatter(part, whole, group=group), device, group)
+
+
+def _worst(run: Callable[[], object], device: torch.device, group: dist.ProcessGroup) -> float:
+    run()
+    seconds = torch.tensor(median(_timed(run, device) for _ in range(_REPEATS)), device=device)
+    dist.all_reduce(seconds, dist.ReduceOp.MAX, group)
+    return float(seconds)
+
+
+def _timed(run: Callable[[], object], device: torch.device) -> float:
+    start = time.perf_counter()
+    run()
+    _settle(device)
+    return time.perf_counter() - start

@@ -1,0 +1,147 @@
+"""Bounds: no order of a layout is faster, and none needs less memory.
+
+time     the first gather, the floor of the placement, the last reduction, the optimizer;
+         or all gathers and reductions of a rank, one after the other
+memory   states, workspace, the parameters of one stage, and the activations that are held
+         when the first micro-batches reach a rank's last chunk
+"""
+
+from collections import defaultdict
+
+from zeropp.costs import Bytes, PerStage, at_stage
+from zeropp.planner.made import Made
+from zeropp.planner.order import Order
+from zeropp.planner.pricing import Priced
+from zeropp.program.collectives import Policy
+
+
+def time_bound(priced: Priced, *, fused: bool = False) -> float:
+    """Seconds below which no order of the layout gets; `fused`: none that runs B and W as one."""
+    compute = priced.fused_floor if fused else priced.compute_floor
+    busiest = max(_collectives(priced, 0, 1), _busiest_channel(priced))
+    return max(compute + exposed(priced), busiest) + priced.traffic.optimizer
+
+
+def held_time_bound(priced: Priced, usable: float) -> float:
+    """Seconds below which no order gets whose activations fit `usable` bytes beside the states."""
+    sizes, weight = priced.sizes, priced.fastest_hop.weight
+    stays, bound = _stays(priced), 0.0
+    for stages in map(priced.layout.placement.stages_of, range(priced.layout.pp_size)):
+        room = usable - _always(sizes, stages, resident_all=False)
+        held = sum(
+            at_stage(sizes.until_backward, s) * stays[s]
+            + at_stage(sizes.until_weight, s) * weight[s]
+            for s in stages
+        )
+        bound = max(bound, priced.num_microbatches * held / room) if room > 0 else float("inf")
+    return bound
+
+
+def _slots_time_bound(priced: Priced, order: Order) -> float:
+    """The same for an order whose first rank holds so many slots."""
+    placement, weight = priced.layout.placement, priced.fastest_hop.weight
+    B = priced.num_microbatches
+    slots = order.most_slots(placement.pp_size, placement.num_chunks, B)
+    stays = _stays(priced)
+    held = sum(stays[stage] + weight[stage] for stage in placement.stages_of(0))
+    return B * held / slots
+
+
+def _stays(priced: Priced) -> list[float]:
+    """For each stage, how long a micro-batch takes at least from its F's start to its B's end."""
+    costs, hops = priced.fastest_hop, priced.layout.placement.hops
+    stays, after = [], 0.0
+    for stage in reversed(range(costs.num_stages)):
+        after += costs.forward[stage] + costs.backward[stage] + 2 * costs.latency * hops[stage]
+        stays.append(after)
+    return stays[::-1]
+
+
+def exposed(priced: Priced) -> float:
+    """Seconds of collectives that nothing can hide: the first gather and the last reduction."""
+    return at_stage(priced.traffic.gather, 0) + min(_each(priced.traffic.reduce, priced))
+
+
+def order_time_bound(priced: Priced, order: Order) -> float:
+    """Seconds below which this order does not get, whatever is made of it."""
+    bound = max(time_bound(priced, fused=order.fused), _slots_time_bound(priced, order))
+    return max(bound, _order_collectives(priced, order) + priced.traffic.optimizer)
+
+
+def made_time_bound(priced: Priced, order: Order, made: Made) -> float:
+    """The same for what was made of the order."""
+    alone = made.makespan + exposed(priced)
+    return max(alone, _order_collectives(priced, order)) + priced.traffic.optimizer
+
+
+def made_memory_bound(priced: Priced, order: Order, made: Made) -> float:
+    """The same for what was made of the order: what it holds, and one stage's parameters."""
+    placement = priced.layout.placement
+    return max(
+        _always(priced.sizes, placement.stages_of(rank), order.shard is Policy.STEP) + held
+        for rank, held in enumerate(made.activations)
+    )
+
+
+def _order_collectives(priced: Priced, order: Order) -> float:
+    B, V = priced.num_microbatches, priced.layout.placement.num_chunks
+    if order.shard is Policy.STEP:
+        return 0.0
+    if order.shard is Policy.MICROBATCH:
+        return _collectives(priced, 2 * B * V - V, B)
+    units = order.fewest_units(V, B)
+    again = (units - 1) * max(0, V - order.max_resident)
+    return _collectives(priced, again, units)
+
+
+def memory_bound(priced: Priced, order: Order | None = None) -> float:
+    """Bytes that a plan of the layout needs at least, on its fullest rank."""
+    placement = priced.layout.placement
+    first = 1 if order is None else order.largest_unit(priced.num_microbatches)
+    resident_all = order is not None and order.shard is Policy.STEP
+    return max(
+        _rank_memory(priced.sizes, placement.stages_of(rank), first, resident_all)
+        for rank in range(placement.pp_size)
+    )
+
+
+def _rank_memory(sizes: Bytes, stages: tuple[int, ...], first: int, resident_all: bool) -> float:
+    held = first * sum(at_stage(sizes.until_backward, stage) for stage in stages[:-1])
+    held += at_stage(sizes.until_backward, stages[-1])
+    return held + _always(sizes, stages, resident_all)
+
+
+def _always(sizes: Bytes, stages: tuple[int, ...], resident_all: bool) -> float:
+    """States, workspace and the parameters of the smallest stage, or of all."""
+
+    def every(size: PerStage) -> list[float]:
+        return [at_stage(size, stage) for stage in stages]
+
+    gathered = every(sizes.gathered)
+    held = sum(every(sizes.parameters)) + sum(every(sizes.optimizer)) + max(every(sizes.workspace))
+    return held + (sum(gathered) if resident_all else min(gathered))
+
+
+def _collectives(priced: Priced, more_gathers: int, reduces: int) -> float:
+    """A rank's gathers, each stage once and `more_gathers` of any, and its reductions."""
+    gathers, placement = _each(priced.traffic.gather, priced), priced.layout.placement
+    reductions = _each(priced.traffic.reduce, priced)
+    return max(
+        sum(gathers[s] + reduces * reductions[s] for s in stages)
+        + more_gathers * min(gathers[s] for s in stages)
+        for stages in map(placement.stages_of, range(placement.pp_size))
+    )
+
+
+def _busiest_channel(priced: Priced) -> float:
+    """All messages between two ranks in one direction, one after the other."""
+    placement, busy = priced.layout.placement, defaultdict[tuple[int, int], float](float)
+    for stage, seconds in enumerate(_each(priced.traffic.transfer, priced)):
+        if placement.hops[stage]:
+            ranks = placement.rank_of(stage), placement.rank_of(stage + 1)
+            busy[ranks] += priced.num_microbatches * seconds
+    return max(busy.values(), default=0.0)
+
+
+def _each(value: PerStage, priced: Priced) -> list[float]:
+    return [at_stage(value, stage) for stage in range(priced.layout.placement.num_stages)]

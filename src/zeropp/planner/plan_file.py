@@ -1,0 +1,71 @@
+"""Plans as TOML: the fields of `Plan`, the micro-batch, and what was predicted.
+
+micro_batch_size = 1
+pp_size = 4
+...                     the fields of `Plan`; those that are not set are left out
+[costs]                 forward, backward, weight for each stage, and latency, in seconds
+[predicted]             what the step is predicted to take; reading a plan ignores it
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from zeropp.costs import Costs
+from zeropp.ir.toml_file import make, read_toml
+from zeropp.plan import Plan
+
+
+@dataclass(frozen=True)
+class SavedPlan:
+    """What a plan file holds.
+
+    Attributes:
+        plan: how the model is laid over ranks.
+        micro_batch_size: sequences in a micro-batch.
+        predicted: what the plan was predicted to take, as plain data; empty if it was not.
+    """
+
+    plan: Plan
+    micro_batch_size: int
+    predicted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def write_plan(saved: SavedPlan, path: Path) -> None:
+    """Write a plan; `read_plan` reads an equal one back."""
+    fields = {"micro_batch_size": saved.micro_batch_size, **_set_fields(saved.plan)}
+    if saved.plan.costs is not None:
+        fields["costs"] = _set_fields(saved.plan.costs)
+    if saved.predicted:
+        fields["predicted"] = dict(saved.predicted)
+    path.write_text(tomli_w.dumps(fields), encoding="utf-8")
+
+
+def read_plan(path: Path) -> SavedPlan:
+    """The plan in a file.
+
+    Raises:
+        ValueError: unreadable, or a field that is missing, unknown or out of range.
+    """
+    return read_toml("plan", path, _from_table)
+
+
+def _from_table(values: dict[str, Any]) -> SavedPlan:
+    predicted = values.pop("predicted", {})
+    size = values.pop("micro_batch_size", None)
+    if not isinstance(size, int) or size < 1:
+        raise ValueError(f"micro_batch_size must be a whole number of at least 1, got {size!r}")
+    return SavedPlan(make(Plan, values), size, predicted)
+
+
+def _set_fields(owner: Plan | Costs) -> dict[str, Any]:
+    values = {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if value is not None and name != "costs"
+    }

@@ -1,0 +1,137 @@
+"""The planner: the fastest plan of a problem, its rivals, and the reasons in words."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zeropp.plan import Plan
+from zeropp.planner.families import FAMILIES, anything, family_of
+from zeropp.planner.made import costs_for
+from zeropp.planner.nearest import refuse
+from zeropp.planner.plan_file import SavedPlan
+from zeropp.planner.predict import PREFETCH, made_order, predict
+from zeropp.planner.prediction import Prediction
+from zeropp.planner.problem import Problem
+from zeropp.planner.search import Candidate, Counts, Search
+from zeropp.planner.words import Rival, reasons
+
+_LOOKED_FOR_UP_TO = 1.5  # times the winner's step: rivals that are slower are not searched for
+_EFFORT = 30  # more orders that are made or simulated for a family of rivals
+_FULL_ACTIONS = 150_000  # of the simulation of a winner: about five seconds
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the planner found.
+
+    Attributes:
+        problem: what was asked.
+        best: the fastest candidate that fits.
+        rivals: of every other family the best of its most promising plans, fastest first; none
+            where no plan that fits was found within 1.5 times the step.
+        counts: how much was looked at.
+    """
+
+    problem: Problem
+    best: Candidate
+    rivals: tuple[Rival, ...]
+    counts: Counts
+
+    @property
+    def family(self) -> str:
+        """The winner's family."""
+        return family_of(self.best.priced.layout, self.best.order)
+
+    @property
+    def prediction(self) -> Prediction:
+        """Of the winner."""
+        return self.best.prediction
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Over all devices."""
+        return self.problem.tokens / self.best.step_s
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs / (devices x peak x step), attention in full; None where not known."""
+        peak = self.problem.profile.device.peak_flops * self.problem.gpus * self.best.step_s
+        return self.problem.flops / peak if peak and self.problem.flops else None
+
+    @property
+    def plan(self) -> Plan:
+        """The winner as a plan."""
+        return plan_of(self.best)
+
+    @property
+    def micro_batch_size(self) -> int:
+        """The winner's sequences in a micro-batch."""
+        return self.best.priced.layout.setting.micro_batch_size
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """In words: why it won, what limits it, and whether pipelining pays."""
+        return reasons(self.problem, self.family, self.best, self.rivals)
+
+    @property
+    def saved(self) -> SavedPlan:
+        """For a plan file."""
+        return SavedPlan(self.plan, self.micro_batch_size, self.predicted())
+
+    def predicted(self) -> dict[str, Any]:
+        """The winner's figures as plain data."""
+        figures = self.prediction.as_dict() | {"tokens_per_s": self.tokens_per_s}
+        return figures | ({} if self.mfu is None else {"mfu": self.mfu})
+
+
+def best_plan(problem: Problem) -> Answer:
+    """The fastest plan that fits the memory.
+
+    Raises:
+        ValueError: none does, or the batch cannot be shared; with the nearest problem that works.
+    """
+    search = Search(problem)
+    best = search.best(anything)
+    if best is None:
+        refuse(problem)
+    return Answer(problem, _in_full(best), tuple(_rivals(search, best)), search.counts)
+
+
+def plan_of(candidate: Candidate) -> Plan:
+    """A candidate as a plan, whose schedule is the one that was simulated."""
+    layout, order = candidate.priced.layout, candidate.order
+    return Plan(
+        pp_size=layout.pp_size,
+        num_chunks=layout.placement.num_chunks,
+        num_microbatches=candidate.priced.num_microbatches,
+        schedule=order.schedule,
+        unit_size=order.unit_size,
+        seam=order.seam,
+        dp_shard=layout.dp_shard,
+        dp_replicate=layout.dp_replicate,
+        shard=str(order.shard),
+        max_resident=order.max_resident,
+        prefetch=PREFETCH,
+        split=candidate.priced.stages.split,
+        slots=order.slots,
+        recompute=str(layout.setting.recompute),
+        costs=costs_for(candidate.priced, order),
+    )
+
+
+def _in_full(best: Candidate) -> Candidate:
+    """With the whole batch simulated, where that does not take long."""
+    if not best.prediction.extended:
+        return best
+    made = made_order(best.priced, best.order, _FULL_ACTIONS)
+    return replace(best, prediction=predict(best.priced, best.order, made))
+
+
+def _rivals(search: Search, best: Candidate) -> Iterator[Rival]:
+    own = family_of(best.priced.layout, best.order)
+    found = [
+        Rival(name, search.best(wanted, _LOOKED_FOR_UP_TO * best.step_s, _EFFORT))
+        for name, wanted in FAMILIES.items()
+        if name != own
+    ]
+    yield from sorted(found, key=lambda rival: rival.step_s)

@@ -1,0 +1,201 @@
+"""Best-first search: bounds order what is looked at, and what cannot win is never simulated.
+
+Layouts wait in a queue by the time below which none of their orders gets. The first in the queue is
+opened into its orders, which wait likewise; an order that comes first is made and waits once more,
+by its makespan without collectives; when it comes first again it is simulated. The search ends when
+the first in the queue cannot beat the best so far, so what it finds is the best of all.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
+from itertools import count, product
+from typing import NamedTuple
+
+from zeropp.ir.placement import Placement, Shape
+from zeropp.planner.bounds import (
+    held_time_bound,
+    made_memory_bound,
+    made_time_bound,
+    memory_bound,
+    order_time_bound,
+    time_bound,
+)
+from zeropp.planner.layout import Layout
+from zeropp.planner.made import Made
+from zeropp.planner.order import Order, orders
+from zeropp.planner.predict import made_order, predict
+from zeropp.planner.prediction import Prediction
+from zeropp.planner.pricing import Priced, Stages, cut, price
+from zeropp.planner.problem import Problem
+from zeropp.planner.profile import Setting
+from zeropp.program.collectives import Policy
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An order of a priced layout, and what it is predicted to take."""
+
+    priced: Priced
+    order: Order
+    prediction: Prediction
+
+    @property
+    def step_s(self) -> float:
+        """Predicted time of a step."""
+        return self.prediction.step_s
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How much a search looked at."""
+
+    layouts: int
+    simulated: int
+
+
+class _Waiting(NamedTuple):
+    """A layout, an order of it, or what was made of that order."""
+
+    priced: Priced
+    order: Order | None = None
+    made: Made | None = None
+
+
+Wanted = Callable[[Layout, Order], bool]
+
+
+class Search:
+    """Searches over one problem, which share layouts and simulations.
+
+    Args:
+        problem: what to plan.
+        chunks: V to try where P > 1.
+    """
+
+    def __init__(self, problem: Problem, chunks: tuple[int, ...] = (1, 2, 4, 8)) -> None:
+        self.problem = problem
+        self._cuts: dict[tuple[Placement, Setting], Stages] = {}
+        self._made: dict[tuple[Placement, Setting, Order], Made] = {}
+        self._predicted: dict[tuple[Layout, Order], Prediction] = {}
+        self.layouts = tuple(self._priced(layouts(problem, chunks)))
+        self._bounds = [
+            max(time_bound(priced), held_time_bound(priced, problem.usable))
+            for priced in self.layouts
+        ]
+
+    @property
+    def counts(self) -> Counts:
+        """Of all searches so far."""
+        return Counts(len(self.layouts), len(self._predicted))
+
+    def best(
+        self, wanted: Wanted, at_most: float = float("inf"), effort: float = float("inf")
+    ) -> Candidate | None:
+        """The fastest that fits the memory and is `wanted`, if one is faster than `at_most`.
+
+        Of equally fast ones the first found is taken, so that equal inputs give equal plans.
+
+        Args:
+            wanted: which orders of which layouts count.
+            at_most: seconds of a step.
+            effort: how many orders are made or simulated, beyond those of earlier searches,
+                before the search ends with the best so far; without it, nothing is better.
+        """
+        best, serial = None, count()
+        queue: list[tuple[float, int, _Waiting]] = [
+            (bound, next(serial), _Waiting(priced))
+            for bound, priced in zip(self._bounds, self.layouts, strict=True)
+            if bound < at_most
+        ]
+        heapify(queue)
+        effort += self._work
+        while queue and queue[0][0] < at_most and self._work < effort:
+            _, _, (priced, order, made) = heappop(queue)
+            if order is not None and made is not None:
+                prediction = self.predicted(priced, order)
+                if prediction.peak_bytes <= self.problem.usable and prediction.step_s < at_most:
+                    best, at_most = Candidate(priced, order, prediction), prediction.step_s
+                continue
+            for bound, waiting in self._opened(priced, order, wanted):
+                if bound < at_most:
+                    heappush(queue, (bound, next(serial), waiting))
+        return best
+
+    @property
+    def _work(self) -> int:
+        return len(self._made) + len(self._predicted)
+
+    def predicted(self, priced: Priced, order: Order) -> Prediction:
+        """Simulate, once."""
+        key = (priced.layout, order)
+        if key not in self._predicted:
+            self._predicted[key] = predict(priced, order, self._made_order(priced, order))
+        return self._predicted[key]
+
+    def _opened(
+        self, priced: Priced, order: Order | None, wanted: Wanted
+    ) -> Iterator[tuple[float, "_Waiting"]]:
+        """A layout's orders, or what is made of an order; those that may fit the memory."""
+        usable = self.problem.usable
+        if order is not None:
+            made = self._made_order(priced, order)
+            if made_memory_bound(priced, order, made) <= usable:
+                yield made_time_bound(priced, order, made), _Waiting(priced, order, made)
+            return
+        for each in orders(priced.layout.placement, priced.num_microbatches):
+            if wanted(priced.layout, each) and memory_bound(priced, each) <= usable:
+                yield order_time_bound(priced, each), _Waiting(priced, each)
+
+    def _made_order(self, priced: Priced, order: Order) -> Made:
+        alike = replace(order, shard=Policy.UNIT, max_resident=1)
+        key = (priced.layout.placement, priced.layout.setting, alike)
+        if key not in self._made:
+            self._made[key] = made_order(priced, alike)
+        return self._made[key]
+
+    def _priced(self, every: Iterable[Layout]) -> Iterator[Priced]:
+        """Those that may fit the memory."""
+        for layout in every:
+            key = (layout.placement, layout.setting)
+            if key not in self._cuts:
+                self._cuts[key] = cut(self.problem, layout)
+            priced = price(self.problem, layout, self._cuts[key])
+            if memory_bound(priced) <= self.problem.usable:
+                yield priced
+
+
+def layouts(problem: Problem, chunks: tuple[int, ...]) -> Iterator[Layout]:
+    """All ways to use the problem's devices, small pipelines first."""
+    blocks = len(problem.profile.kinds)
+    for P in _divisors(problem.gpus):
+        if blocks < P:
+            break
+        D = problem.gpus // P
+        for setting in problem.profile.blocks:
+            if problem.global_batch % (D * setting.micro_batch_size):
+                continue
+            placements = [p for p in _placements(P, blocks, chunks) if _fits(p, problem.split)]
+            for placement, shards in product(placements, _divisors(D)):
+                yield Layout(placement, shards, D // shards, setting)
+
+
+def _fits(placement: Placement, split: tuple[int, ...] | None) -> bool:
+    return split is None or len(split) == placement.num_stages
+
+
+def _placements(P: int, blocks: int, chunks: tuple[int, ...]) -> Iterator[Placement]:
+    """For P=1, groups of blocks that are gathered together: 1, 2, 4, ..., one for each block."""
+    if P == 1:
+        sizes = {2**k for k in range(blocks.bit_length())} | {blocks}
+        yield from (Placement(Shape.LOOP, 1, V) for V in sorted(sizes))
+        return
+    for V in chunks:
+        if blocks >= P * V:
+            yield Placement(Shape.LOOP, P, V)
+    if blocks >= 2 * P:
+        yield Placement(Shape.VEE, P, 2)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]

@@ -1,0 +1,18 @@
+"""From a schedule to the program that ranks execute, and the proof that it is sound."""
+
+from zeropp.program.collectives import Policy
+from zeropp.program.forward_only import forward_only
+from zeropp.program.lowering import lower
+from zeropp.program.verifier import InvalidProgramError, Limits, require_valid, verify
+from zeropp.program.violation import Violation
+
+__all__ = [
+    "InvalidProgramError",
+    "Limits",
+    "Policy",
+    "Violation",
+    "forward_only",
+    "lower",
+    "require_valid",
+    "verify",
+]

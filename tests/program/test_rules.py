@@ -1,0 +1,154 @@
+"""Every rule accepts a sound program and rejects one that is broken in its way."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from zeropp.generate import generate
+from zeropp.ir import Action, Kind, Program, Schedule, format_program, parse
+from zeropp.program.lowering import lower
+from zeropp.program.verifier import (
+    InvalidProgramError,
+    Limits,
+    require_valid,
+    verify,
+)
+
+SCHEDULE = generate("zeropp", 2, 2, 4, unit_size=2, seam="drain")
+PROGRAM = lower(SCHEDULE, "unit", max_resident=1)
+
+
+def rules(subject: Schedule | Program, limits: Limits | None = None) -> set[str]:
+    return {violation.rule for violation in verify(subject, limits)}
+
+
+def edited(rank: int, edit: Callable[[list[Action]], None], of: Program = PROGRAM) -> Program:
+    orders = [list(order) for order in of.actions]
+    edit(orders[rank])
+    return replace(of, actions=tuple(map(tuple, orders)))
+
+
+def reordered(rank: int, edit: Callable[[list[Action]], None]) -> Schedule:
+    orders = [list(order) for order in SCHEDULE.actions]
+    edit(orders[rank])
+    return replace(SCHEDULE, actions=tuple(map(tuple, orders)))
+
+
+def swap(first: Action, second: Action) -> Callable[[list[Action]], None]:
+    def edit(order: list[Action]) -> None:
+        a, b = order.index(first), order.index(second)
+        order[a], order[b] = order[b], order[a]
+
+    return edit
+
+
+def test_sound_programs_are_accepted() -> None:
+    assert verify(SCHEDULE) == ()
+    assert require_valid(PROGRAM, Limits(slots=4, max_resident=1)) is PROGRAM
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda order: order.pop(),
+        lambda order: order.append(order[0]),
+        lambda order: order.append(Action(Kind.F, 9, 0)),
+        lambda order: order.append(Action(Kind.F, 0, 7)),
+        lambda order: order.append(Action(Kind.F, 1, 0)),
+    ],
+    ids=["missing", "repeated", "no such stage", "no such microbatch", "wrong rank"],
+)
+def test_complete(edit: Callable[[list[Action]], None]) -> None:
+    assert "complete" in rules(reordered(0, edit))
+
+
+def test_precedence_of_compute() -> None:
+    broken = reordered(0, swap(Action(Kind.B, 2, 0), Action(Kind.W, 2, 0)))
+    (violation,) = verify(broken)
+    assert violation.rule == "precedence"
+    assert "rank 0" in str(violation)
+    assert "[2W0]" in str(violation)
+
+
+def test_precedence_of_messages() -> None:
+    late = swap(Action(Kind.RECV_F, 1, 0), Action(Kind.F, 1, 0))
+    with pytest.raises(ValueError, match="precedence"):
+        require_valid(lower_with(late))
+
+
+def lower_with(edit: Callable[[list[Action]], None]) -> Program:
+    program = lower(generate("1f1b", 2, 1, 2))
+    orders = [list(order) for order in program.actions]
+    edit(orders[1])
+    return Program(program.schedule, tuple(map(tuple, orders)))
+
+
+def test_channels() -> None:
+    broken = edited(1, swap(Action(Kind.RECV_F, 1, 0), Action(Kind.RECV_F, 1, 1)))
+    assert "channels" in rules(broken)
+
+
+def test_deadlock_of_compute() -> None:
+    waits = reordered(0, swap(Action(Kind.F, 2, 1), Action(Kind.B, 2, 0))).actions[0]
+    for_it = reordered(1, swap(Action(Kind.B, 3, 0), Action(Kind.F, 3, 1))).actions[1]
+    assert rules(replace(SCHEDULE, actions=(waits, for_it))) == {"deadlock"}
+
+
+def test_deadlock_of_blocking_sends() -> None:
+    program = lower(generate("1f1b", 2, 1, 4))
+
+    def post_late(order: list[Action]) -> None:
+        order.remove(Action(Kind.RECV_B, 0, 0))
+        order.insert(order.index(Action(Kind.BW, 0, 0)), Action(Kind.RECV_B, 0, 0))
+
+    def post_later(order: list[Action]) -> None:
+        order.remove(Action(Kind.RECV_F, 1, 1))
+        order.insert(order.index(Action(Kind.F, 1, 1)), Action(Kind.RECV_F, 1, 1))
+        order.remove(Action(Kind.RECV_F, 1, 2))
+        order.insert(order.index(Action(Kind.F, 1, 2)), Action(Kind.RECV_F, 1, 2))
+
+    assert rules(edited(1, post_later, edited(0, post_late, program))) == {"deadlock"}
+
+
+def test_slots() -> None:
+    assert rules(SCHEDULE, Limits(slots=3)) == {"slots"}
+
+
+def test_residency() -> None:
+    assert "residency" in rules(edited(0, lambda order: order.remove(Action(Kind.UNSHARD, 0))))
+    assert rules(lower(SCHEDULE, "step"), Limits(max_resident=1)) == {"residency"}
+
+
+def test_economy() -> None:
+    reduce = Action(Kind.REDUCE, 2)
+    assert "economy" in rules(edited(0, lambda order: order.insert(order.index(reduce), reduce)))
+    twice = Action(Kind.UNSHARD, 0)
+    assert "economy" in rules(edited(0, lambda order: order.insert(0, twice)))
+
+    def never_reduced(order: list[Action]) -> None:
+        order.reverse()
+        order.remove(Action(Kind.REDUCE, 0))
+        order.reverse()
+
+    assert "economy" in rules(edited(0, never_reduced))
+
+
+def test_errors_list_the_violations() -> None:
+    with pytest.raises(InvalidProgramError, match=r"economy: rank 0, position 1: 0UNSHARD"):
+        require_valid(edited(0, lambda order: order.insert(0, Action(Kind.UNSHARD, 0))))
+
+
+def test_programs_round_trip_and_unknown_text_is_refused() -> None:
+    assert parse(format_program(PROGRAM)) == PROGRAM
+    with pytest.raises(ValueError, match="line 8: unknown action '0X1'"):
+        parse(format_program(PROGRAM).replace("shard: unit", "rank 0: 0X1"))
+
+
+def test_generating_loads_no_torch() -> None:
+    code = (
+        "import sys, zeropp.generate, zeropp.program, zeropp.planner; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
