@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, generate
-from zeropp.ir import Kind, Schedule, Timeline, evaluate
+from zeropp.ir import Kind, Order, Schedule, Timeline, evaluate
 from zeropp.program.collectives import shard
 from zeropp.program.lowering import lower
 from zeropp.simulate import simulate
@@ -95,7 +95,9 @@ class Row:
         chunks = self.chunks(V)
         unit_size = self.unit * P if self.unit else None
         costs = Costs.uniform(P, chunks, *times)
-        return generate(self.name, P, chunks, B, unit_size=unit_size, seam=self.seam, costs=costs)
+        return generate(
+            Order(self.name, unit_size=unit_size, seam=self.seam), P, chunks, B, costs=costs
+        )
 
 
 class TimeAndMemory(NamedTuple):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from zeropp.costs import Costs, floor
 from zeropp.generate import GENERATORS, generate
-from zeropp.ir import Schedule, evaluate
+from zeropp.ir import Order, Schedule, evaluate
 
 P, V, B = 4, 2, 8
 _TIMES = (2.0, 2.2, 1.6)  # F, B and W of one micro-batch through a whole rank
@@ -36,7 +36,7 @@ def lines() -> Iterator[str]:
 
 def _before_and_after(name: str, chunks: int, costs: Costs) -> str:
     made, better = (
-        generate(name, P, chunks, B, costs=costs, refine=refine) for refine in (False, True)
+        generate(Order(name, refine=refine), P, chunks, B, costs=costs) for refine in (False, True)
     )
     return f"{_above(made, costs):.1f} -> {_above(better, costs):.1f}"
 

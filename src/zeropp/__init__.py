@@ -1,38 +1,36 @@
 """ZeroPP: pipeline-parallel training with blockwise FSDP (arXiv 2402.03791).
 
-`Plan` and `generate` need no torch; the rest imports it when first asked for.
+Everything is imported when it is first asked for: `Plan` needs no torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zeropp.generate import generate
-from zeropp.plan import Plan
-
 if TYPE_CHECKING:
+    from zeropp.build import pipeline, program_of
     from zeropp.measure.adapt import Adapter
     from zeropp.measure.trace import Trace
-    from zeropp.runtime.auxiliary import AuxiliaryLoss
-    from zeropp.runtime.mesh import make_mesh
-    from zeropp.runtime.pipeline import Pipeline, StepOutput
-    from zeropp.runtime.split_rules import split_report
-
+    from zeropp.plan import Plan
+    from zeropp.runtime import AuxiliaryLoss, Pipeline, StepOutput, make_mesh, split_report
 
 _HOMES = {
     "Adapter": "measure.adapt",
-    "AuxiliaryLoss": "runtime.auxiliary",
-    "Pipeline": "runtime.pipeline",
-    "StepOutput": "runtime.pipeline",
+    "AuxiliaryLoss": "runtime",
+    "Pipeline": "runtime",
+    "Plan": "plan",
+    "StepOutput": "runtime",
     "Trace": "measure.trace",
-    "make_mesh": "runtime.mesh",
-    "split_report": "runtime.split_rules",
+    "make_mesh": "runtime",
+    "pipeline": "build",
+    "program_of": "build",
+    "split_report": "runtime",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"zeropp.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 __all__ = [
@@ -42,7 +40,8 @@ __all__ = [
     "Plan",
     "StepOutput",
     "Trace",
-    "generate",
     "make_mesh",
+    "pipeline",
+    "program_of",
     "split_report",
 ]

@@ -9,9 +9,10 @@ from support.exactness import Plain
 from support.features import Batch, even, gpt, loss_sum
 from support.parity import relative_error, whole
 from support.ranks import run_ranks
+from zeropp.build import pipeline
 from zeropp.checkpoint import files as checkpoint
 from zeropp.plan import Plan
-from zeropp.runtime.mesh import data_rank
+from zeropp.runtime.mesh import data_rank, data_size
 from zeropp.runtime.pipeline import Pipeline
 
 B = 4
@@ -21,7 +22,7 @@ READERS = (Plan(1, 2, B), Plan(2, 2, B, "zb-v"), Plan(1, 1, B, dp_shard=2), Plan
 
 def make(plan: Plan) -> tuple[Pipeline, torch.optim.AdamW]:
     torch.manual_seed(3)
-    pipe = Pipeline(gpt(tied=True), loss_sum, plan)
+    pipe = pipeline(gpt(tied=True), loss_sum, plan)
     return pipe, torch.optim.AdamW(pipe.parameters(), lr=1e-2, eps=1e-4)
 
 
@@ -31,7 +32,7 @@ def batch(step: int) -> Batch:
 
 def part(pipe: Pipeline, whole_batch: Batch) -> Batch:
     """A data rank's samples of every micro-batch."""
-    rank, ranks = data_rank(pipe.mesh), pipe.plan.dp_size
+    rank, ranks = data_rank(pipe.mesh), data_size(pipe.mesh)
     return [(x.chunk(ranks)[rank], y.chunk(ranks)[rank]) for x, y in whole_batch]
 
 

@@ -11,7 +11,7 @@ import pytest
 from zeropp.cli.main import main
 from zeropp.costs import Costs
 from zeropp.generate import generate
-from zeropp.ir import Kind, evaluate, peak_slots_per_rank
+from zeropp.ir import Kind, Order, evaluate, peak_slots_per_rank
 from zeropp.program.collectives import shard
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -53,7 +53,9 @@ def test_from_a_profile_to_training_by_its_plan(tmp_path: Path) -> None:
 def test_the_table_is_true(row: tuple[str, ...]) -> None:
     name, unit, seam, chunks, makespan, bubble, peak, gathers = row
     V = int(chunks)
-    schedule = generate(name, 8, V, 32, unit_size=int(unit) if unit else None, seam=seam or None)
+    schedule = generate(
+        Order(name, unit_size=int(unit) if unit else None, seam=seam or None), 8, V, 32
+    )
     timeline = evaluate(schedule, Costs.uniform(8, V).duration)
     assert timeline.makespan == pytest.approx(float(makespan))
     assert timeline.bubble_ratio * 100 == pytest.approx(float(bubble), abs=0.051)

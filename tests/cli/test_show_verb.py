@@ -9,7 +9,7 @@ import pytest
 
 from zeropp.cli.main import main
 from zeropp.generate import generate
-from zeropp.ir import Placement, Shape, format_program, format_schedule
+from zeropp.ir import Order, Placement, Shape, format_program, format_schedule
 from zeropp.program.forward_only import forward_only
 from zeropp.program.lowering import lower
 
@@ -84,7 +84,7 @@ def test_a_comparison_as_text_and_trace(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_a_program_file_is_drawn_with_its_collectives(tmp_path: Path) -> None:
     file = tmp_path / "program.txt"
-    program = lower(generate("zeropp", 2, 2, 4), "unit", max_resident=1)
+    program = lower(generate(Order("zeropp"), 2, 2, 4), "unit", max_resident=1)
     file.write_text(format_program(program))
     assert "UNSHARD" in drawn(tmp_path / "program.svg", str(file), "--gather", "0.5")
 

@@ -6,7 +6,7 @@ import pytest
 
 from zeropp.costs import Costs, floor
 from zeropp.generate import GENERATORS, generate
-from zeropp.ir import Action, Kind, Placement, Shape, evaluate
+from zeropp.ir import Action, Kind, Order, Placement, Shape, evaluate
 
 
 def test_uniform_costs_share_a_rank_among_its_chunks() -> None:
@@ -54,7 +54,7 @@ def test_no_schedule_beats_the_floor(name: str) -> None:
     V = min(GENERATORS[name].chunks or {2})
     for last, latency, weight in ((1.0, 0.0, 1.0), (1.5, 0.1, 0.3), (0.5, 0.3, 0.0)):
         costs = Costs.uniform(4, V, 1.0, 1.2, weight, latency=latency).scaled(4 * V - 1, last)
-        schedule = generate(name, 4, V, 8)
+        schedule = generate(Order(name), 4, V, 8)
         reached = evaluate(schedule, costs.duration, costs.latency).makespan
         assert reached >= floor(schedule.placement, 8, costs) * (1 - 1e-9)
 

@@ -7,7 +7,7 @@ import pytest
 
 from zeropp.costs import Costs
 from zeropp.generate import Budget, generate
-from zeropp.ir import Schedule, evaluate, peak_slots_per_rank
+from zeropp.ir import Order, Schedule, evaluate, peak_slots_per_rank
 
 GIB = 2.0**30
 
@@ -17,7 +17,12 @@ def within(memory: float, seam: str = "carry", unit: int | None = None) -> Sched
     costs = Costs.uniform(4, 2)
     size = unit if unit is not None else "auto"
     return generate(
-        "zeropp", 4, 2, 16, unit_size=size, seam=seam, slots="auto", costs=costs, budget=budget
+        Order("zeropp", unit_size=size, seam=seam, slots="auto"),
+        4,
+        2,
+        16,
+        costs=costs,
+        budget=budget,
     )
 
 
@@ -54,11 +59,11 @@ def test_too_small_a_budget_names_the_smallest_that_works() -> None:
 
 def test_auto_and_budget_go_together() -> None:
     with pytest.raises(ValueError, match="slots auto needs a budget"):
-        generate("zeropp", 4, 2, 8, slots="auto")
+        generate(Order("zeropp", slots="auto"), 4, 2, 8)
     with pytest.raises(ValueError, match="budget goes with slots auto"):
-        generate("zeropp", 4, 2, 8, slots=11, budget=Budget(5, 1))
+        generate(Order("zeropp", slots=11), 4, 2, 8, budget=Budget(5, 1))
     with pytest.raises(ValueError, match="slot_bytes must be"):
         Budget(5, 0)
     with pytest.raises(ValueError, match="not a knob of 1f1b"):
-        generate("1f1b", 4, 1, 8, slots="auto", budget=Budget(5, 1))
-    assert max(generate("zeropp", 4, 2, 8, unit_size="auto", slots=11).units) <= 8
+        generate(Order("1f1b", slots="auto"), 4, 1, 8, budget=Budget(5, 1))
+    assert max(generate(Order("zeropp", unit_size="auto", slots=11), 4, 2, 8).units) <= 8

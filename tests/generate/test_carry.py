@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from zeropp.costs import Costs, floor
 from zeropp.generate import generate
-from zeropp.ir import Kind, Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
+from zeropp.ir import Kind, Order, Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
 
 Times = tuple[float, float, float]
 
@@ -31,7 +31,9 @@ def made_for(
     slots: int | None = None,
     seam: str | None = None,
 ) -> Schedule:
-    return generate("zeropp", P, V, B, unit_size=unit_size, slots=slots, seam=seam, costs=costs)
+    return generate(
+        Order("zeropp", unit_size=unit_size, slots=slots, seam=seam), P, V, B, costs=costs
+    )
 
 
 def makespan(schedule: Schedule, costs: Costs) -> float:
@@ -57,7 +59,7 @@ def test_reaches_the_floor_in_the_memory_of_interleaved_1f1b(P: int, V: int, tim
 
 def test_beats_interleaved_1f1b_by_its_whole_steady_bubble() -> None:
     costs = Costs.uniform(8, 2)
-    peer = generate("interleaved-1f1b", 8, 2, 32)
+    peer = generate(Order("interleaved-1f1b"), 8, 2, 32)
     carried = made_for(costs, 8, 2, 32)
     assert makespan(peer, costs) == pytest.approx(106.5)
     assert makespan(carried, costs) == pytest.approx(99.5)
@@ -98,7 +100,7 @@ def test_no_peer_in_the_same_slots_is_faster(P: int, V: int) -> None:
     for B, times, p2p, tail in product(batches, ALL, hops, tails):
         costs = Costs.uniform(P, V, *times, latency=p2p).scaled(P * V - 1, tail)
         for name in PEERS if V == 1 else PEERS[1:2] + PEERS[3:4]:
-            peer = generate(name, P, V, B)
+            peer = generate(Order(name), P, V, B)
             carried = made_for(costs, P, V, B, slots=max(peak_slots_per_rank(peer)))
             assert makespan(carried, costs) <= makespan(peer, costs) * 1.00002, (name, B, times)
 
@@ -165,13 +167,13 @@ def test_too_few_slots_are_refused_with_the_number_needed(V: int, U: int, needed
 
 def test_refuses_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="seam must be carry or drain"):
-        generate("zeropp", 2, 2, 4, seam="sew")
+        generate(Order("zeropp", seam="sew"), 2, 2, 4)
     with pytest.raises(ValueError, match="slots is a knob of seam carry"):
-        generate("zeropp", 2, 2, 4, seam="drain", slots=9)
+        generate(Order("zeropp", seam="drain", slots=9), 2, 2, 4)
     with pytest.raises(ValueError, match="slots is not a knob of gpipe"):
-        generate("gpipe", 2, 1, 4, slots=9)
+        generate(Order("gpipe", slots=9), 2, 1, 4)
     with pytest.raises(ValueError, match="costs must list 4 stages"):
-        generate("zeropp", 2, 2, 4, costs=Costs.uniform(2, 1))
+        generate(Order("zeropp"), 2, 2, 4, costs=Costs.uniform(2, 1))
 
 
 def test_is_quick() -> None:

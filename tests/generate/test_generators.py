@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.sizes import sized
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Request, generate
-from zeropp.ir import Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
+from zeropp.ir import Order, Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
 from zeropp.program.lowering import lower
 from zeropp.program.verifier import verify
 from zeropp.show import draw_text
@@ -38,7 +38,7 @@ def unit_makespan(schedule: Schedule) -> float:
 @pytest.mark.parametrize("picture", [*(n for n in GENERATORS if n != "zeropp"), *SEAMS])
 def test_the_picture_is_the_golden_one(picture: str) -> None:
     name, _, seam = picture.partition(".")
-    schedule = generate(name, 4, chunks_of(name), 8, seam=seam or None)
+    schedule = generate(Order(name, seam=seam or None), 4, chunks_of(name), 8)
     drawn = draw_text(evaluate(schedule, unit_costs(schedule).duration))
     assert drawn.rstrip("\n") == (GOLDEN / f"{picture}.txt").read_text().rstrip("\n")
 
@@ -49,7 +49,7 @@ def test_the_drained_order_costs_what_the_paper_says(P: int, V: int) -> None:
     for unit_size in range(P, 2 * P + 3):
         for units in (1, 2, 3):
             B = unit_size * units
-            schedule = generate("zeropp", P, V, B, unit_size=unit_size, seam="drain")
+            schedule = generate(Order("zeropp", unit_size=unit_size, seam="drain"), P, V, B)
             seam = max(0, 2 * P - 1 - unit_size)
             assert unit_makespan(schedule) == 3 * B * V + (P - 1) + (units - 1) * seam
             if unit_size <= 2 * P - 1:
@@ -57,8 +57,8 @@ def test_the_drained_order_costs_what_the_paper_says(P: int, V: int) -> None:
 
 
 def test_units_are_nearly_equal_and_none_exceeds_u() -> None:
-    assert generate("zeropp", 4, 2, 7, unit_size=4, seam="drain").units == (4, 3)
-    assert generate("zeropp", 8, 2, 26, unit_size=8, seam="drain").units == (7, 7, 6, 6)
+    assert generate(Order("zeropp", unit_size=4, seam="drain"), 4, 2, 7).units == (4, 3)
+    assert generate(Order("zeropp", unit_size=8, seam="drain"), 8, 2, 26).units == (7, 7, 6, 6)
 
 
 @given(st.data())
@@ -66,7 +66,7 @@ def test_every_generated_program_is_sound(data: st.DataObject) -> None:
     name, P, V, B = data.draw(sized(5, 10))
     unit = data.draw(st.integers(1, B)) if "unit_size" in GENERATORS[name].options else None
     seam = data.draw(st.sampled_from(["drain", "carry"])) if name == "zeropp" else None
-    schedule = generate(name, P, V, B, unit_size=unit, seam=seam)
+    schedule = generate(Order(name, unit_size=unit, seam=seam), P, V, B)
     assert parse(format_schedule(schedule)) == schedule
     policy = data.draw(st.sampled_from([None, "unit", "step", "microbatch"]))
     assert verify(lower(schedule, policy, max_resident=data.draw(st.integers(1, 3)))) == ()
@@ -84,11 +84,11 @@ def test_every_generated_program_is_sound(data: st.DataObject) -> None:
 )
 def test_bad_sizes_name_their_field(arguments: tuple[str, int, int, int], field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        generate(*arguments)
+        generate(Order(*arguments))
 
 
 def test_a_unit_above_the_batch_or_a_knob_of_another_schedule_is_refused() -> None:
     with pytest.raises(ValueError, match="unit_size must be at most"):
         Request(2, 1, 4, unit_size=5)
     with pytest.raises(ValueError, match="not a knob of gpipe"):
-        generate("gpipe", 2, 1, 4, unit_size=2)
+        generate(Order("gpipe", unit_size=2), 2, 1, 4)

@@ -12,6 +12,7 @@ from zeropp.generate.squeeze import squeeze
 from zeropp.ir import (
     Action,
     Kind,
+    Order,
     Placement,
     Schedule,
     Shape,
@@ -67,7 +68,7 @@ def valid_chunks(name: str) -> tuple[int, ...]:
 def test_zb_h1_has_table_2s_bubble_and_1f1bs_memory(P: int, times: Times) -> None:
     F, B, W = times
     for batch in (P, 2 * P, 4 * P + 1):
-        schedule = generate("zb-h1", P, 1, batch)
+        schedule = generate(Order("zb-h1"), P, 1, batch)
         assert span_bubble(schedule, times) == pytest.approx((P - 1) * (F + B - W))
         assert makespan_bubble(schedule, times) == pytest.approx((P - 1) * (F + B - W))
         assert peak_slots_per_rank(schedule) == (P,) * P
@@ -78,7 +79,7 @@ def test_zb_h1_has_table_2s_bubble_and_1f1bs_memory(P: int, times: Times) -> Non
 def test_zb_h2_has_table_2s_bubble_and_memory(P: int, times: Times) -> None:
     F, B, W = times
     for batch in (2 * P - 1, 4 * P + 1):
-        schedule = generate("zb-h2", P, 1, batch)
+        schedule = generate(Order("zb-h2"), P, 1, batch)
         assert span_bubble(schedule, times) == pytest.approx((P - 1) * (F + B - 2 * W))
         assert makespan_bubble(schedule, times) == pytest.approx((P - 1) * F)
         assert peak_slots_per_rank(schedule) == (2 * P - 1,) * P
@@ -89,7 +90,7 @@ def test_zb_h2_has_table_2s_bubble_and_memory(P: int, times: Times) -> None:
 def test_zb_v_has_no_bubble_at_equal_times_in_1f1bs_memory(P: int, times: Times) -> None:
     F, B, W = times
     for batch in (2 * P - 1, 2 * P, 4 * P + 1):
-        schedule = generate("zb-v", P, 2, batch)
+        schedule = generate(Order("zb-v"), P, 2, batch)
         assert span_bubble(schedule, times) == pytest.approx((P - 1) * (F + B - 2 * W) / 2)
         assert makespan_bubble(schedule, times) == pytest.approx((P - 1) * F / 2)
         assert peak_slots_per_rank(schedule) == (2 * P,) * P
@@ -98,8 +99,8 @@ def test_zb_v_has_no_bubble_at_equal_times_in_1f1bs_memory(P: int, times: Times)
 @pytest.mark.parametrize("P", [2, 3, 4, 5, 6, 8, 16])
 def test_v_half_has_half_of_1f1bs_bubble_and_memory(P: int) -> None:
     for batch in (P, 2 * P + 1, 4 * P):
-        schedule = generate("v-half", P, 2, batch)
-        halved = makespan_bubble(generate("1f1b", P, 1, batch)) / 2
+        schedule = generate(Order("v-half"), P, 2, batch)
+        halved = makespan_bubble(generate(Order("1f1b"), P, 1, batch)) / 2
         assert halved == 3 * (P - 1) / 2
         assert makespan_bubble(schedule) == pytest.approx(halved - (P % 2) / 2)
         assert max(peak_slots_per_rank(schedule)) == 2 * ((P + 2) // 2)
@@ -108,15 +109,15 @@ def test_v_half_has_half_of_1f1bs_bubble_and_memory(P: int) -> None:
 @pytest.mark.parametrize("P", [2, 3, 4, 5, 6, 8, 16])
 def test_v_min_has_two_thirds_of_1f1bs_bubble_and_a_third_of_its_memory(P: int) -> None:
     for batch in (P, 2 * P + 1, 4 * P):
-        schedule = generate("v-min", P, 2, batch)
-        two_thirds = makespan_bubble(generate("1f1b", P, 1, batch)) * 2 / 3
+        schedule = generate(Order("v-min"), P, 2, batch)
+        two_thirds = makespan_bubble(generate(Order("1f1b"), P, 1, batch)) * 2 / 3
         assert two_thirds == pytest.approx(4 * (P - 1) / 2)
         assert makespan_bubble(schedule) == pytest.approx(two_thirds - 1 / 2)
         assert max(peak_slots_per_rank(schedule)) == 2 * ((P + 4) // 3)
 
 
 def test_v_min_degrades_with_the_batch_at_unequal_times() -> None:
-    small, large = (makespan_bubble(generate("v-min", 4, 2, B), SHORT_W) for B in (16, 64))
+    small, large = (makespan_bubble(generate(Order("v-min"), 4, 2, B), SHORT_W) for B in (16, 64))
     assert large > small + 10
 
 
@@ -125,7 +126,7 @@ def test_v_min_degrades_with_the_batch_at_unequal_times() -> None:
 def test_gis_has_pipe_offloads_bubble_and_memory(P: int, V: int, times: Times) -> None:
     F, B, _ = times
     for batch in (P, 4 * P):
-        schedule = generate("gis", P, V, batch)
+        schedule = generate(Order("gis"), P, V, batch)
         assert span_bubble(schedule, times) == pytest.approx((P - 1) * (F + B) / V)
         assert makespan_bubble(schedule, times) == pytest.approx((P - 1) * (F + B) / V)
         assert peak_slots_per_rank(schedule) == tuple(P * V - rank for rank in range(P))
@@ -136,7 +137,7 @@ def test_gis_has_pipe_offloads_bubble_and_memory(P: int, V: int, times: Times) -
 def test_dualpipe_v_in_one_stream(P: int, times: Times) -> None:
     F, B, W = times
     for batch in (2 * P, 3 * P + 1, 4 * P):
-        schedule = generate("dualpipe-v", P, 2, batch)
+        schedule = generate(Order("dualpipe-v"), P, 2, batch)
         assert span_bubble(schedule, times) == pytest.approx((P - 1) * (F + B - W) / 2)
         assert makespan_bubble(schedule, times) == pytest.approx((P - 1) * (F + B - W) / 2)
         assert peak_slots_per_rank(schedule) == (2 * P + 1,) * P
@@ -148,7 +149,7 @@ def test_dualpipe_v_with_indivisible_pairs_has_the_readmes_bubble(P: int, times:
     F, B, W = (time / 2 for time in times)
     pair, fused, stages = F + B + W, B + W, 2 * P
     for batch in (2 * P, 4 * P):
-        end = makespan_with_pairs(generate("dualpipe-v", P, 2, batch), times)
+        end = makespan_with_pairs(generate(Order("dualpipe-v"), P, 2, batch), times)
         bubble = end - 2 * batch * pair
         assert bubble == pytest.approx((stages / 2 - 1) * (pair + fused - 3 * W))
 
@@ -188,7 +189,7 @@ def in_pairs(order: tuple[Action, ...]) -> list[tuple[Action, ...]]:
 def test_complete_and_free_of_deadlock_at_every_size(name: str, P: int) -> None:
     for V in valid_chunks(name):
         for B in range(1, 3 * P + 1):
-            schedule = generate(name, P, V, B)
+            schedule = generate(Order(name), P, V, B)
             assert schedule.num_microbatches == B
             assert_complete(schedule)
             timeline(schedule)  # raises DeadlockError
@@ -209,7 +210,7 @@ def assert_complete(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("name", PEERS)
 def test_text_form_reads_back(name: str) -> None:
-    schedule = generate(name, 3, valid_chunks(name)[-1], 7)
+    schedule = generate(Order(name), 3, valid_chunks(name)[-1], 7)
     assert schedule.name == name
     assert parse(format_schedule(schedule)) == schedule
 
@@ -219,16 +220,16 @@ def test_registry_says_which_chunk_counts_a_schedule_takes(name: str) -> None:
     allowed = GENERATORS[name].chunks
     for V in (1, 2, 3):
         if allowed is None or V in allowed:
-            assert generate(name, 2, V, 4).placement.num_chunks == V
+            assert generate(Order(name), 2, V, 4).placement.num_chunks == V
         else:
             with pytest.raises(ValueError, match=rf"^num_chunks must be [12] for {name}.*got {V}"):
-                generate(name, 2, V, 4)
+                generate(Order(name), 2, V, 4)
 
 
 @pytest.mark.parametrize("name", PEERS)
 def test_knobs_of_other_schedules_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"unit_size is not a knob of {name}"):
-        generate(name, 2, valid_chunks(name)[0], 4, unit_size=2)
+        generate(Order(name, unit_size=2), 2, valid_chunks(name)[0], 4)
 
 
 @pytest.mark.parametrize("name", VEES)

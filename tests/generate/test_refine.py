@@ -10,7 +10,7 @@ from support.sizes import sized
 from zeropp.costs import Costs, floor
 from zeropp.generate import generate
 from zeropp.generate.refine import refined
-from zeropp.ir import Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
+from zeropp.ir import Order, Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
 from zeropp.program.lowering import lower
 from zeropp.program.verifier import verify
 
@@ -31,7 +31,7 @@ def test_any_schedule_keeps_its_actions_and_memory_and_is_never_slower(data: st.
     time = st.sampled_from([0.2, 1.0, 1.3])
     stages = st.lists(time, min_size=P * V, max_size=P * V).map(tuple)
     costs = Costs(*(data.draw(stages) for _ in range(3)), data.draw(st.sampled_from([0.0, 0.1])))
-    schedule = generate(name, P, V, B)
+    schedule = generate(Order(name), P, V, B)
     better = refined(schedule, costs)
     for before, after in zip(schedule.actions, better.actions, strict=True):
         assert sorted(before) == sorted(after)
@@ -45,16 +45,18 @@ def test_any_schedule_keeps_its_actions_and_memory_and_is_never_slower(data: st.
 @pytest.mark.parametrize("P", [2, 4, 8])
 def test_zb_v_with_a_heavy_last_stage_comes_near_the_floor(P: int) -> None:
     costs, B = heavy_head(P, 1.3), 2 * P
-    plain = generate("zb-v", P, 2, B)
+    plain = generate(Order("zb-v"), P, 2, B)
     bound = floor(plain.placement, B, costs)
-    better = generate("zb-v", P, 2, B, costs=costs, refine=True)
+    better = generate(Order("zb-v", refine=True), P, 2, B, costs=costs)
     assert makespan(plain, costs) > 1.025 * bound
     assert makespan(better, costs) < 1.012 * bound
 
 
 def test_one_more_slot_brings_zb_v_to_the_floor() -> None:
     costs = Costs.uniform(2, 2, 2, 2.28, 1.64, latency=0.03)
-    tight, wide = (generate("zb-v", 2, 2, 4, costs=costs, refine=True, slots=s) for s in (None, 5))
+    tight, wide = (
+        generate(Order("zb-v", refine=True, slots=s), 2, 2, 4, costs=costs) for s in (None, 5)
+    )
     assert (max(peak_slots_per_rank(tight)), max(peak_slots_per_rank(wide))) == (4, 5)
     bound = floor(wide.placement, 4, costs)
     assert makespan(wide, costs) == pytest.approx(bound)
@@ -63,30 +65,33 @@ def test_one_more_slot_brings_zb_v_to_the_floor() -> None:
 
 def test_carried_orders_leave_nothing_to_refine() -> None:
     costs = Costs.uniform(4, 2, 2, 2.2, 1.6, latency=0.05)
-    carried = generate("zeropp", 4, 2, 8, costs=costs)
+    carried = generate(Order("zeropp"), 4, 2, 8, costs=costs)
     assert makespan(refined(carried, costs), costs) == makespan(carried, costs)
 
 
 def test_equal_requests_give_equal_orders() -> None:
     first, second = (
-        generate("zb-v", 4, 2, 8, costs=heavy_head(4, 1.3), refine=True) for _ in range(2)
+        generate(Order("zb-v", refine=True), 4, 2, 8, costs=heavy_head(4, 1.3)) for _ in range(2)
     )
     assert first == second
     assert ("refined", "yes") in first.params
 
 
 def test_times_default_to_equal_stages() -> None:
-    assert generate("zb-v", 4, 2, 8, refine=True).actions == generate("zb-v", 4, 2, 8).actions
+    assert (
+        generate(Order("zb-v", refine=True), 4, 2, 8).actions
+        == generate(Order("zb-v"), 4, 2, 8).actions
+    )
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match=r"slots: zb-v holds 8 with these sizes.* got 7"):
-        generate("zb-v", 4, 2, 8, refine=True, slots=7)
+        generate(Order("zb-v", refine=True, slots=7), 4, 2, 8)
     with pytest.raises(ValueError, match="slots is not a knob of zb-v; leave it out, or refine"):
-        generate("zb-v", 4, 2, 8, slots=9)
+        generate(Order("zb-v", slots=9), 4, 2, 8)
     with pytest.raises(ValueError, match="slots is not a knob of zb-v"):
-        generate("zb-v", 4, 2, 8, slots="auto", refine=True)
-    schedule = generate("1f1b", 2, 1, 2)
+        generate(Order("zb-v", slots="auto", refine=True), 4, 2, 8)
+    schedule = generate(Order("1f1b"), 2, 1, 2)
     rank0, rank1 = schedule.actions
     stuck = replace(schedule, actions=(rank0, rank1[::-1]))
     with pytest.raises(ValueError, match="deadlock"):

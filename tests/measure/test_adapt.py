@@ -10,15 +10,16 @@ from support.exactness import Plain
 from support.features import even, gpt, loss_sum
 from support.parity import relative_error, whole
 from support.ranks import run_ranks
+from zeropp.build import pipeline, program_of
 from zeropp.costs import Costs
 from zeropp.ir import Kind
 from zeropp.ir.schedule import peak_slots_per_rank
 from zeropp.measure.adapt import Adapter, better_order
 from zeropp.measure.rehearsal import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
 from zeropp.plan import Plan
+from zeropp.program import without_collectives
 from zeropp.runtime.mesh import data_rank
-from zeropp.runtime.observer import Several
-from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.observer import Observers
 
 B = 8
 
@@ -34,12 +35,13 @@ def steps_across_a_switch(D: int) -> dict[str, float]:
     for part in (before, after):
         plain.losses([pair for batch in part for pair in batch], {})[0].backward()
     plan = Plan(2, 2, B, unit_size=2, seam="drain", dp_shard=D, max_resident=1)
-    pipe = Pipeline(blocks, loss_sum, plan)
+    pipe = pipeline(blocks, loss_sum, plan)
     own = data_rank(pipe.mesh)
     pipe.step(before[own])
     times = (1.0, 1.3, 1.0, 1.3)
     costs = Costs(times, times, (0.5,) * 4)
-    pipe.follow(dataclasses.replace(plan, seam="carry", unit_size=4, costs=costs))
+    other = dataclasses.replace(plan, seam="carry", unit_size=4, costs=costs)
+    pipe.follow(program_of(other))
     pipe.step(after[own])
     wanted = plain.parameters()
     errors = {n: relative_error(whole(p.grad), wanted[n].grad) for n, p in pipe.named_parameters()}
@@ -58,19 +60,20 @@ def adapt_to_a_slow_rank() -> list[str]:
     """What the adapter says over twelve steps, in which rank 0 slows down after the sixth."""
     plan = Plan(2, 2, B, unit_size=2, seam="drain")
     times = (0.004,) * 4
-    pipe = Pipeline(tiny_blocks(4), tiny_loss, plan, device=torch.device("cpu"))
-    adapter, batch = Adapter(pipe, every=3, gain=0.01), torch.zeros(B, WIDTH)
+    pipe = pipeline(tiny_blocks(4), tiny_loss, plan, device=torch.device("cpu"))
+    adapter, batch = Adapter(pipe, plan, every=3, gain=0.01), torch.zeros(B, WIDTH)
     emulated = EmulatedCompute(Costs(times, times, times))
 
-    laps = Several(emulated, adapter.times)
+    laps = Observers(emulated, adapter.times)
     said = []
     for step in range(12):
-        pipe.step((batch, batch), trace=laps)
+        pipe.step((batch, batch), observer=laps)
         switch = adapter.after_step()
         if switch is not None:
             said.append(str(switch))
-            assert pipe.plan == switch.plan
-            assert pipe.program.schedule.actions == switch.plan.compute.actions
+            assert adapter.plan == switch.plan
+            assert pipe.program == switch.program
+            assert pipe.program == without_collectives(program_of(switch.plan))
         if step == 5 and pipe.rank == 0:
             emulated.slow_down(0, 1.5)
             emulated.slow_down(2, 1.5)
@@ -81,15 +84,15 @@ def adapt_to_a_slow_rank() -> list[str]:
 def adapt_zb_v() -> list[str]:
     """What the adapter says over three steps in which every other stage takes longer."""
     plan = Plan(2, 2, 4, "zb-v", slots=5, refine=True)
-    pipe = Pipeline(tiny_blocks(4), tiny_loss, plan, device=torch.device("cpu"))
-    adapter, batch = Adapter(pipe, every=3, gain=0.01), torch.zeros(4, WIDTH)
+    pipe = pipeline(tiny_blocks(4), tiny_loss, plan, device=torch.device("cpu"))
+    adapter, batch = Adapter(pipe, plan, every=3, gain=0.01), torch.zeros(4, WIDTH)
     times = (0.004, 0.006, 0.004, 0.006)
-    laps = Several(EmulatedCompute(Costs(times, times, times)), adapter.times)
+    laps = Observers(EmulatedCompute(Costs(times, times, times)), adapter.times)
     said = []
     for _ in range(3):
-        pipe.step((batch, batch), trace=laps)
+        pipe.step((batch, batch), observer=laps)
         said.append(str(adapter.after_step()))
-    assert pipe.plan.costs is not None
+    assert adapter.plan.costs is not None
     assert max(peak_slots_per_rank(pipe.program.schedule)) <= 5
     pipe.step((batch, batch))
     pipe.close()
@@ -100,14 +103,14 @@ def test_a_vee_is_refined_for_its_times_within_its_slots() -> None:
     first, second = run_ranks(2, adapt_zb_v)
     assert first == second
     assert first[:2] == ["None", "None"]
-    assert first[2].startswith("new order (refined): ")
+    assert first[2].startswith("new order (zb-v slots=5 refined): ")
 
 
 def test_all_ranks_switch_together_and_say_what_it_brings() -> None:
     first, second = run_ranks(2, adapt_to_a_slow_rank)
     assert first == second
     assert first
-    assert "new order (carry, units of " in first[0]
+    assert "seam=carry" in first[0]
     assert "% " not in first[0].split("(")[0]
 
 
@@ -115,11 +118,11 @@ def test_a_better_order_holds_and_communicates_no_more() -> None:
     times = (1.0,) * 8
     for seam in ("carry", "drain"):
         plan = Plan(4, 2, 16, unit_size=4, seam=seam, dp_shard=2, costs=Costs(times, times, times))
-        program = plan.lower(plan.compute, sharded=True)
+        program = program_of(plan)
         switch = better_order(plan, program, Costs(times, times, (0.5,) * 8))
         assert switch is not None
         assert switch.gain > 0.03
-        order = switch.plan.lower(switch.plan.compute, sharded=True)
+        order = switch.program
         held = [max(peak_slots_per_rank(p.schedule)) for p in (order, program)]
         assert held[0] <= held[1]
         for kind in (Kind.UNSHARD, Kind.REDUCE):
@@ -128,13 +131,14 @@ def test_a_better_order_holds_and_communicates_no_more() -> None:
 
 def refusals() -> list[str]:
     """What is said to requests that cannot be met."""
-    pipe = Pipeline([nn.Linear(WIDTH, WIDTH)], tiny_loss, Plan(1, 1, 2, "1f1b"))
-    ready = Pipeline([nn.Linear(WIDTH, WIDTH)], tiny_loss, Plan(1, 1, 2))
+    fused, split = Plan(1, 1, 2, "1f1b"), Plan(1, 1, 2)
+    pipe = pipeline([nn.Linear(WIDTH, WIDTH)], tiny_loss, fused)
+    ready = pipeline([nn.Linear(WIDTH, WIDTH)], tiny_loss, split)
     requests = (
-        lambda: Adapter(pipe),
-        lambda: Adapter(ready, every=0),
-        lambda: Adapter(ready, gain=1.5),
-        lambda: ready.follow(Plan(1, 1, 4)),
+        lambda: Adapter(pipe, fused),
+        lambda: Adapter(ready, split, every=0),
+        lambda: Adapter(ready, split, gain=1.5),
+        lambda: ready.follow(program_of(Plan(1, 1, 4))),
     )
     said = []
     for request in requests:

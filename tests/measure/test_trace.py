@@ -10,14 +10,15 @@ from torch import nn
 
 from support.features import loss_sum, stack
 from support.ranks import run_ranks
+from zeropp.build import pipeline, program_of
 from zeropp.costs import Costs
 from zeropp.ir import Action, Kind, Placement, Shape
 from zeropp.ir.timeline import Cause
 from zeropp.measure.trace import Measured, Trace, measured
 from zeropp.plan import Plan
+from zeropp.program import without_collectives
 from zeropp.runtime.mesh import pipelines
 from zeropp.runtime.observer import Phase
-from zeropp.runtime.pipeline import Pipeline
 from zeropp.show import show
 from zeropp.simulate import simulate
 
@@ -33,11 +34,11 @@ class Slow(nn.Module):
 
 def one_step(plan: Plan) -> Measured:
     blocks = stack(Slow)
-    pipe = Pipeline(blocks, loss_sum, plan)
+    pipe = pipeline(blocks, loss_sum, plan)
     tokens = torch.arange(5 * 2 * plan.num_microbatches).view(-1, 5) % 11
     trace = Trace(pipe.device)
-    pipe.step((tokens, tokens), trace=trace)
-    result = trace.gather(plan.placement, "measured", pipelines(pipe.mesh)[0])
+    pipe.step((tokens, tokens), observer=trace)
+    result = trace.gather(pipe.placement, "measured", pipelines(pipe.mesh)[0])
     pipe.close()
     return result
 
@@ -47,7 +48,10 @@ def test_a_step_is_measured_on_every_rank(tmp_path: Path) -> None:
     first, second = run_ranks(2, one_step, plan)
     assert first == second
     timeline = first.timeline
-    assert tuple(tuple(s.action for s in rank) for rank in timeline.spans) == plan.compute.actions
+    assert (
+        tuple(tuple(s.action for s in rank) for rank in timeline.spans)
+        == program_of(plan).schedule.actions
+    )
     for rank in range(2):
         total = timeline.busy(rank) + sum(first.idle[rank].values())
         assert total == pytest.approx(timeline.makespan)
@@ -56,7 +60,7 @@ def test_a_step_is_measured_on_every_rank(tmp_path: Path) -> None:
     assert 0 < sum(first.idle_ratios().values()) < 1
 
     costs = Costs.uniform(2, 1, 90.0, 1.0, 1.0)
-    predicted = simulate(plan.lower(plan.compute, sharded=False), costs).timeline
+    predicted = simulate(without_collectives(program_of(plan)), costs).timeline
     show([predicted, timeline], tmp_path / "both.json")
     events = json.loads((tmp_path / "both.json").read_text())["traceEvents"]
     names = {e["args"]["name"] for e in events if e.get("name") == "process_name"}

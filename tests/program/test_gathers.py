@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from zeropp.generate import generate
-from zeropp.ir import Kind, Schedule
+from zeropp.ir import Kind, Order, Schedule
 from zeropp.program.collectives import shard
 
 Most = tuple[int, int, int]  # with one, two and three resident stages
@@ -17,14 +17,14 @@ UNITS_OF_2P: Most = (13, 10, 7)
 
 
 def drained(P: int, V: int, B: int, U: int) -> Schedule:
-    return generate("zeropp", P, V, B, unit_size=U, seam="drain")
+    return generate(Order("zeropp", unit_size=U, seam="drain"), P, V, B)
 
 
 @pytest.mark.parametrize(
     ("schedule", "most"),
     [
-        (generate("interleaved-1f1b", 8, 4, 32), INTERLEAVED),
-        (generate("breadth-first", 8, 4, 32), BREADTH_FIRST),
+        (generate(Order("interleaved-1f1b"), 8, 4, 32), INTERLEAVED),
+        (generate(Order("breadth-first"), 8, 4, 32), BREADTH_FIRST),
         (drained(8, 4, 32, 8), UNITS_OF_P),
         (drained(8, 4, 32, 16), UNITS_OF_2P),
     ],
@@ -47,7 +47,7 @@ def test_drained_units_meet_the_floor_with_one_resident_stage(P: int, V: int) ->
 
 @pytest.mark.parametrize("name", ["breadth-first", "zeropp"])
 def test_more_resident_stages_never_gather_more(name: str) -> None:
-    schedule = generate(name, 8, 4, 32)
+    schedule = generate(Order(name), 8, 4, 32)
     counts = [shard(schedule, "unit", limit).count(Kind.UNSHARD) for limit in (1, 2, 3, 4)]
     for fewer, more in pairwise(counts):
         assert all(b <= a for a, b in zip(fewer, more, strict=True))

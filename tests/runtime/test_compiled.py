@@ -10,9 +10,9 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from support.features import MIDDLE, H, Masked, Residual, compiled, loss_sum, stack
 from support.ranks import run_ranks
+from zeropp.build import pipeline
 from zeropp.plan import Plan
 from zeropp.runtime.boundary import Boundaries
-from zeropp.runtime.pipeline import Pipeline
 
 TOKENS = torch.arange(40).view(8, 5) % 11
 
@@ -29,7 +29,7 @@ def pieces_of(layers: int) -> int:
     blocks = [nn.Embedding(11, H), *(Residual() for _ in range(layers)), nn.Linear(H, 11)]
     for block in blocks:
         block.compile(backend=backend)
-    pipe = Pipeline(blocks, loss_sum, Plan(1, 2, 4))
+    pipe = pipeline(blocks, loss_sum, Plan(1, 2, 4))
     for _ in range(2):
         pipe.step((TOKENS, TOKENS))
     pipe.close()
@@ -49,7 +49,7 @@ def test_equal_blocks_share_what_was_compiled() -> None:
 def gradients_of(compiles: bool) -> tuple[int, int]:
     """How many parameters get their gradient in B, and how many in W."""
     blocks = compiled(stack(Residual)) if compiles else stack(Residual)
-    pipe = Pipeline(blocks, loss_sum, Plan(1, 1, 1))
+    pipe = pipeline(blocks, loss_sum, Plan(1, 1, 1))
     (stage,) = pipe.stages
     (logits,) = stage.forward(0, (TOKENS[:1],), {}, torch.ones(()))
     stage.backward(0, (torch.ones_like(logits),), fused=False)
@@ -73,7 +73,7 @@ def refused() -> str:
     blocks = stack(Masked)
     wrapped = [torch.compile(block, backend="aot_eager") for block in blocks]
     with pytest.raises(ValueError, match="wrapper") as error:
-        Pipeline(wrapped, loss_sum, Plan(1, 2, 4))
+        pipeline(wrapped, loss_sum, Plan(1, 2, 4))
     return str(error.value)
 
 

@@ -19,6 +19,7 @@ import os, signal, sys, time
 import torch, torch.distributed as dist
 from torch import nn
 from zeropp.plan import Plan
+from zeropp.build import pipeline
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.watchdog import Watchdog
 
@@ -47,7 +48,7 @@ Watchdog.begin = begin_or_die
 dist.init_process_group("gloo", init_method=address, rank=rank, world_size=world)
 plan = Plan(2, 1, 4, "zb-h1", dp_shard=world // 2)
 loss = lambda y, t: (y - t).pow(2).sum()
-pipe = Pipeline([Block(0), Block(1)], loss, plan, timeout=3.0)
+pipe = pipeline([Block(0), Block(1)], loss, plan, timeout=3.0)
 x = torch.ones(4, 4)
 for step in range(3):
     pipe.step((x, x))

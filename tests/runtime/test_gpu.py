@@ -10,9 +10,10 @@ from support.exactness import Plain
 from support.features import Batch, even, gpt, loss_sum
 from support.parity import relative_error, whole
 from support.ranks import run_ranks
+from zeropp.build import pipeline
 from zeropp.measure.trace import Trace
 from zeropp.plan import Plan
-from zeropp.runtime.mesh import data_rank, pipelines
+from zeropp.runtime.mesh import data_rank, data_size, pipelines
 from zeropp.runtime.pipeline import Pipeline
 
 pytestmark = pytest.mark.gpu
@@ -34,7 +35,7 @@ def plans() -> list[Plan]:
 
 def batch_of(pipe: Pipeline) -> tuple[Batch, Batch]:
     """Every data rank's micro-batches, and this one's, on its device."""
-    parts = [even(B, torch.Generator().manual_seed(d)) for d in range(pipe.plan.dp_size)]
+    parts = [even(B, torch.Generator().manual_seed(d)) for d in range(data_size(pipe.mesh))]
     own = [(x.to(pipe.device), y.to(pipe.device)) for x, y in parts[data_rank(pipe.mesh)]]
     return [pair for part in parts for pair in part], own
 
@@ -45,7 +46,7 @@ def gradient_errors(plan: Plan, low: bool) -> dict[str, float]:
     blocks = gpt(tied=True)
     plain = Plain(copy.deepcopy(blocks))
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if low else None
-    pipe = Pipeline(blocks, loss_sum, plan, precision=policy)
+    pipe = pipeline(blocks, loss_sum, plan, precision=policy)
     everything, own = batch_of(pipe)
     loss, _ = plain.losses(everything, {})
     loss.backward()
@@ -69,7 +70,7 @@ def test_gradients_equal_those_of_the_cpu(low: bool, tolerance: float) -> None:
 def steps_without_waiting(plan: Plan) -> float:
     """Steps in which any wait of the host for the device is an error."""
     torch.manual_seed(1)
-    pipe = Pipeline(gpt(), loss_sum, plan)
+    pipe = pipeline(gpt(), loss_sum, plan)
     _, own = batch_of(pipe)
     pipe.step(own)
     torch.cuda.set_sync_debug_mode("error")
@@ -88,12 +89,12 @@ def test_a_step_never_waits_for_the_device() -> None:
 
 def traced(plan: Plan) -> tuple[float, float]:
     """Makespan, and spans with idle time of the first rank, in ms."""
-    pipe = Pipeline(gpt(), loss_sum, plan)
+    pipe = pipeline(gpt(), loss_sum, plan)
     _, own = batch_of(pipe)
     pipe.step(own)
     trace = Trace(pipe.device)
-    pipe.step(own, trace=trace)
-    found = trace.gather(plan.placement, "measured", pipelines(pipe.mesh)[0])
+    pipe.step(own, observer=trace)
+    found = trace.gather(pipe.placement, "measured", pipelines(pipe.mesh)[0])
     pipe.close()
     return found.timeline.makespan, found.timeline.busy(0) + sum(found.idle[0].values())
 

@@ -10,6 +10,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from support.parity import whole
 from support.ranks import run_ranks
+from zeropp.build import pipeline
 from zeropp.ir.model import GPTConfig
 from zeropp.ir.program import Recompute
 from zeropp.measure.alive import Alive
@@ -17,7 +18,6 @@ from zeropp.models import gpt_blocks, init_block
 from zeropp.plan import Plan
 from zeropp.runtime.lane import ThreadLane
 from zeropp.runtime.mesh import data_mesh, make_mesh
-from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.shard import place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 
@@ -80,7 +80,7 @@ def test_checkpointing_holds_less_until_B() -> None:
 def slow_reduction() -> str:
     """The second rank joins the first REDUCE only once the first rank is past it."""
     plan = Plan(1, 2, 2, unit_size=1, dp_shard=2, max_resident=1)
-    mesh = make_mesh(plan, "cpu")
+    mesh = make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard)
     lane = ThreadLane()
     module = StageModule({0: nn.Linear(4, 4)})
     policy = MixedPrecisionPolicy()
@@ -107,7 +107,7 @@ def test_compute_goes_on_while_gradients_are_reduced() -> None:
 
 def sent_and_kept() -> int:
     """The most messages that rank 0 keeps in a step of many micro-batches."""
-    pipe = Pipeline([nn.Linear(4, 4), nn.Linear(4, 4)], _loss, Plan(2, 1, 32, "gpipe"))
+    pipe = pipeline([nn.Linear(4, 4), nn.Linear(4, 4)], _loss, Plan(2, 1, 32, "gpipe"))
     links = pipe._machine.messages._links.values()
     most = 0
 

@@ -23,7 +23,17 @@ def schedules(chunks: int) -> list[tuple[str, int | None, str | None]]:
 def plans(pp_size: int, dp_shard: int) -> list[Plan]:
     policies = [("unit", 1), ("unit", 2), ("step", 2), ("microbatch", 2)]
     return [
-        Plan(pp_size, chunks, B, name, unit, seam, dp_shard, 1, shard, max_resident=resident)
+        Plan(
+            pp_size,
+            chunks,
+            B,
+            name,
+            unit,
+            seam,
+            dp_shard=dp_shard,
+            shard=shard,
+            max_resident=resident,
+        )
         for chunks in (1, 2)
         for name, unit, seam in schedules(chunks)
         for shard, resident in (policies if dp_shard > 1 else policies[:1])

@@ -11,9 +11,9 @@ from support.exactness import Plain
 from support.features import even, gpt, loss_sum
 from support.parity import relative_error, whole
 from support.ranks import run_ranks
+from zeropp.build import pipeline
 from zeropp.plan import Plan
 from zeropp.runtime.mesh import data_rank
-from zeropp.runtime.pipeline import Pipeline
 
 B = 12
 UNITS = (1, 3, 12)
@@ -34,7 +34,7 @@ def gradients_of(pp: int, dp: int, dtype: torch.dtype) -> dict[str, dict[str, fl
     found: dict[int, dict[str, Tensor]] = {}
     for unit in UNITS:
         plan = Plan(pp, 2, B, unit_size=unit, dp_shard=dp, max_resident=1)
-        pipe = Pipeline(blocks_in(dtype), loss_sum, plan, precision=policy)
+        pipe = pipeline(blocks_in(dtype), loss_sum, plan, precision=policy)
         pipe.step(batch[data_rank(pipe.mesh)])
         found[unit] = {name: whole(p.grad) for name, p in pipe.named_parameters()}
         pipe.close()

@@ -22,8 +22,8 @@ from support.features import (
 )
 from support.parity import relative_error, whole
 from support.ranks import run_ranks
+from zeropp.build import pipeline
 from zeropp.plan import Plan
-from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.split_rules import split_report
 
 
@@ -79,7 +79,7 @@ def errors_of(
         x = block(x)
     (loss_sum(x, targets) / targets.numel()).backward()
     plan = Plan(1, 2, 4, schedule, dp_shard=D, max_resident=1, recompute=recompute)
-    pipe = Pipeline(blocks, loss_sum, plan)
+    pipe = pipeline(blocks, loss_sum, plan)
     part = torch.distributed.get_rank()
     pipe.step((inputs.chunk(D)[part], targets.chunk(D)[part]))
     wanted = {f"{i}.{n}": p.grad for i, b in enumerate(plain) for n, p in b.named_parameters()}
@@ -121,7 +121,7 @@ def test_every_kind_of_layer_is_exact(D: int) -> None:
 def dropout_gradients() -> list[Tensor]:
     gradients = []
     for recompute in ("none", "full", "selective"):
-        pipe = Pipeline(
+        pipe = pipeline(
             model(lambda: Residual(dropout=0.5), tokens=True),
             loss_sum,
             Plan(1, 2, 4, "zeropp", recompute=recompute),
@@ -158,7 +158,7 @@ def count_runs() -> dict[str, int]:
     found = {}
     for recompute in ("none", "selective", "full"):
         plan = Plan(1, 2, 4, "zeropp", recompute=recompute)
-        pipe = Pipeline(model(Counted, tokens=True), loss_sum, plan)
+        pipe = pipeline(model(Counted, tokens=True), loss_sum, plan)
         pipe.step((tokens, tokens))
         blocks = [b for module in pipe.modules for b in module.blocks if isinstance(b, Counted)]
         found[recompute] = sum(block.runs for block in blocks)

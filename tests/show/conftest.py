@@ -6,7 +6,7 @@ import pytest
 
 from zeropp.costs import Costs
 from zeropp.generate import generate
-from zeropp.ir import Action, Kind, Span, Timeline, evaluate
+from zeropp.ir import Action, Kind, Order, Span, Timeline, evaluate
 
 Make = Callable[..., Timeline]
 
@@ -20,7 +20,7 @@ def make() -> Make:
     ) -> Timeline:
         costs = Costs.uniform(P, V, 1.0, 1.0, weight)
         seam = "drain" if name == "zeropp" else None
-        return evaluate(generate(name, P, V, B, seam=seam), costs.duration, latency)
+        return evaluate(generate(Order(name, seam=seam), P, V, B), costs.duration, latency)
 
     return predict
 

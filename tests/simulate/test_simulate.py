@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.sizes import sized
 from zeropp.costs import Bytes, Costs, Traffic
 from zeropp.generate import GENERATORS, generate
-from zeropp.ir import evaluate
+from zeropp.ir import Order, evaluate
 from zeropp.program.lowering import lower
 from zeropp.simulate import simulate
 
@@ -26,7 +26,7 @@ def chunks_of(name: str) -> int:
 def test_without_traffic_it_equals_evaluation(name: str, latency: float) -> None:
     V = chunks_of(name)
     costs = Costs.uniform(4, V, 1, 1.3, 0.9, latency=latency)
-    schedule = generate(name, 4, V, 8)
+    schedule = generate(Order(name), 4, V, 8)
     report = simulate(lower(schedule), costs)
     timeline = evaluate(schedule, costs.duration, latency)
     assert report.makespan == pytest.approx(timeline.makespan)
@@ -38,7 +38,7 @@ def test_idle_causes_sum_to_all_idle_time(name: str) -> None:
     V = chunks_of(name)
     costs = Costs.uniform(4, V, 1, 1, 0.7, latency=0.1)
     traffic = Traffic(gather=0.4, reduce=0.6, transfer=0.05, optimizer=2, host=0.01)
-    report = simulate(lower(generate(name, 4, V, 8), "unit", max_resident=1), costs, traffic)
+    report = simulate(lower(generate(Order(name), 4, V, 8), "unit", max_resident=1), costs, traffic)
     for rank, causes in enumerate(report.run.idle):
         assert min(causes.values()) >= 0
         busy = report.timeline.busy(rank)
@@ -50,13 +50,13 @@ def test_idle_causes_sum_to_all_idle_time(name: str) -> None:
 @pytest.mark.parametrize("name", GENERATORS)
 def test_memory_in_slots_is_the_peak_of_slots(name: str) -> None:
     V = chunks_of(name)
-    report = simulate(lower(generate(name, 4, V, 8)), Costs.uniform(4, V), sizes=SPLIT)
+    report = simulate(lower(generate(Order(name), 4, V, 8)), Costs.uniform(4, V), sizes=SPLIT)
     assert [memory.peak for memory in report.memory] == list(report.peak_slots)
     assert all(memory.curve[-1][1] == 0 for memory in report.memory)
 
 
 def test_a_message_keeps_both_of_its_ranks_from_computing() -> None:
-    program = lower(generate("1f1b", 2, 1, 1))
+    program = lower(generate(Order("1f1b"), 2, 1, 1))
     report = simulate(program, Costs.uniform(2, 1), Traffic(host=0.5))
     # rank 0: posted by 0.5, F to 1.5, sent by 2; rank 1: F to 3, BW to 5, sent by 5.5
     assert report.makespan == 7.5
@@ -64,7 +64,7 @@ def test_a_message_keeps_both_of_its_ranks_from_computing() -> None:
 
 
 def test_one_rank_by_hand() -> None:
-    program = lower(generate("gpipe", 1, 1, 2), "unit")
+    program = lower(generate(Order("gpipe"), 1, 1, 2), "unit")
     traffic = Traffic(gather=3, reduce=5, optimizer=7)
     report = simulate(program, Costs.uniform(1, 1), traffic)
     assert report.makespan == 3 + 2 * 3 + 5 + 7
@@ -77,7 +77,7 @@ def test_one_rank_by_hand() -> None:
 
 
 def test_a_prefetched_gather_hides_behind_compute() -> None:
-    schedule = generate("breadth-first", 1, 2, 4)
+    schedule = generate(Order("breadth-first"), 1, 2, 4)
     costs, traffic = Costs.uniform(1, 2), Traffic(gather=0.5)
     exposed = simulate(lower(schedule, "unit", max_resident=1), costs, traffic)
     hidden = simulate(lower(schedule, "unit", max_resident=2), costs, traffic)
@@ -88,7 +88,7 @@ def test_a_prefetched_gather_hides_behind_compute() -> None:
 def test_gathered_and_gradient_bytes_follow_residency_and_unit() -> None:
     sizes = Bytes(gathered=10, gradients=100, until_backward=0, until_weight=0)
     for B, resident in product((8, 32), (1, 2)):
-        schedule = generate("zeropp", 2, 4, B, unit_size=4, seam="drain")
+        schedule = generate(Order("zeropp", unit_size=4, seam="drain"), 2, 4, B)
         report = simulate(
             lower(schedule, "unit", max_resident=resident), Costs.uniform(2, 4), sizes=sizes
         )
@@ -98,13 +98,13 @@ def test_gathered_and_gradient_bytes_follow_residency_and_unit() -> None:
 
 
 def test_bytes_on_the_wire_are_counted() -> None:
-    program = lower(generate("gpipe", 2, 1, 3), "unit")
+    program = lower(generate(Order("gpipe"), 2, 1, 3), "unit")
     sizes = Bytes(gathered=10, gradients=100, message=1)
     assert simulate(program, Costs.uniform(2, 1), sizes=sizes).wire == (10 + 100 + 3,) * 2
 
 
 def test_the_longer_channel_delays_its_receiver() -> None:
-    program, costs = lower(generate("1f1b", 2, 1, 1)), Costs.uniform(2, 1)
+    program, costs = lower(generate(Order("1f1b"), 2, 1, 1)), Costs.uniform(2, 1)
     slow = simulate(program, costs, Traffic(transfer=2.5))
     assert slow.makespan == simulate(program, costs).makespan + 2 * 2.5
 
@@ -116,7 +116,9 @@ def test_any_program_simulates(data: st.DataObject) -> None:
     costs = Costs.uniform(P, V, data.draw(times) + 0.1, *data.draw(st.tuples(times, times)))
     traffic = Traffic(*data.draw(st.tuples(times, times, times, times)))
     policy = data.draw(st.sampled_from([None, "unit", "step", "microbatch"]))
-    program = lower(generate(name, P, V, B), policy, max_resident=data.draw(st.integers(1, 3)))
+    program = lower(
+        generate(Order(name), P, V, B), policy, max_resident=data.draw(st.integers(1, 3))
+    )
     report = simulate(program, costs, traffic)
     assert report.makespan >= report.floor * (1 - 1e-9)
     assert simulate(program, costs, traffic).as_dict() == report.as_dict()
@@ -132,7 +134,7 @@ def test_bad_numbers_name_their_field() -> None:
 
 
 def test_stages_differ_in_time_and_bytes() -> None:
-    program = lower(generate("gpipe", 2, 1, 3), "unit")
+    program = lower(generate(Order("gpipe"), 2, 1, 3), "unit")
     traffic = Traffic(gather=(1, 2), reduce=(3, 4), transfer=(0.5, 9))
     sizes = Bytes(parameters=(1, 2), gathered=(10, 20), gradients=(100, 200), message=(7, 9))
     report = simulate(program, Costs.uniform(2, 1), traffic, sizes)
@@ -148,7 +150,7 @@ def test_stages_differ_in_time_and_bytes() -> None:
 
 
 def test_equal_stages_as_tuples_are_as_numbers() -> None:
-    program = lower(generate("zeropp", 2, 2, 8, unit_size=4), "unit")
+    program = lower(generate(Order("zeropp", unit_size=4), 2, 2, 8), "unit")
     costs, four = Costs.uniform(2, 2), range(4)
     one = simulate(program, costs, Traffic(0.2, 0.3, 0.1), Bytes(1, 2, 3, 4, 5, 6, 7, 8, 9, 10))
     listed = [tuple(float(n) for _ in four) for n in range(1, 11)]
@@ -159,7 +161,7 @@ def test_equal_stages_as_tuples_are_as_numbers() -> None:
 
 
 def test_lists_for_another_number_of_stages_are_refused() -> None:
-    program, costs = lower(generate("gpipe", 2, 1, 2)), Costs.uniform(2, 1)
+    program, costs = lower(generate(Order("gpipe"), 2, 1, 2)), Costs.uniform(2, 1)
     with pytest.raises(ValueError, match="traffic: reduce must list 2 stages"):
         simulate(program, costs, Traffic(reduce=(1, 2, 3)))
     with pytest.raises(ValueError, match="bytes: message must list 2 stages"):
@@ -168,7 +170,7 @@ def test_lists_for_another_number_of_stages_are_refused() -> None:
 
 def test_flat_buffers_of_collectives_are_held_until_copied_out() -> None:
     """UNSHARD 0-3 | F 3-4 BW 4-6 | REDUCE 6-11: the gather's buffer until F, the reduce's after."""
-    program = lower(generate("gpipe", 1, 1, 1), "unit")
+    program = lower(generate(Order("gpipe"), 1, 1, 1), "unit")
     sizes = Bytes(until_backward=0, until_weight=0, gather_staging=10, reduce_staging=100)
     (memory,) = simulate(program, Costs.uniform(1, 1), Traffic(3, 5), sizes).memory
     assert memory.curve == ((0, 10), (3, 0), (6, 100), (11, 0))
@@ -176,14 +178,14 @@ def test_flat_buffers_of_collectives_are_held_until_copied_out() -> None:
 
 
 def test_a_prefetched_gather_keeps_its_buffer_until_its_first_use() -> None:
-    program = lower(generate("breadth-first", 1, 2, 2), "unit", max_resident=2, prefetch=1)
+    program = lower(generate(Order("breadth-first"), 1, 2, 2), "unit", max_resident=2, prefetch=1)
     sizes = Bytes(until_backward=0, until_weight=0, gather_staging=(1, 10))
     (memory,) = simulate(program, Costs.uniform(1, 2), sizes=sizes).memory
     assert memory.curve[:3] == ((0, 0), (0.5, 10), (1, 0))
 
 
 def test_a_rank_reserves_the_largest_workspace_of_its_stages() -> None:
-    program = lower(generate("interleaved-1f1b", 2, 2, 4))
+    program = lower(generate(Order("interleaved-1f1b"), 2, 2, 4))
     report = simulate(program, Costs.uniform(2, 2), sizes=Bytes(workspace=(1, 2, 3, 1)))
     assert [memory.at_peak["workspace"] for memory in report.memory] == [3, 2]
 
@@ -191,7 +193,7 @@ def test_a_rank_reserves_the_largest_workspace_of_its_stages() -> None:
 def test_rounding_of_times_changes_no_peak() -> None:
     """A gather ends where an action begins, by two sums of floats: its buffer is freed first."""
     program = lower(
-        generate("zeropp", 2, 3, 128, unit_size=4, seam="drain"), "unit", max_resident=1
+        generate(Order("zeropp", unit_size=4, seam="drain"), 2, 3, 128), "unit", max_resident=1
     )
     costs = Costs((0.012,) * 6, (0.012,) * 6, (0.012,) * 6)
     sizes = Bytes(gathered=8, gradients=8, gather_staging=18, reduce_staging=22)

@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from support.features import FEATURES, Batch, Feature, loss_sum
 from support.parity import relative_error, whole
 from zeropp import AuxiliaryLoss
+from zeropp.build import pipeline
 from zeropp.plan import Plan
 from zeropp.runtime.constants import constants_of
 from zeropp.runtime.mesh import data_rank, make_mesh
@@ -108,7 +109,7 @@ def errors_of(feature: Feature, layout: Layout, mesh: DeviceMesh) -> dict[str, f
     torch.manual_seed(3)
     blocks = feature.blocks()
     plain = Plain(copy.deepcopy(blocks))
-    pipe = Pipeline(blocks, loss_sum, layout.plan(feature), mesh)
+    pipe = pipeline(blocks, loss_sum, layout.plan(feature), mesh)
     try:
         if feature.steps:
             return _training(feature, layout, plain, pipe)
@@ -194,7 +195,7 @@ def matrix(world_size: int) -> dict[tuple[str, str], float]:
         shape = (layout.P, layout.replicate, layout.shard)
         for feature in FEATURES:
             if shape not in meshes:
-                meshes[shape] = make_mesh(layout.plan(feature), "cpu")
+                meshes[shape] = make_mesh(*shape)
             try:
                 errors = errors_of(feature, layout, meshes[shape])
             except Exception as error:

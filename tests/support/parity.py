@@ -11,10 +11,11 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor
 
+from zeropp.build import pipeline
 from zeropp.ir.model import GPTConfig
 from zeropp.models import gpt_blocks, init_block
 from zeropp.plan import Plan
-from zeropp.runtime.mesh import data_rank, make_mesh
+from zeropp.runtime.mesh import data_rank, data_size, make_mesh
 from zeropp.runtime.pipeline import Pipeline
 
 VOCAB, SEQ = 61, 8
@@ -101,12 +102,12 @@ def relative_error(got: Tensor, wanted: Tensor) -> float:
 
 def make_pipeline(case: Case, mesh: DeviceMesh | None) -> Pipeline:
     precision = MixedPrecisionPolicy(reduce_dtype=case.reduce_dtype)
-    return Pipeline(make_blocks(case), token_loss, case.plan, mesh, precision=precision)
+    return pipeline(make_blocks(case), token_loss, case.plan, mesh, precision=precision)
 
 
 def own_part(pipe: Pipeline, whole_batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     shard = data_rank(pipe.mesh)
-    inputs, targets = (t.chunk(pipe.plan.dp_size)[shard] for t in whole_batch)
+    inputs, targets = (t.chunk(data_size(pipe.mesh))[shard] for t in whole_batch)
     return inputs, targets
 
 
@@ -159,7 +160,7 @@ def run_cases(cases: list[Case], measure: Any = gradient_errors) -> list[dict[st
     for case in cases:
         shape = (case.plan.pp_size, case.plan.dp_replicate, case.plan.dp_shard)
         if shape not in meshes:
-            meshes[shape] = make_mesh(case.plan, "cpu")
+            meshes[shape] = make_mesh(*shape)
         try:
             results.append(measure(case, meshes[shape]))
         except Exception as error:

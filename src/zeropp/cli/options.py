@@ -2,22 +2,22 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import tyro
 
 from zeropp.costs import Costs, Traffic
 from zeropp.generate import GENERATORS, Budget, generate
-from zeropp.ir import Placement, Program, Schedule, Shape, parse
+from zeropp.ir import Order, Placement, Program, Schedule, Shape, parse
 from zeropp.program.lowering import lower
 from zeropp.simulate import Report, simulate
 
 
 @dataclass(frozen=True)
-class Made:
-    """A schedule by name and size, or in a file."""
+class Made(Order):
+    """A schedule by name, knobs and size, or in a file."""
 
-    name: tyro.conf.Positional[str]
+    schedule: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the schedule (see `zeropp schedules`); for show and simulate also a file."""
     pp: int = 4
     """P, ranks in the pipeline."""
@@ -25,12 +25,6 @@ class Made:
     """V, stages per rank."""
     microbatches: int = 8
     """B, micro-batches per step."""
-    unit_size: int | Literal["auto"] | None = None
-    """U, micro-batches in a scheduling unit; auto: the best within the slots or the budget."""
-    seam: str | None = None
-    """What happens between units of zeropp: carry (default) or drain."""
-    slots: int | Literal["auto"] | None = None
-    """Most activations, one chunk of one micro-batch each, on a rank; auto: what budget holds."""
     budget: float | None = None
     """For --slots auto, bytes for the activations of a rank."""
     slot_bytes: float = 1.0
@@ -39,27 +33,22 @@ class Made:
     """Durations F,B,W of one micro-batch through a whole rank; each chunk takes 1/V."""
     p2p: float = 0.0
     """Latency of one hop, in the same unit."""
-    refine: bool = False
-    """Improve the order for the costs, within the slots given or held."""
 
-    def schedule(self) -> Schedule:
+    def made(self) -> Schedule:
         """The named schedule, made for these costs."""
         return generate(
-            self.name,
+            self.order,
             self.pp,
             self.chunks,
             self.microbatches,
-            unit_size=self.unit_size,
-            seam=self.seam,
-            slots=self.slots,
             costs=self.costs_of(Placement(Shape.LOOP, self.pp, self.chunks)),
             budget=None if self.budget is None else Budget(self.budget, self.slot_bytes),
-            refine=self.refine,
         )
 
     def subject(self) -> Schedule | Program:
-        """The file's content if `name` is one, else the named schedule."""
-        return read(Path(self.name)) if Path(self.name).is_file() else self.schedule()
+        """The named schedule, or else the content of the file."""
+        known = self.schedule in GENERATORS or not Path(self.schedule).is_file()
+        return self.made() if known else read(Path(self.schedule))
 
     def costs_of(self, placement: Placement) -> Costs:
         """These costs over the P x V equal stages of `placement`."""
@@ -77,7 +66,7 @@ class Made:
 class Simulated(Made):
     """One schedule, lowered and simulated, or several."""
 
-    name: tyro.conf.Positional[str] = "zeropp"
+    schedule: tyro.conf.Positional[str] = "zeropp"
     """Name of the schedule (see `zeropp schedules`), or a file."""
     gather: float = 0.0
     """Time to gather one stage's parameters, in the unit of the costs."""
@@ -138,7 +127,7 @@ class Simulated(Made):
             knobs["budget"] = None
         share = self.chunks / chunks  # a stage of another size gathers and reduces more or less
         traffic = {"gather": self.gather * share, "reduce": self.reduce * share}
-        return replace(self, name=name, chunks=chunks, **traffic, **knobs)  # type: ignore[arg-type]
+        return replace(self, schedule=name, chunks=chunks, **traffic, **knobs)  # type: ignore[arg-type]
 
 
 def read(path: Path) -> Schedule | Program:

@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from zeropp.cli.ranks import run_on_ranks
 from zeropp.ir.program import Recompute
 from zeropp.train.config import Backend, ModelConfig
 
@@ -55,7 +54,7 @@ def run_profile_verb(arguments: list[str]) -> int:
     """Check, then measure on every rank."""
     wanted = tyro.cli(Profiled, args=arguments, prog="zeropp profile")
     wanted.check()
-    from zeropp.launch.ranks import resolve_device  # torch, only now
+    from zeropp.launch.ranks import resolve_device, run_on_ranks  # torch, only now
     from zeropp.train.profiling import Wanted, run_profile
 
     gpt = wanted.model.gpt()

@@ -1,17 +1,16 @@
 """`zeropp schedules`, `generate` and `verify`: make schedules and prove them, without torch."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from zeropp.cli.options import Made, read
 from zeropp.generate import GENERATORS
-from zeropp.ir import Schedule, format_schedule
-from zeropp.program.lowering import lower
-from zeropp.program.verifier import Limits, verify
+from zeropp.ir import Recompute, Schedule, format_program, format_schedule
+from zeropp.program import Limits, lower, require_valid, verify
 
 
 @dataclass(frozen=True)
@@ -21,10 +20,33 @@ class Schedules:
 
 @dataclass(frozen=True)
 class Generate(Made):
-    """Write a schedule as text."""
+    """Write a schedule, or the program made of it, as text."""
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """File to write; without it, standard output."""
+    program: bool = False
+    """Write the program, with messages and, by --shard, collectives: `zeropp train` takes it."""
+    shard: str | None = None
+    """With --program, gather and reduce per unit, step or microbatch; without it nothing is."""
+    max_resident: int = 2
+    """With --shard unit, most stages of a rank that are gathered at once."""
+    split: tuple[int, ...] | None = None
+    """With --program, blocks in each stage."""
+    recompute: Literal["none", "selective", "full"] | None = None
+    """With --program, what of a block is run again in its B."""
+
+    def text(self) -> str:
+        """What is written."""
+        given = ("shard", "split", "recompute")
+        if self.program:
+            program = lower(self.made(), self.shard, max_resident=self.max_resident)
+            again = None if self.recompute is None else Recompute(self.recompute)
+            whole = replace(program, split=self.split, recompute=again)
+            return format_program(require_valid(whole))
+        for name in given:
+            if getattr(self, name) is not None:
+                raise ValueError(f"{name} is of a program; add --program, or leave it out")
+        return format_schedule(self.made())
 
 
 @dataclass(frozen=True)
@@ -49,7 +71,7 @@ def run_schedules(arguments: list[str]) -> int:
 def run_generate(arguments: list[str]) -> int:
     """Write a schedule as text."""
     made = tyro.cli(Generate, args=arguments, prog="zeropp generate")
-    text = format_schedule(made.schedule())
+    text = made.text()
     if made.output is None:
         sys.stdout.write(text)
     else:

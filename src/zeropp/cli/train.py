@@ -1,96 +1,129 @@
 """`zeropp train`: train a GPT on text, from one command."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
 import tyro
 
-from zeropp.cli.ranks import run_on_ranks
-from zeropp.plan import Plan
+from zeropp.launch import leads, torchrun_ranks, under_torchrun
 from zeropp.planner import write_plan
 from zeropp.train.config import AUTO, Config, read_config, write_config
+from zeropp.train.task import Task, plan_like, read_program, refuse_contradictions, task_of
+
+
+@dataclass(frozen=True)
+class Command(Config):
+    """Train a GPT on text; options override the files that are named."""
+
+    config: Path | None = None
+    """A TOML file that sets fields, such as the config.toml of an earlier run."""
+    rehearse: bool = False
+    """Run the plan's program over real processes with sleep for compute, and no model."""
 
 
 def train(arguments: list[str]) -> int:
-    """Resolve the configuration, check everything that can be checked, then start the ranks."""
-    rehearses = "--rehearse" in arguments
-    config = _resolve([a for a in arguments if a != "--rehearse"])
-    config.check()
-    if rehearses:
+    """Resolve the configuration, check everything that can be checked, then run the ranks."""
+    command = _resolve(arguments)
+    command.check()
+    config = Config(**{field.name: getattr(command, field.name) for field in fields(Config)})
+    if command.rehearse:
         _rehearse(config)
-        return 0
+    else:
+        _train(config)
+    return 0
+
+
+def _resolve(arguments: list[str]) -> Command:
+    """Options over files over defaults: parsed once for the files' names, then over these."""
+    named = _parse(arguments, Command())
+    if named.config is None and named.program is None:
+        return named
+    read = read_config(named.config) if named.config is not None else Config()
+    file = named.program if named.program is not None else read.program
+    if file is None:
+        return _parse(arguments, _command(read))
+    program = read_program(Path(file))
+    sharded = {name: getattr(read.parallel, name) for name in ("dp_shard", "dp_replicate")}
+    whole = replace(read, parallel=replace(plan_like(program), **sharded))
+    command = _parse(arguments, _command(whole))
+    refuse_contradictions(command.parallel, program)
+    return command
+
+
+def _parse(arguments: list[str], default: Command) -> Command:
+    markers = (tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed)
+    return tyro.cli(Command, args=arguments, default=default, prog="zeropp train", config=markers)
+
+
+def _command(config: Config) -> Command:
+    return Command(**{field.name: getattr(config, field.name) for field in fields(Config)})
+
+
+def _task(config: Config) -> Task | None:
+    """The run's task where this process prepares it; None: rank 0 does, and hands it on."""
+    if not leads():
+        return None
+    task = task_of(config, config.saved_plan())
+    plan = task.saved.plan
+    if under_torchrun():
+        from zeropp.runtime import check_world_size
+
+        check_world_size(plan.pp_size, plan.dp_replicate, plan.dp_shard, torchrun_ranks())
+    return task
+
+
+def _rehearse(config: Config) -> None:
+    task = _task(config)
+    from zeropp.launch.ranks import run_on_ranks
+    from zeropp.train.loop import rehearse_task
+
+    run_on_ranks(task.saved.plan.world_size if task else 0, "cpu", rehearse_task, task)
+
+
+def _train(config: Config) -> None:
+    """Prepare the run's folder where this process leads, and train on all ranks."""
+    task = _task(config)
+    from zeropp.launch.ranks import resolve_device, run_on_ranks
+    from zeropp.train.automatic import plan_and_train
+    from zeropp.train.loop import train_task
+
+    if task is not None:
+        config = _prepared(config, task)
+    function = plan_and_train if config.plan == AUTO else train_task
+    ranks = task.saved.plan.world_size if task else 0
+    run_on_ranks(ranks, resolve_device(config.run.device), function, config, task)
+    if task is not None:
+        folder = config.folder
+        print(
+            f"{folder}: config.toml, program.txt, metrics.jsonl, sample.txt, timeline.png, "
+            f"timeline.json (Perfetto) and checkpoints/step-{config.run.steps}\n"
+            f"next: look at {folder}/timeline.png, or train on your own text:\n"
+            "    zeropp train --run.name mine --data.path FOLDER"
+        )
+
+
+def _prepared(config: Config, task: Task) -> Config:
+    """The configuration as it will be kept, in a folder of its own; what cannot run is refused."""
+    import torch
+
+    from zeropp.checkpoint import files as checkpoint
+    from zeropp.models import gpt_blocks
+    from zeropp.tokens.corpus import load_corpus
+
     folder = config.folder
     if (folder / "metrics.jsonl").exists() and config.run.resume is None:
         raise ValueError(
             f"run.name: {folder} holds a run already; choose another --run.name, or continue it "
             f"with --run.resume {folder}/checkpoints/step-N"
         )
-    _start(config)
-    return 0
-
-
-def _resolve(arguments: list[str]) -> Config:
-    default = Config()
-    if "--config" in arguments:
-        at = arguments.index("--config")
-        if at + 1 == len(arguments):
-            raise ValueError("--config needs the path of a TOML file")
-        default = read_config(Path(arguments[at + 1]))
-        arguments = arguments[:at] + arguments[at + 2 :]
-    return tyro.cli(
-        Config,
-        args=arguments,
-        default=default,
-        prog="zeropp train",
-        description="Train a GPT. --config FILE.toml sets fields, options override it; --rehearse "
-        "runs the plan's program over real processes with sleep for compute, and no model.",
-    )
-
-
-def _start(config: Config) -> None:
-    import torch  # only now: everything above answers at once
-
-    from zeropp.checkpoint import files as checkpoint
-    from zeropp.launch.ranks import resolve_device
-    from zeropp.models import gpt_blocks
-    from zeropp.tokens.corpus import load_corpus
-    from zeropp.train.automatic import plan_and_train
-    from zeropp.train.loop import train as run
-
     load_corpus(config.data.path, seq_len=config.data.seq_len)
     if config.run.resume:
         with torch.device("meta"):
             checkpoint.check(Path(config.run.resume), gpt_blocks(config.model.gpt()))
-    saved, folder = config.saved_plan(), config.folder
     folder.mkdir(parents=True, exist_ok=True)
     if config.plan not in (None, AUTO):
-        write_plan(saved, folder / "plan.toml")
+        write_plan(task.saved, folder / "plan.toml")
         config = replace(config, plan=str(folder / "plan.toml"))
     write_config(config, folder / "config.toml")
     print((folder / "config.toml").read_text(encoding="utf-8"), flush=True)
-    function = plan_and_train if config.plan == AUTO else run
-    _launch(saved.plan, resolve_device(config.run.device), function, config)
-    print(
-        f"{folder}: config.toml, metrics.jsonl, sample.txt, timeline.png, timeline.json (Perfetto) "
-        f"and checkpoints/step-{config.run.steps}\n"
-        f"next: look at {folder}/timeline.png, or train on your own text:\n"
-        "    zeropp train --run.name mine --data.path FOLDER"
-    )
-
-
-def _rehearse(config: Config) -> None:
-    from zeropp.train.rehearsal import rehearse_plan
-
-    plan = config.saved_plan().plan
-    _launch(plan, "cpu", rehearse_plan, plan)
-
-
-def _launch(plan: Plan, device: str, function: Callable[..., None], *args: Any) -> None:
-    from zeropp.launch.ranks import torchrun_ranks, under_torchrun
-    from zeropp.runtime.mesh import check_world_size
-
-    if under_torchrun():
-        check_world_size(plan, torchrun_ranks())
-    run_on_ranks(plan.world_size, device, function, *args)
+    return config

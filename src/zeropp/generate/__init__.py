@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
 
 from zeropp.costs import Costs
 from zeropp.generate.automatic import Budget, automatic
@@ -22,9 +21,8 @@ from zeropp.generate.zb_h2 import zb_h2
 from zeropp.generate.zb_v import zb_v
 from zeropp.generate.zeropp import zeropp
 from zeropp.ir.collector import collector_paused
+from zeropp.ir.order import Order
 from zeropp.ir.schedule import Schedule
-
-Auto = Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -90,60 +88,56 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
 
 @collector_paused
 def generate(
-    name: str,
+    order: Order,
     pp_size: int,
     num_chunks: int,
     num_microbatches: int,
     *,
-    unit_size: int | Auto | None = None,
-    seam: str | None = None,
-    slots: int | Auto | None = None,
     costs: Costs | None = None,
     budget: Budget | None = None,
-    refine: bool = False,
 ) -> Schedule:
-    """Make the schedule called `name`.
+    """Make the schedule that `order` names.
 
     Args:
-        name: a key of `GENERATORS`.
+        order: a key of `GENERATORS` and knobs; refined within `slots`, by default those that the
+            schedule holds.
         pp_size: P.
         num_chunks: V.
         num_microbatches: B.
-        unit_size: U, micro-batches per unit; `auto`: the best within `budget`.
-        seam: `carry` or `drain`.
-        slots: most activations (one chunk of one micro-batch each) that a rank may hold; `auto`:
-            those that `budget` holds.
         costs: what the schedule is made for; generators that do not go by times ignore it.
-        budget: memory for activations, which `auto` needs.
-        refine: improve the order for `costs`, whichever schedule it is; within `slots`, by default
-            those that the schedule holds.
+        budget: memory for activations, which knobs that are `auto` may need.
 
     Raises:
         ValueError: unknown name, a size out of range, a knob that the schedule does not have, or a
             budget that is missing, superfluous or too small.
     """
-    if name not in GENERATORS:
-        raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(GENERATORS)}")
-    generator = GENERATORS[name]
-    for option, value in (("unit_size", unit_size), ("seam", seam), ("slots", slots)):
-        limits = refine and option == "slots" and value != "auto"
-        if value is not None and option not in generator.options and not limits:
-            refining = ", or refine the schedule" if option == "slots" else ""
-            raise ValueError(f"{option} is not a knob of {name}; leave it out{refining}")
-    fixed_unit = None if unit_size == "auto" else unit_size
-    fixed_slots = None if slots == "auto" else slots
+    generator = _generator_of(order)
+    unit_size, slots = (None if v == "auto" else v for v in (order.unit_size, order.slots))
     sizes = (pp_size, num_chunks, num_microbatches)
-    request = Request(*sizes, fixed_unit, seam, fixed_slots, costs)
-    chooses = slots == "auto" or (unit_size == "auto" and slots is None)
+    request = Request(*sizes, unit_size, order.seam, slots, costs)
+    chooses = order.slots == "auto" or (order.unit_size == "auto" and slots is None)
     if chooses != (budget is not None):
         wanted = "slots auto needs a budget" if chooses else "budget goes with slots auto"
         raise ValueError(f"budget: {wanted} (bytes for activations, and bytes of a slot)")
-    if unit_size == "auto" or budget is not None:
-        made = automatic(request, budget or Budget(memory=float(fixed_slots or 0), slot=1.0))
+    if order.unit_size == "auto" or budget is not None:
+        made = automatic(request, budget or Budget(memory=float(slots or 0), slot=1.0))
     else:
         made = generator.make(request)
     times = costs or Costs.uniform(pp_size, num_chunks)
-    return refined(made, times, fixed_slots) if refine else made
+    return refined(made, times, slots) if order.refine else made
+
+
+def _generator_of(order: Order) -> Generator:
+    """The generator by its name, which has the knobs that are given."""
+    name = order.schedule
+    if name not in GENERATORS:
+        raise ValueError(f"unknown schedule {name!r}; choose one of {', '.join(GENERATORS)}")
+    for knob, value in order.knobs.items():
+        limits = order.refine and knob == "slots" and value != "auto"
+        if knob not in GENERATORS[name].options and not limits:
+            refining = ", or refine the schedule" if knob == "slots" else ""
+            raise ValueError(f"{knob} is not a knob of {name}; leave it out{refining}")
+    return GENERATORS[name]
 
 
 __all__ = ["GENERATORS", "Budget", "Generator", "Request", "generate"]

@@ -2,8 +2,9 @@
 
 from zeropp.ir.action import Action, Kind
 from zeropp.ir.evaluate import DeadlockError, evaluate
-from zeropp.ir.placement import Placement, Shape
-from zeropp.ir.program import Program
+from zeropp.ir.order import Order
+from zeropp.ir.placement import Placement, Shape, stage_blocks
+from zeropp.ir.program import Program, Recompute
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
 from zeropp.ir.text import format_program, format_schedule, parse
 from zeropp.ir.timeline import Span, Timeline
@@ -12,8 +13,10 @@ __all__ = [
     "Action",
     "DeadlockError",
     "Kind",
+    "Order",
     "Placement",
     "Program",
+    "Recompute",
     "Schedule",
     "Shape",
     "Span",
@@ -23,4 +26,5 @@ __all__ = [
     "format_schedule",
     "parse",
     "peak_slots_per_rank",
+    "stage_blocks",
 ]

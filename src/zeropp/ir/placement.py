@@ -10,7 +10,7 @@ rank 3: stages 3 7             rank 3: stages 3 4
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 
 class Shape(StrEnum):
@@ -76,3 +76,35 @@ class Placement:
     def stages_of(self, rank: int) -> tuple[int, ...]:
         """The stages of `rank`, in forward order."""
         return tuple(self.stage_of(rank, chunk) for chunk in range(self.num_chunks))
+
+
+def stage_blocks(
+    num_blocks: int, num_stages: int, split: tuple[int, ...] | None = None
+) -> tuple[range, ...]:
+    """For each stage, the indices of its blocks.
+
+    Without a `split`, sizes differ by at most one and the outermost stages take the spare blocks,
+    since embedding and head are usually lighter than layers.
+
+    Raises:
+        ValueError: fewer blocks than stages, or a split that does not fit them.
+    """
+    if num_blocks < num_stages:
+        raise ValueError(
+            f"the model has {num_blocks} blocks, fewer than pp_size x num_chunks = {num_stages} "
+            f"stages; use at most {num_blocks} stages or more layers"
+        )
+    sizes = split or _even_split(num_blocks, num_stages)
+    if len(sizes) != num_stages or min(sizes) < 1 or sum(sizes) != num_blocks:
+        raise ValueError(
+            f"split must list {num_stages} positive sizes that sum to {num_blocks} blocks, "
+            f"got {list(sizes)}"
+        )
+    return tuple(range(a, b) for a, b in pairwise(accumulate(sizes, initial=0)))
+
+
+def _even_split(num_blocks: int, stages: int) -> tuple[int, ...]:
+    size, spare = divmod(num_blocks, stages)
+    outermost_first = sorted(range(stages), key=lambda s: (min(s, stages - 1 - s), s))
+    larger = set(outermost_first[:spare])
+    return tuple(size + (stage in larger) for stage in range(stages))

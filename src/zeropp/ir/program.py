@@ -28,15 +28,19 @@ class Program:
         actions: for each rank, all its actions in order.
         shard: the policy by which UNSHARD, RESHARD and REDUCE were inserted; None without them.
         max_resident: most stages of a rank whose parameters are gathered at once; None: no limit.
+        split: number of blocks in each stage; None: whoever runs it decides.
+        recompute: what of a block is run again in its B; None: likewise.
 
     Raises:
-        ValueError: the compute actions are not the schedule's.
+        ValueError: the compute actions are not the schedule's, or `split` lists other stages.
     """
 
     schedule: Schedule
     actions: tuple[tuple[Action, ...], ...]
     shard: str | None = None
     max_resident: int | None = None
+    split: tuple[int, ...] | None = None
+    recompute: Recompute | None = None
 
     def __post_init__(self) -> None:
         for rank, order in enumerate(self.schedule.actions):
@@ -45,6 +49,9 @@ class Program:
                 raise ValueError(
                     f"rank {rank}: the program's compute actions are not its schedule's"
                 )
+        stages = self.placement.num_stages
+        if self.split is not None and (len(self.split) != stages or min(self.split) < 1):
+            raise ValueError(f"split must list {stages} positive sizes, got {list(self.split)}")
 
     @property
     def placement(self) -> Placement:

@@ -9,6 +9,9 @@ units: 3
 params:
 rank 0: 0F0 0F1 0BW0 0F2 0BW1 0BW2
 rank 1: 1F0 1BW0 1F1 1BW1 1F2 1BW2
+
+A program's header goes on with `shard` and `max_resident`, each possibly `none`, and, where they
+are given, `split` (blocks in each stage) and `recompute`.
 """
 
 import re
@@ -16,7 +19,7 @@ from collections.abc import Iterable
 
 from zeropp.ir.action import COMPUTE, SHARDING, Action, Kind
 from zeropp.ir.placement import Placement, Shape
-from zeropp.ir.program import Program
+from zeropp.ir.program import Program, Recompute
 from zeropp.ir.schedule import Schedule
 
 _ACTION = re.compile(r"(\d+)([A-Z_]+)(\d*)")
@@ -60,6 +63,10 @@ def format_program(program: Program) -> str:
         "shard": program.shard or "none",
         "max_resident": "none" if program.max_resident is None else str(program.max_resident),
     }
+    if program.split is not None:
+        header["split"] = " ".join(map(str, program.split))
+    if program.recompute is not None:
+        header["recompute"] = program.recompute.value
     return _format(_PROGRAM, header, program.actions)
 
 
@@ -76,12 +83,17 @@ def parse(text: str) -> Schedule | Program:
     if lines[0] == _SCHEDULE:
         return _to_schedule(header, actions)
     shard, limit = _take(header, "shard"), _take(header, "max_resident")
+    split, recompute = header.pop("split", None), header.pop("recompute", None)
+    if recompute is not None and recompute not in list(Recompute):
+        raise ValueError(f"recompute must be one of {', '.join(Recompute)}, got {recompute!r}")
     compute = tuple(tuple(a for a in order if a.kind in COMPUTE) for order in actions)
     return Program(
         schedule=_to_schedule(header, compute),
         actions=actions,
         shard=None if shard == "none" else shard,
         max_resident=None if limit == "none" else _integer("max_resident", limit),
+        split=None if split is None else tuple(_integer("split", n) for n in split.split()),
+        recompute=None if recompute is None else Recompute(recompute),
     )
 
 

@@ -1,6 +1,7 @@
-"""Ranks of a run: torchrun's where it started us, else our own local ones, by torch elastic."""
+"""Starting ranks: torchrun's are there already, local ones are started by torch elastic."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -8,20 +9,27 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing.errors import record
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+from zeropp.launch import under_torchrun
 from zeropp.launch.cores import keep_to_own_cores
+from zeropp.runtime.compat import common_store
+
+_SHARED = "zeropp/shared"
 
 
-def under_torchrun() -> bool:
-    """Whether torchrun (or another launcher that speaks its variables) started this process."""
-    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def torchrun_ranks() -> int:
-    """How many ranks torchrun started."""
-    return int(os.environ["WORLD_SIZE"])
+def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
+    """Run the ranks; exit with 1 if one fails, with 128 + the signal if stopped by one."""
+    try:
+        launch(ranks, device, function, *args)
+    except ChildFailedError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(1) from None
+    except SignalException as stopped:
+        print("zeropp: stopped", file=sys.stderr)
+        raise SystemExit(128 + stopped.sigval) from None
 
 
 def launch(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
@@ -84,6 +92,18 @@ def run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) 
         function(*args)
     finally:
         dist.destroy_process_group()
+
+
+def share(text: str | None) -> str:
+    """Rank 0's text on every rank, through the store by which they met.
+
+    Args:
+        text: what rank 0 shares; elsewhere it is not looked at.
+    """
+    store = common_store()
+    if dist.get_rank() == 0 and text is not None:
+        store.set(_SHARED, text)
+    return str(store.get(_SHARED), "utf-8")
 
 
 def resolve_device(wanted: str) -> str:

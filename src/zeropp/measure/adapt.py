@@ -9,11 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+from zeropp.build import program_for
 from zeropp.costs import Costs
+from zeropp.generate import GENERATORS
 from zeropp.ir import Kind, Program
 from zeropp.ir.schedule import peak_slots_per_rank
 from zeropp.measure.stage_times import StageTimes, gathered_costs
 from zeropp.plan import Plan
+from zeropp.program import without_collectives
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
 
@@ -28,11 +31,13 @@ class Switch:
         before_s: the step as it was, predicted from the measured times, in seconds.
         after_s: the step from now on, predicted likewise.
         plan: from now on.
+        program: the plan's.
     """
 
     before_s: float
     after_s: float
     plan: Plan
+    program: Program
 
     @property
     def gain(self) -> float:
@@ -40,10 +45,8 @@ class Switch:
         return 1 - self.after_s / self.before_s
 
     def __str__(self) -> str:
-        unit = "" if self.plan.unit_size is None else f", units of {self.plan.unit_size}"
-        how = "refined" if self.plan.refine else self.plan.seam
         return (
-            f"new order ({how}{unit}): {self.before_s * 1e3:.1f} ms -> "
+            f"new order ({self.plan.order}): {self.before_s * 1e3:.1f} ms -> "
             f"{self.after_s * 1e3:.1f} ms predicted ({-self.gain:+.1%})"
         )
 
@@ -51,10 +54,11 @@ class Switch:
 class Adapter:
     """Watches a pipeline's times, and gives it a better order when there is one.
 
-    Use: `out = pipe.step(batch, trace=adapter.times)`, then `adapter.after_step()`, on every rank.
+    Use: `pipe.step(batch, observer=adapter.times)`, then `adapter.after_step()`, on every rank.
 
     Args:
         pipe: trained by a schedule that splits B from W.
+        plan: whose program the pipeline runs.
         every: steps whose times are looked at together; their median counts, so single slow
             actions do not.
         gain: the least share of the step's time that a switch must save, by prediction.
@@ -65,14 +69,20 @@ class Adapter:
     """
 
     def __init__(
-        self, pipe: Pipeline, every: int = 10, gain: float = 0.02, latency: float = 0.0
+        self,
+        pipe: Pipeline,
+        plan: Plan,
+        every: int = 10,
+        gain: float = 0.02,
+        latency: float = 0.0,
     ) -> None:
-        pipe.plan.require_split("adapting")
+        pipe.program.schedule.require_split("adapting")
         if every < 1:
             raise ValueError(f"every must be at least 1 step, got {every}")
         if not 0 < gain < 1:
             raise ValueError(f"gain must be above 0 and below 1, got {gain}")
         self.times = StageTimes(pipe.device)
+        self.plan = plan
         self._pipe, self._every, self._gain, self._latency = pipe, every, gain, latency
         self._steps = 0
         self._known: Costs | None = None
@@ -82,14 +92,15 @@ class Adapter:
         self._steps += 1
         if self._steps % self._every:
             return None
-        costs = gathered_costs(self.times.take(), self._pipe.plan.placement, self._latency)
+        costs = gathered_costs(self.times.take(), self._pipe.placement, self._latency)
         if costs is None or not self._differs(costs):
             return None
         self._known = costs
-        switch = better_order(self._pipe.plan, self._pipe.program, costs)
+        switch = better_order(self.plan, self._pipe.program, costs)
         if switch is None or switch.gain < self._gain:
             return None
-        self._pipe.follow(switch.plan)
+        self._pipe.follow(switch.program)
+        self.plan = switch.plan
         return switch
 
     def _differs(self, costs: Costs) -> bool:
@@ -107,18 +118,20 @@ def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:
     before = simulate(program, costs).makespan
     best: Switch | None = None
     for candidate in _candidates(plan, program, costs):
-        order = candidate.lower(candidate.compute, sharded=program.shard is not None)
+        order = program_for(candidate, plan.num_microbatches)
+        if program.shard is None:
+            order = without_collectives(order)
         if not _as_lean(order, plan, program):
             continue
         after = simulate(order, costs).makespan
         if best is None or after < best.after_s:
-            best = Switch(before, after, candidate)
+            best = Switch(before, after, candidate, order)
     return best
 
 
 def _candidates(plan: Plan, program: Program, costs: Costs) -> Iterator[Plan]:
     slots = _allowed_slots(plan, program)
-    if plan.schedule != "zeropp":
+    if "seam" not in GENERATORS[plan.schedule].options:
         yield replace(plan, refine=True, slots=slots, costs=costs)
         return
     own = max(program.schedule.units)
@@ -131,7 +144,7 @@ def _candidates(plan: Plan, program: Program, costs: Costs) -> Iterator[Plan]:
 
 
 def _allowed_slots(plan: Plan, program: Program) -> int:
-    return plan.slots or max(peak_slots_per_rank(program.schedule))
+    return plan.slots if isinstance(plan.slots, int) else max(peak_slots_per_rank(program.schedule))
 
 
 def _as_lean(order: Program, plan: Plan, program: Program) -> bool:

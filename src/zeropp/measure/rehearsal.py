@@ -13,13 +13,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from zeropp.build import program_of
 from zeropp.costs import Costs, Traffic, at_stage
-from zeropp.ir import Action
+from zeropp.ir import Action, Program
 from zeropp.measure.links import measure_hop
 from zeropp.measure.slow_links import SlowLinks
 from zeropp.plan import Plan
+from zeropp.runtime import Pipeline, make_mesh
 from zeropp.runtime.observer import Phase
-from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
 
 WIDTH = 8
@@ -27,7 +28,7 @@ _SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is s
 
 
 class EmulatedCompute:
-    """Makes every compute action last: pass it to `Pipeline.step` as its trace.
+    """Makes every compute action last: pass it to `Pipeline.step` as its observer.
 
     What a stage does for an action, autograd included, counts; the rest of its time is slept.
 
@@ -42,7 +43,7 @@ class EmulatedCompute:
         """From now on `stage` takes `factor` times as long."""
         self._costs = self._costs.scaled(stage, factor)
 
-    def lap(self, action: Action, phase: Phase) -> None:
+    def observe(self, action: Action, phase: Phase) -> None:
         """A phase ends; the computing one not before its time is over."""
         if phase is not Phase.COMPUTE:
             self._began = time.perf_counter()
@@ -86,7 +87,13 @@ class Rehearsal:
     latency_s: float
 
 
-def rehearse(plan: Plan, costs: Costs, traffic: Traffic | None = None, steps: int = 3) -> Rehearsal:
+def rehearse(
+    plan: Plan,
+    costs: Costs,
+    traffic: Traffic | None = None,
+    steps: int = 3,
+    program: Program | None = None,
+) -> Rehearsal:
     """Run `steps` steps of the plan; collective, on all its ranks, on CPUs.
 
     Args:
@@ -96,11 +103,12 @@ def rehearse(plan: Plan, costs: Costs, traffic: Traffic | None = None, steps: in
         traffic: seconds of collectives and transfers, the same for all stages; None: this
             machine's own.
         steps: how many are measured.
+        program: the plan's, where it is made already.
 
     Raises:
         ValueError: the plan does not fit the world, or costs list another number of stages.
     """
-    stages, cpu = plan.placement.num_stages, torch.device("cpu")
+    stages, cpu = plan.pp_size * plan.num_chunks, torch.device("cpu")
     if costs.num_stages != stages:
         raise ValueError(f"costs must list {stages} stages, got {costs.num_stages}")
     links = traffic or Traffic()
@@ -110,15 +118,17 @@ def rehearse(plan: Plan, costs: Costs, traffic: Traffic | None = None, steps: in
     pipe = Pipeline(
         tiny_blocks(stages),
         tiny_loss,
-        plan,
+        replace(program or program_of(plan), split=None, recompute=None),
+        make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard, cpu),
         device=cpu,
         transport=slow if traffic or costs.latency else None,
+        owns_mesh=True,
     )
     ends = 0, dist.get_world_size() - 1
     batch, emulated = torch.zeros(plan.num_microbatches, WIDTH), EmulatedCompute(costs)
 
     def step() -> None:
-        pipe.step((batch, batch), trace=emulated)
+        pipe.step((batch, batch), observer=emulated)
 
     before = measure_hop(*ends, 4 * WIDTH, cpu)
     measured = [_timed(step) for _ in range(steps + 1)][1:]

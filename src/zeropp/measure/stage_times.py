@@ -16,14 +16,14 @@ Medians = dict[tuple[Kind, int], float]
 
 
 class StageTimes:
-    """Records the compute of one rank: pass it to `Pipeline.step` as its trace."""
+    """Records the compute of one rank: pass it to `Pipeline.step` as its observer."""
 
     def __init__(self, device: torch.device) -> None:
         self._clock = clock_of(device)
         self._began: Any = None
         self._spans: dict[tuple[Kind, int], list[tuple[Any, Any]]] = defaultdict(list)
 
-    def lap(self, action: Action, phase: Phase) -> None:
+    def observe(self, action: Action, phase: Phase) -> None:
         """A phase of an action ends."""
         now = self._clock.now()
         if phase is Phase.COMPUTE:

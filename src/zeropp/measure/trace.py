@@ -43,7 +43,10 @@ class Measured:
 
 
 class Trace:
-    """Records one step: pass it to `Pipeline.step`. Collective: ranks agree on time zero."""
+    """Records one step: pass it to `Pipeline.step` as its observer.
+
+    Collective: ranks agree on time zero.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._clock = clock_of(device)
@@ -52,7 +55,7 @@ class Trace:
         dist.barrier()
         self._origin = self._clock.now()
 
-    def lap(self, action: Action, phase: Phase) -> None:
+    def observe(self, action: Action, phase: Phase) -> None:
         """Record that `phase` of `action` ends now."""
         self._marks.append((action, phase, self._clock.now()))
 

@@ -6,6 +6,7 @@ Neither depends on how parameters are sharded, so that one made order serves man
 from dataclasses import dataclass
 from functools import cached_property
 
+from zeropp import ir
 from zeropp.costs import Costs, Traffic
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir.action import BACKWARD, Kind
@@ -52,16 +53,9 @@ def make(priced: Priced, order: Order, batches: tuple[int, ...], beyond: float) 
 def schedule_of(priced: Priced, order: Order, batch: int) -> Schedule:
     """The compute order for a batch, made for the layout's costs."""
     placement = priced.layout.placement
-    return generate(
-        order.schedule,
-        placement.pp_size,
-        placement.num_chunks,
-        batch,
-        unit_size=order.unit_size,
-        seam=order.seam,
-        slots=order.slots,
-        costs=costs_for(priced, order),
-    )
+    named = ir.Order(order.schedule, order.unit_size, order.seam, order.slots)
+    sizes = placement.pp_size, placement.num_chunks, batch
+    return generate(named, *sizes, costs=costs_for(priced, order))
 
 
 def costs_for(priced: Priced, order: Order) -> Costs | None:

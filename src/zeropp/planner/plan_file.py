@@ -8,6 +8,7 @@ pp_size = 4
 """
 
 import dataclasses
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +38,22 @@ class SavedPlan:
 
 def write_plan(saved: SavedPlan, path: Path) -> None:
     """Write a plan; `read_plan` reads an equal one back."""
+    path.write_text(format_plan(saved), encoding="utf-8")
+
+
+def format_plan(saved: SavedPlan) -> str:
+    """The text of a plan file."""
     fields = {"micro_batch_size": saved.micro_batch_size, **_set_fields(saved.plan)}
     if saved.plan.costs is not None:
         fields["costs"] = _set_fields(saved.plan.costs)
     if saved.predicted:
         fields["predicted"] = dict(saved.predicted)
-    path.write_text(tomli_w.dumps(fields), encoding="utf-8")
+    return tomli_w.dumps(fields)
+
+
+def parse_plan(text: str) -> SavedPlan:
+    """The plan in the text of a plan file."""
+    return _from_table(tomllib.loads(text))
 
 
 def read_plan(path: Path) -> SavedPlan:

@@ -1,9 +1,15 @@
 """From a schedule to the program that ranks execute, and the proof that it is sound."""
 
 from zeropp.program.collectives import Policy
-from zeropp.program.forward_only import forward_only
-from zeropp.program.lowering import lower
-from zeropp.program.verifier import InvalidProgramError, Limits, require_valid, verify
+from zeropp.program.forward_only import forward_only_program
+from zeropp.program.lowering import lower, without_collectives
+from zeropp.program.verifier import (
+    InvalidProgramError,
+    Limits,
+    require_collectives,
+    require_valid,
+    verify,
+)
 from zeropp.program.violation import Violation
 
 __all__ = [
@@ -11,8 +17,10 @@ __all__ = [
     "Limits",
     "Policy",
     "Violation",
-    "forward_only",
+    "forward_only_program",
     "lower",
+    "require_collectives",
     "require_valid",
     "verify",
+    "without_collectives",
 ]

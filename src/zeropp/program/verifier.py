@@ -76,3 +76,12 @@ __all__ = [
     "require_valid",
     "verify",
 ]
+
+
+def require_collectives(program: Program) -> None:
+    """Raise ValueError unless the program gathers and reduces, as sharded parameters need."""
+    if program.shard is None:
+        raise ValueError(
+            "program: it has no collectives, and parameters are sharded or cast; make it with "
+            "--shard unit, step or microbatch"
+        )

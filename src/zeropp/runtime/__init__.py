@@ -1,1 +1,30 @@
-"""Floor 5: torch starts here; runs programs on ranks, exactly."""
+"""The engine: torch starts here; runs programs on ranks, exactly."""
+
+from zeropp.runtime.auxiliary import AuxiliaryLoss
+from zeropp.runtime.mesh import (
+    check_world_size,
+    data_rank,
+    data_size,
+    default_device,
+    make_mesh,
+    pipelines,
+)
+from zeropp.runtime.observer import Observer, Observers, Phase
+from zeropp.runtime.pipeline import Pipeline, StepOutput
+from zeropp.runtime.split_rules import split_report
+
+__all__ = [
+    "AuxiliaryLoss",
+    "Observer",
+    "Observers",
+    "Phase",
+    "Pipeline",
+    "StepOutput",
+    "check_world_size",
+    "data_rank",
+    "data_size",
+    "default_device",
+    "make_mesh",
+    "pipelines",
+    "split_report",
+]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -9,13 +10,13 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.ir import Program, format_program
-from zeropp.ir.program import Recompute
-from zeropp.plan import Plan
+from zeropp.ir.placement import Placement
+from zeropp.ir.program import Program, Recompute
+from zeropp.ir.text import format_program
 from zeropp.runtime import compat
 from zeropp.runtime.boundary import Boundaries
-from zeropp.runtime.machine import Machine
-from zeropp.runtime.mesh import PP, data_mesh, pipelines
+from zeropp.runtime.executor import Machine
+from zeropp.runtime.mesh import PP, data_mesh, data_size, pipelines
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import Tie, tie_inside
@@ -25,15 +26,50 @@ from zeropp.runtime.watchdog import Watchdog
 Init = Callable[[int, nn.Module], None]
 
 
+@dataclass(frozen=True)
+class Model:
+    """A model cut into stages.
+
+    Attributes:
+        blocks: all of them, on any device.
+        stages: for each stage, the indices of its blocks.
+        ties: parameters that several blocks share.
+        init: `init(index, block)` fills a block that is on the meta device.
+        recompute: what of a block is run again in its B.
+        precision: what blocks compute in.
+    """
+
+    blocks: Sequence[nn.Module]
+    stages: Sequence[range]
+    ties: Sequence[Tie]
+    init: Init | None
+    recompute: Recompute
+    precision: MixedPrecisionPolicy
+
+    def real_stage(self, stage: int, device: torch.device) -> StageModule:
+        """The blocks of a stage on `device`, those on meta filled by `init`.
+
+        Raises:
+            ValueError: a block is on the meta device and there is no `init`.
+        """
+        return StageModule({i: self._real(i, device) for i in self.stages[stage]})
+
+    def _real(self, index: int, device: torch.device) -> nn.Module:
+        block = self.blocks[index]
+        if not any(tensor.is_meta for tensor in (*block.parameters(), *block.buffers())):
+            return block.to(device)
+        if self.init is None:
+            raise ValueError(f"block {index} is on the meta device; pass init to fill it")
+        block = block.to_empty(device=device)
+        self.init(index, block)
+        return block
+
+
 def assemble(
-    blocks: Sequence[nn.Module],
-    stages: Sequence[range],
-    ties: Sequence[Tie],
-    plan: Plan,
+    model: Model,
+    placement: Placement,
     mesh: DeviceMesh,
-    precision: MixedPrecisionPolicy,
     device: torch.device,
-    init: Init | None,
     timeout: float,
     transport: Transport,
 ) -> Machine:
@@ -42,33 +78,21 @@ def assemble(
     Raises:
         ValueError: a block of this rank is on the meta device and there is no `init`.
     """
-    placement, rank = plan.placement, mesh[PP].get_local_rank()
-    boundaries = Boundaries(blocks, stages, precision)
-    modules = {
-        s: StageModule({i: _materialise(blocks[i], i, device, init) for i in stages[s]})
-        for s in placement.stages_of(rank)
-    }
-    tie_inside(modules, ties)
-    dp_mesh = data_mesh(mesh) if needs_sharding(plan.dp_size, precision) else None
-    recompute = Recompute(plan.recompute)
+    rank, precision = mesh[PP].get_local_rank(), model.precision
+    boundaries = Boundaries(model.blocks, model.stages, precision)
+    modules = {s: model.real_stage(s, device) for s in placement.stages_of(rank)}
+    tie_inside(modules, model.ties)
+    dp_mesh = data_mesh(mesh) if needs_sharding(data_size(mesh), precision) else None
     lane = transport.lane(device)
     placed = place_parameters(modules, dp_mesh, precision, lane)
     return Machine(
-        placement,
-        {s: Stage(modules[s], placed[s], precision, recompute) for s in modules},
+        {s: Stage(modules[s], placed[s], precision, model.recompute) for s in modules},
         transport.messages(placement, pipelines(mesh), device),
         boundaries,
         device,
         Watchdog(placement, rank, compat.common_store(), timeout),
         lane,
     )
-
-
-def default_device() -> torch.device:
-    """The current GPU, or the CPU where there is none."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
 
 
 def require_same_program(program: Program) -> None:
@@ -78,17 +102,4 @@ def require_same_program(program: Program) -> None:
     dist.all_gather_object(digests, digest)
     different = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if different:
-        raise ValueError(f"plan: ranks {different} have another program than rank 0")
-
-
-def _materialise(
-    block: nn.Module, index: int, device: torch.device, init: Init | None
-) -> nn.Module:
-    tensors = [*block.parameters(), *block.buffers()]
-    if not any(tensor.is_meta for tensor in tensors):
-        return block.to(device)
-    if init is None:
-        raise ValueError(f"block {index} is on the meta device; pass init to fill it")
-    block = block.to_empty(device=device)
-    init(index, block)
-    return block
+        raise ValueError(f"program: ranks {different} have another program than rank 0")

@@ -1,32 +1,53 @@
 """The device mesh: pipeline ranks on the outside, data-parallel copies and shards inside."""
 
+import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-
-from zeropp.plan import Plan
 
 PP, REPLICATE, SHARD = "pp", "dp_replicate", "dp_shard"
 
 
-def make_mesh(plan: Plan, device_type: str) -> DeviceMesh:
-    """A mesh of the plan's sizes with the axes (pp, dp_replicate, dp_shard).
+def make_mesh(
+    pp_size: int, dp_replicate: int = 1, dp_shard: int = 1, device: torch.device | None = None
+) -> DeviceMesh:
+    """A mesh of these sizes over all ranks, with the axes (pp, dp_replicate, dp_shard).
+
+    Args:
+        pp_size: P.
+        dp_replicate: copies of a shard group.
+        dp_shard: ranks of a shard group.
+        device: of the kind on which ranks compute; None: that of the process group.
 
     Raises:
         ValueError: the number of ranks is not P x dp_replicate x dp_shard.
     """
-    check_world_size(plan, dist.get_world_size())
-    shape = (plan.pp_size, plan.dp_replicate, plan.dp_shard)
-    return init_device_mesh(device_type, shape, mesh_dim_names=(PP, REPLICATE, SHARD))
+    check_world_size(pp_size, dp_replicate, dp_shard, dist.get_world_size())
+    kind = (device or default_device()).type
+    shape = (pp_size, dp_replicate, dp_shard)
+    return init_device_mesh(kind, shape, mesh_dim_names=(PP, REPLICATE, SHARD))
 
 
-def check_world_size(plan: Plan, world_size: int) -> None:
-    """Raise ValueError unless the plan needs exactly `world_size` ranks."""
-    if world_size != plan.world_size:
+def check_world_size(pp_size: int, dp_replicate: int, dp_shard: int, world_size: int) -> None:
+    """Raise ValueError unless these sizes make exactly `world_size` ranks."""
+    ranks = pp_size * dp_replicate * dp_shard
+    if world_size != ranks:
         raise ValueError(
-            f"pp_size x dp_replicate x dp_shard = {plan.pp_size} x {plan.dp_replicate} x "
-            f"{plan.dp_shard} = {plan.world_size} ranks, but {world_size} are running; "
-            "change the sizes or the number of processes"
+            f"pp_size x dp_replicate x dp_shard = {pp_size} x {dp_replicate} x {dp_shard} = "
+            f"{ranks} ranks, but {world_size} are running; change the sizes or the number of "
+            "processes"
         )
+
+
+def default_device() -> torch.device:
+    """Where the process group's tensors are: the current GPU with NCCL, else the CPU."""
+    if torch.cuda.is_available() and "nccl" in str(dist.get_backend_config()):
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def data_size(mesh: DeviceMesh) -> int:
+    """D, ranks that hold the same stages and see different data."""
+    return mesh[REPLICATE].size() * mesh[SHARD].size()
 
 
 def data_mesh(mesh: DeviceMesh) -> DeviceMesh:
@@ -43,3 +64,23 @@ def pipelines(mesh: DeviceMesh) -> list[list[int]]:
 def data_rank(mesh: DeviceMesh) -> int:
     """Which of the D pipelines this rank belongs to, that is which part of the data it sees."""
     return int(mesh[REPLICATE].get_local_rank() * mesh[SHARD].size() + mesh[SHARD].get_local_rank())
+
+
+def check_mesh(mesh: DeviceMesh, pp_size: int) -> None:
+    """Raise ValueError unless `mesh` has our axes, P pipeline ranks, and all ranks of the world."""
+    if mesh.mesh_dim_names != (PP, REPLICATE, SHARD):
+        raise ValueError(
+            f"mesh: the axes must be {PP}, {REPLICATE}, {SHARD}, got {mesh.mesh_dim_names}; make "
+            "it with zeropp.make_mesh"
+        )
+    sizes = (mesh[PP].size(), mesh[REPLICATE].size(), mesh[SHARD].size())
+    if sizes[0] != pp_size:
+        raise ValueError(f"mesh: the program has pp_size={pp_size} ranks, the mesh {sizes[0]}")
+    check_world_size(*sizes, dist.get_world_size())
+
+
+def destroy_mesh(mesh: DeviceMesh) -> None:
+    """Destroy the process groups of a mesh that `make_mesh` made."""
+    groups = {mesh.get_group(name) for name in (PP, REPLICATE, SHARD)} - {dist.group.WORLD}
+    for group in groups:
+        dist.destroy_process_group(group)

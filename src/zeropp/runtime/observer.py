@@ -1,10 +1,9 @@
-"""Who wants to know when the phases of a step's actions end: the seam for traces and rehearsals."""
+"""Who is told when the phases of a step's actions end: the seam for traces and rehearsals."""
 
-from collections.abc import Callable
 from enum import StrEnum
 from typing import Protocol
 
-from zeropp.ir import Action
+from zeropp.ir.action import Action
 
 
 class Phase(StrEnum):
@@ -16,27 +15,20 @@ class Phase(StrEnum):
     COMPUTE = "compute"
 
 
-Lap = Callable[[Action, Phase], None]
+class Observer(Protocol):
+    """Told of every phase of a step, on the thread that computes."""
 
-
-class Laps(Protocol):
-    """Told of every phase of a step."""
-
-    def lap(self, action: Action, phase: Phase) -> None:
+    def observe(self, action: Action, phase: Phase) -> None:
         """`phase` of `action` ends now."""
 
 
-class Several:
-    """Tells each of several, in their order."""
+class Observers:
+    """Tells each of several, in their order; none, by default."""
 
-    def __init__(self, *each: Laps) -> None:
+    def __init__(self, *each: Observer) -> None:
         self._each = each
 
-    def lap(self, action: Action, phase: Phase) -> None:
+    def observe(self, action: Action, phase: Phase) -> None:
         """`phase` of `action` ends now."""
         for one in self._each:
-            one.lap(action, phase)
-
-
-def no_lap(action: Action, phase: Phase) -> None:
-    """Measure nothing."""
+            one.observe(action, phase)

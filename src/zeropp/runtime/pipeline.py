@@ -1,28 +1,43 @@
-"""The public face: a model cut into stages, trained by a plan's program."""
+"""The public face of the engine: a model cut into stages, trained by a program."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import attrgetter
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.nn.utils import clip_grads_with_norm_
 
-from zeropp.ir import Program
-from zeropp.plan import Plan
-from zeropp.program.forward_only import forward_only
-from zeropp.program.verifier import require_valid
-from zeropp.runtime.assemble import assemble, default_device, require_same_program
+from zeropp.ir.placement import Placement, stage_blocks
+from zeropp.ir.program import Program, Recompute
+from zeropp.program import (
+    forward_only_program,
+    require_collectives,
+    require_valid,
+    without_collectives,
+)
+from zeropp.runtime.assemble import Model, assemble, require_same_program
 from zeropp.runtime.boundary import Tensors
 from zeropp.runtime.compiled import require_unwrapped
 from zeropp.runtime.constants import Constants, ConstantSender
-from zeropp.runtime.executor import Execution
+from zeropp.runtime.executor import Execution, Feed, Work
 from zeropp.runtime.instructions import Instruction, instructions
-from zeropp.runtime.machine import Feed, Head
-from zeropp.runtime.mesh import PP, check_world_size, make_mesh, pipelines
+from zeropp.runtime.mesh import (
+    PP,
+    REPLICATE,
+    check_mesh,
+    data_size,
+    default_device,
+    destroy_mesh,
+    pipelines,
+)
 from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of, on_device
-from zeropp.runtime.observer import Laps, no_lap
+from zeropp.runtime.observer import Observer, Observers
 from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import TiedCopies, find_ties, local_part
@@ -50,7 +65,7 @@ class StepOutput:
 
 
 class Pipeline:
-    """A model laid over ranks by a plan.
+    """A model laid over ranks, that runs a program.
 
     Args:
         blocks: the model as a sequence; each maps tensors to tensors, a tuple feeds the next
@@ -62,65 +77,77 @@ class Pipeline:
         loss_fn: `loss_fn(*outputs, targets)`, the sum of the losses of a micro-batch's tokens. The
             pipeline divides by the number of tokens of the whole batch, so micro-batches and ranks
             of different size count by their tokens.
-        plan: sizes, schedule and sharding.
-        mesh: axes (pp, dp_replicate, dp_shard); None: made over all ranks.
+        program: what every rank executes; one with collectives runs without them where nothing is
+            sharded.
+        mesh: axes (pp, dp_replicate, dp_shard), as `make_mesh` makes it.
+        split: number of blocks in each stage; None: the program's, or nearly equal.
+        recompute: what of a block is run again in its B; None: the program's, or nothing.
+        program_for: makes the program of another number of micro-batches, the same on every rank;
+            None: no step may have another number than `program`.
         init: `init(index, block)` fills block number `index`; required for blocks on meta.
         tokens: number of tokens in a micro-batch's targets; None: elements of the (first) target.
         precision: FSDP2's policy: `param_dtype` to compute in, `reduce_dtype` to sum and reduce in.
         timeout: seconds that one action may take before all ranks say where they are and exit.
-        device: where to compute; None: the current GPU, or the CPU where there is none.
+        device: where to compute; None: where the process group's tensors are.
         transport: what carries tensors between ranks; None: torch.distributed's process groups.
+        owns_mesh: destroy the mesh's groups when the pipeline is closed.
 
     Raises:
-        ValueError: sizes that do not fit the ranks or the model, meta blocks without `init`, or a
-            block wrapped by `torch.compile`.
-        InvalidProgramError: the plan's program breaks a rule.
+        ValueError: a program that fits neither mesh nor model, or has no collectives where
+            parameters are sharded; meta blocks without `init`, or a block wrapped by
+            `torch.compile`.
+        InvalidProgramError: the program breaks a rule.
     """
 
     def __init__(
         self,
         blocks: Sequence[nn.Module],
         loss_fn: LossFn,
-        plan: Plan,
-        mesh: DeviceMesh | None = None,
+        program: Program,
+        mesh: DeviceMesh,
         *,
+        split: tuple[int, ...] | None = None,
+        recompute: str | None = None,
+        program_for: Callable[[int], Program] | None = None,
         init: Callable[[int, nn.Module], None] | None = None,
         tokens: Callable[[Nested], Tensor | int] | None = None,
         precision: MixedPrecisionPolicy | None = None,
         timeout: float = 600.0,
         device: torch.device | None = None,
         transport: Transport | None = None,
+        owns_mesh: bool = False,
     ) -> None:
-        check_world_size(plan, dist.get_world_size())
+        check_mesh(mesh, program.placement.pp_size)
         require_unwrapped(blocks)
-        stages = plan.stage_blocks(len(blocks))
-        self.plan = plan
-        self.device = device or default_device()
-        self.mesh = mesh or make_mesh(plan, self.device.type)
-        self.rank = self.mesh[PP].get_local_rank()
         precision = precision or MixedPrecisionPolicy()
-        self._sharded = needs_sharding(plan.dp_size, precision)
+        self.mesh, self.device = mesh, device or default_device()
+        self.rank = mesh[PP].get_local_rank()
+        self._owns_mesh, self._program_for = owns_mesh, program_for
+        self._sharded = needs_sharding(data_size(mesh), precision)
         self._loss_fn, self._tokens = loss_fn, tokens or _count_elements
-        self.program = require_valid(plan.lower(plan.compute, sharded=self._sharded))
-        require_same_program(self.program)
+        self.program = self._accepted(program)
+        cut = _agreed("split", split, program.split)
+        stages = stage_blocks(len(blocks), self.placement.num_stages, cut)
+        again = _agreed("recompute", recompute, program.recompute) or Recompute.NONE
         self.ties = find_ties(blocks, stages)
-        self._constants = ConstantSender(blocks, self.mesh[PP].get_group(), self.device, precision)
-        self._machine = assemble(
-            blocks,
-            stages,
-            self.ties,
-            plan,
-            self.mesh,
-            precision,
-            self.device,
-            init,
-            timeout,
-            transport or Direct(),
-        )
+        self._constants = ConstantSender(blocks, mesh[PP].get_group(), self.device, precision)
+        model = Model(blocks, stages, self.ties, init, Recompute(again), precision)
+        carried = transport or Direct()
+        self._machine = assemble(model, self.placement, mesh, self.device, timeout, carried)
         modules = {s: stage.module for s, stage in self._machine.stages.items()}
-        self._copies = TiedCopies(self.ties, plan.placement, pipelines(self.mesh), modules)
-        self._training = self._ready(self.program)
+        self._copies = TiedCopies(self.ties, self.placement, pipelines(mesh), modules)
+        self._training = {self.num_microbatches: self._ready(self.program)}
         self._evaluations: dict[int, tuple[Instruction, ...]] = {}
+
+    @property
+    def placement(self) -> Placement:
+        """Stage -> rank."""
+        return self.program.placement
+
+    @property
+    def num_microbatches(self) -> int:
+        """B of the program."""
+        return self.program.schedule.num_microbatches
 
     @property
     def modules(self) -> tuple[StageModule, ...]:
@@ -142,28 +169,32 @@ class Pipeline:
         return (parameter for _, parameter in self.named_parameters())
 
     def step(
-        self, batch: Batch, *, constants: Constants | None = None, trace: Laps | None = None
+        self,
+        batch: Batch,
+        *,
+        constants: Constants | None = None,
+        observer: Observer | None = None,
     ) -> StepOutput:
         """Forward and backward of all micro-batches; gradients are added to `.grad`, reduced.
 
         Args:
             batch: (inputs, targets) of this data-parallel rank, each a tensor or a tuple of
                 tensors [samples, ...], cut into B micro-batches of nearly equal size; or a list of
-                B such pairs, each a micro-batch, whose sizes and lengths may differ. Every
-                pipeline rank passes the same.
+                such pairs, each a micro-batch, whose sizes and lengths may differ, of the same
+                length on all ranks. Every pipeline rank passes the same.
             constants: what blocks ask for by keyword-only arguments; pipeline rank 0 gives them.
-            trace: measures the step: a `Trace`, or the times of an `Adapter`.
+            observer: told of the step's phases: a `Trace`, or the times of an `Adapter`.
 
         Raises:
-            ValueError: the batch does not fit the plan, or other constants than the blocks' own.
+            ValueError: the batch does not fit the program, or other constants than the blocks' own.
         """
-        microbatches = microbatches_of(batch, self.plan.num_microbatches)
+        count = len(batch) if isinstance(batch, list) else self.num_microbatches
+        program = self._program_of(count)
+        microbatches = microbatches_of(batch, count)
         tokens = self._total_tokens(microbatches)
-        seed = 1.0 / tokens.to(torch.float32)
-        feed = Feed(microbatches, self._share(constants), self._loss, seed)
+        feed = self._feed(microbatches, constants, self._loss, 1.0 / tokens.to(torch.float32))
         held = self._copies.set_aside()
-        lap = trace.lap if trace else no_lap
-        losses = Execution(self._machine, feed, lap).run(self._training)
+        losses = Execution(self._machine, feed, observer or Observers()).run(program)
         with self._machine.watchdog.during("in the sum of tied parameters' gradients"):
             self._copies.sum_gradients(held)
         return self._output(losses, tokens, ())
@@ -189,10 +220,10 @@ class Pipeline:
         tokens = self._total_tokens(microbatches)
         functions = metrics or {}
 
-        def head(microbatch: Microbatch, outputs: Tensors) -> Tensors:
-            targets = self._targets(microbatch)
-            values = (function(*outputs, targets).float() for function in functions.values())
-            return (*self._loss(microbatch, outputs), *values)
+        def head(targets: Nested, outputs: Tensors) -> Tensors:
+            compared = on_device(targets, self.device)
+            values = (function(*outputs, compared).float() for function in functions.values())
+            return (*self._loss(targets, outputs), *values)
 
         results = self._infer(microbatches, head, constants)
         return self._output(results, tokens, tuple(functions))
@@ -210,7 +241,7 @@ class Pipeline:
     @property
     def holds_last_stage(self) -> bool:
         """Whether this rank computes the loss."""
-        return self.plan.placement.rank_of(self.plan.placement.num_stages - 1) == self.rank
+        return self.placement.rank_of(self.placement.num_stages - 1) == self.rank
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Scale all gradients so that their norm over all stages and shards is at most `max_norm`.
@@ -219,65 +250,91 @@ class Pipeline:
             The norm before clipping; scalar, fp32, the same on every rank.
         """
         squares = torch.zeros((), device=self.device)
-        local = []
         for parameter in self.parameters():
-            if (gradient := parameter.grad) is None:
-                continue
-            local.append(local_part(gradient))
-            if self._copies.owns(parameter):
-                squares += torch.linalg.vector_norm(local[-1], dtype=torch.float32) ** 2
+            if parameter.grad is not None and self._copies.owns(parameter):
+                own = local_part(parameter.grad)
+                squares += torch.linalg.vector_norm(own, dtype=torch.float32) ** 2
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
             dist.all_reduce(squares)
         self._machine.watchdog.rest()
-        norm = (squares / self.plan.dp_replicate).sqrt()
-        torch._foreach_mul_(local, torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+        norm = (squares / self.mesh[REPLICATE].size()).sqrt()
+        clip_grads_with_norm_(self.parameters(), max_norm, norm)
         return norm
 
     def close(self) -> None:
-        """Destroy the channels' process groups; the pipeline cannot run afterwards."""
+        """End communication and leave nothing behind; the pipeline cannot run afterwards."""
         self._machine.close()
         self._copies.close()
+        if self._owns_mesh:
+            destroy_mesh(self.mesh)
 
-    def follow(self, plan: Plan) -> None:
+    def follow(self, program: Program) -> None:
         """Run another order from the next step on; collective, on all ranks.
 
         Raises:
-            ValueError: the plan changes more than the order, or ranks were given different plans.
-            InvalidProgramError: its program breaks a rule.
+            ValueError: the program changes more than the order, or ranks were given different ones.
+            InvalidProgramError: it breaks a rule.
         """
-        kept = ("pp_size", "num_chunks", "num_microbatches", "dp_shard", "dp_replicate")
-        for name in (*kept, "placement", "split", "recompute"):
-            if getattr(plan, name) != getattr(self.plan, name):
-                raise ValueError(f"{name} cannot change while training; make another pipeline")
-        program = require_valid(plan.lower(plan.compute, sharded=self._sharded))
+        for name in ("placement", "schedule.num_microbatches", "split", "recompute"):
+            now, wanted = attrgetter(name)(self.program), attrgetter(name)(program)
+            if now != wanted:
+                what = name.removeprefix("schedule.")
+                raise ValueError(f"{what} cannot change while training; make another pipeline")
+        self.program = self._accepted(program)
+        self._training = {self.num_microbatches: self._ready(self.program)}
+
+    def _accepted(self, program: Program) -> Program:
+        """The program as it will run, sound and the same on every rank."""
+        require_valid(program)
+        if not self._sharded:
+            program = without_collectives(program)
+        else:
+            require_collectives(program)
         require_same_program(program)
-        self.plan, self.program = plan, program
-        self._training = self._ready(program)
+        return program
+
+    def _program_of(self, count: int) -> tuple[Instruction, ...]:
+        """The instructions of a step of `count` micro-batches."""
+        if count not in self._training:
+            if self._program_for is None or count < 1:
+                raise ValueError(
+                    f"batch: a list must hold num_microbatches={self.num_microbatches} pairs "
+                    f"(inputs, targets), got {count}"
+                )
+            self._training[count] = self._ready(self._accepted(self._program_for(count)))
+        return self._training[count]
 
     def _infer(
-        self, microbatches: list[Microbatch], head: Head, constants: Constants | None
+        self,
+        microbatches: list[Microbatch],
+        head: Callable[[Nested, Tensors], Tensors],
+        constants: Constants | None,
     ) -> list[Tensors]:
         count = len(microbatches)
         if count not in self._evaluations:
-            schedule = forward_only(self.plan.placement, count)
-            program = require_valid(self.plan.lower(schedule, sharded=self._sharded))
+            program = forward_only_program(self.program, count)
             self._evaluations[count] = self._ready(program)
-        feed = Feed(microbatches, self._share(constants), head, seed=None)
-        return Execution(self._machine, feed, no_lap).run(self._evaluations[count])
+        feed = self._feed(microbatches, constants, head, seed=None)
+        return Execution(self._machine, feed, Observers()).run(self._evaluations[count])
 
-    def _share(self, constants: Constants | None) -> Constants:
+    def _feed(
+        self,
+        microbatches: list[Microbatch],
+        constants: Constants | None,
+        head: Callable[[Nested, Tensors], Tensors],
+        seed: Tensor | None,
+    ) -> Feed:
+        """Every micro-batch with its head, which is bound to its targets once."""
         with self._machine.watchdog.during("in the broadcast of the step's constants"):
-            return self._constants.share(constants)
+            shared = self._constants.share(constants)
+        return Feed([Work(m.inputs, partial(head, m.targets)) for m in microbatches], shared, seed)
 
     def _ready(self, program: Program) -> tuple[Instruction, ...]:
         order = program.actions[self.rank]
         return instructions(order, program.placement, self._machine.stages)
 
-    def _loss(self, microbatch: Microbatch, outputs: Tensors) -> Tensors:
-        return (self._loss_fn(*outputs, self._targets(microbatch)).float(),)
-
-    def _targets(self, microbatch: Microbatch) -> Nested:
-        return on_device(microbatch.targets, self.device)
+    def _loss(self, targets: Nested, outputs: Tensors) -> Tensors:
+        return (self._loss_fn(*outputs, on_device(targets, self.device)).float(),)
 
     def _total_tokens(self, microbatches: list[Microbatch]) -> Tensor:
         """Tokens of all data-parallel ranks: counted once per pipeline, by its first rank."""
@@ -311,3 +368,10 @@ class Pipeline:
 def _count_elements(targets: Nested) -> int:
     first = targets[0] if isinstance(targets, tuple) else targets
     return first.numel()
+
+
+def _agreed(name: str, asked: object, programs: object) -> Any:
+    """What was asked for, or what the program says; both must agree."""
+    if asked is not None and programs is not None and asked != programs:
+        raise ValueError(f"{name}: the program says {programs}, got {asked}; leave it out")
+    return programs if asked is None else asked

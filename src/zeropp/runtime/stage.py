@@ -72,10 +72,12 @@ class Stage:
         split_layers(module, self._recorder)
         record_auxiliary_losses(module, self._recorder)
 
-    def infer(self, inputs: Tensors, constants: Constants) -> Tensors:
-        """Forward without a backward to come."""
-        with self._recorder.forward(None):
-            return run_blocks(self._plain_blocks, inputs, constants, self._precision)
+    def infer(self, inputs: Tensors, constants: Constants, head: Head | None = None) -> Tensors:
+        """Forward without a backward to come: the outputs, or what `head` makes of them."""
+        with torch.no_grad(), self._recorder.forward(None):
+            outputs = run_blocks(self._plain_blocks, inputs, constants, self._precision)
+        with torch.no_grad():
+            return outputs if head is None else head(outputs)
 
     def forward(
         self,

@@ -8,28 +8,33 @@ from zeropp.ir.program import Recompute
 from zeropp.measure.profiling import measure, profile, ranks_per_node
 from zeropp.planner import Problem, SavedPlan, best_plan, write_plan
 from zeropp.planner.profile import Setting
-from zeropp.runtime.assemble import default_device
-from zeropp.train.config import Config, write_config
-from zeropp.train.loop import train
+from zeropp.runtime.mesh import default_device
+from zeropp.train.config import DEMO_PLAN, Config, write_config
+from zeropp.train.loop import train_task
 from zeropp.train.subject import gpt_subject
+from zeropp.train.task import Task, task_of
 
 _LARGEST = 8  # sequences in a micro-batch that are tried
 
 
-def plan_and_train(config: Config) -> None:
+def plan_and_train(config: Config, asked: Task | None) -> None:
     """Train as one rank of an initialised process group, all of which are used.
+
+    Args:
+        config: checked; how many ranks and how large a batch is asked for stands in [parallel].
+        asked: not looked at: the plan is made here.
 
     Raises:
         ValueError: nothing fits.
     """
-    saved = _planned(config)
+    saved, task = _planned(config), None
     path = config.folder / "plan.toml"
-    config = replace(config, plan=str(path), parallel=type(config.parallel)())
+    config = replace(config, plan=str(path), parallel=DEMO_PLAN)
     if dist.get_rank() == 0:
         write_plan(saved, path)
         write_config(config, config.folder / "config.toml")
-    dist.barrier()  # all ranks read the file
-    train(config)
+        task = task_of(config, saved)
+    train_task(config, task)
 
 
 def _planned(config: Config) -> SavedPlan:

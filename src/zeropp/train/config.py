@@ -14,6 +14,7 @@ from zeropp.plan import Plan
 from zeropp.planner import SavedPlan, read_plan
 
 AUTO = "auto"
+DEMO_PLAN = Plan(pp_size=2, num_chunks=2, num_microbatches=8)
 Backend = Literal["off", "inductor", "aot_eager"]  # of torch.compile
 
 
@@ -55,36 +56,6 @@ class DataConfig:
         for name in ("seq_len", "micro_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class ParallelConfig:
-    """How the model is laid over ranks; the fields of `zeropp.Plan`."""
-
-    pp_size: int = 2
-    num_chunks: int = 2
-    num_microbatches: int = 8
-    schedule: str = "zeropp"
-    unit_size: int | None = None
-    """U; None: 4 for zeropp where the batch allows it."""
-    seam: str | None = None
-    dp_shard: int = 1
-    dp_replicate: int = 1
-    shard: str = "unit"
-    max_resident: int = 2
-    prefetch: int = 1
-    recv_ahead: int = 1
-    split: tuple[int, ...] | None = None
-    slots: int | None = None
-    refine: bool = False
-    recompute: str = "none"
-
-    def plan(self) -> Plan:
-        """The plan; raises ValueError for what does not fit."""
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        if self.schedule == "zeropp" and self.unit_size is None:
-            values["unit_size"] = max(1, min(4, self.num_microbatches))
-        return Plan(**values)
 
 
 @dataclass(frozen=True)
@@ -152,33 +123,37 @@ class Config:
     plan: str | None = None
     """A file that `zeropp plan -o` wrote, in place of [parallel] and the micro-batch's size; auto:
     measure, plan, then train, with as many ranks and as large a batch as [parallel] says."""
+    program: str | None = None
+    """A program file, such as `zeropp generate --program -o` writes: it says placement, number of
+    micro-batches, order, sharding policy and cut, [parallel] only over how many ranks it shards."""
     run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    parallel: Plan = DEMO_PLAN
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def check(self) -> None:
         """Raise ValueError for what only shows when the parts meet."""
-        gpt, saved = self.model.gpt(), self.saved_plan()
-        saved.plan.stage_blocks(gpt.num_blocks)
-        if self.run.adapt_every:
-            saved.plan.require_split("run.adapt_every")
-        if self.data.seq_len > gpt.seq_len:
+        longest = self.model.gpt().seq_len
+        if self.data.seq_len > longest:
             raise ValueError(
-                f"data.seq_len must be at most the model's {gpt.seq_len}, got {self.data.seq_len}"
+                f"data.seq_len must be at most the model's {longest}, got {self.data.seq_len}"
             )
+        if self.plan is not None and self.program is not None:
+            raise ValueError("program: a plan makes its own program; leave out plan or program")
+        if self.program is not None and self.run.adapt_every:
+            raise ValueError("run.adapt_every: a program file runs as it is; leave one of them out")
+        if self.plan not in (None, AUTO) and self.parallel != DEMO_PLAN:
+            raise ValueError("parallel: the plan file decides; leave out --parallel options")
 
     def saved_plan(self) -> SavedPlan:
         """The plan file's content, or what [parallel] says; that too until `auto` is planned.
 
         Raises:
-            ValueError: a plan file that cannot be read, or [parallel] beside it.
+            ValueError: a plan file that cannot be read.
         """
         if self.plan in (None, AUTO):
-            return SavedPlan(self.parallel.plan(), self.data.micro_batch_size)
-        if self.parallel != ParallelConfig():
-            raise ValueError("parallel: the plan file decides; leave out --parallel options")
+            return SavedPlan(self.parallel, self.data.micro_batch_size)
         return read_plan(Path(str(self.plan)))
 
     @property
@@ -200,9 +175,11 @@ def write_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as TOML; `read_config` reads it back."""
     sections = dataclasses.asdict(config)
     plan = sections.pop("plan")
+    program = sections.pop("program")
     if plan not in (None, AUTO):
         del sections["parallel"]  # the plan file decides
-    set_fields: dict[str, Any] = {} if plan is None else {"plan": plan}
+    files = {"plan": plan, "program": program}
+    set_fields: dict[str, Any] = {name: file for name, file in files.items() if file is not None}
     for name, section in sections.items():
         set_fields[name] = {key: value for key, value in section.items() if value is not None}
     path.write_text(tomli_w.dumps(set_fields), encoding="utf-8")

@@ -12,26 +12,57 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zeropp.checkpoint import files as checkpoint
-from zeropp.ir import Timeline, evaluate
+from zeropp.costs import Costs
+from zeropp.ir import Timeline, evaluate, format_program
+from zeropp.launch.ranks import share
 from zeropp.measure.adapt import Adapter
 from zeropp.measure.held import against_prediction, held_bytes, peak_bytes
 from zeropp.measure.links import SMALL, measure_hop
+from zeropp.measure.rehearsal import rehearse
 from zeropp.measure.trace import Trace
 from zeropp.models import init_block
-from zeropp.runtime.assemble import default_device
-from zeropp.runtime.mesh import data_rank, pipelines
-from zeropp.runtime.observer import Several
-from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime import (
+    Observers,
+    Pipeline,
+    data_rank,
+    data_size,
+    default_device,
+    make_mesh,
+    pipelines,
+)
 from zeropp.show import show
 from zeropp.tokens.corpus import Corpus, decode, load_corpus
 from zeropp.train.config import Config
 from zeropp.train.model import meta_blocks, precision_of, token_loss
 from zeropp.train.optim import learning_rate, make_optimizer
+from zeropp.train.task import Task
+
+_REHEARSED_S = 0.010  # of every action in a rehearsal
 
 
-def train(config: Config) -> None:
-    """Train as one rank of an initialised process group."""
-    Trainer(config).run()
+def train_task(config: Config, task: Task | None) -> None:
+    """Train as one rank of an initialised process group; the first one's task is everybody's."""
+    Trainer(config, shared(task)).run()
+
+
+def rehearse_task(task: Task | None) -> None:
+    """Rehearse with equal times for every F, B and W, and say how it went; on every rank."""
+    task = shared(task)
+    plan, times = task.saved.plan, (_REHEARSED_S,) * task.program.placement.num_stages
+    result = rehearse(plan, Costs(times, times, times), program=task.program)
+    if dist.get_rank() == 0:
+        actions = sum(map(len, task.program.schedule.actions))
+        print(
+            f"{plan.world_size} ranks ran the program of {plan.order}: {actions} compute "
+            f"actions of {_REHEARSED_S * 1e3:.0f} ms, a hop of {result.latency_s * 1e6:.0f} us\n"
+            f"step: {result.predicted_s:.3f} s predicted, {result.measured_s:.3f} s measured "
+            f"({result.measured_s / result.predicted_s - 1:+.1%})"
+        )
+
+
+def shared(task: Task | None) -> Task:
+    """Rank 0's task, on every rank."""
+    return Task.from_text(share(None if task is None else task.text))
 
 
 class Trainer:
@@ -39,16 +70,19 @@ class Trainer:
 
     Args:
         config: checked.
+        task: the plan and its program.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(self, config: Config, task: Task) -> None:
+        self.config, self.saved = config, task.saved
         self.before = held_bytes(default_device())
-        gpt, self.saved = config.model.gpt(), config.saved_plan()
+        gpt, plan = config.model.gpt(), task.saved.plan
+        self.mesh = make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard)
         self.pipe = Pipeline(
             meta_blocks(gpt, config.run.compile),
             token_loss,
-            self.saved.plan,
+            task.program,
+            self.mesh,
             precision=precision_of(config.run.precision),
             init=lambda index, block: init_block(block, gpt, index, config.run.seed),
         )
@@ -58,12 +92,15 @@ class Trainer:
         if config.run.resume:
             self.first_step = checkpoint.load(Path(config.run.resume), self.pipe, self.optimizer)
         self.leads = dist.get_rank() == 0
+        if self.leads:
+            path = config.folder / "program.txt"
+            path.write_text(format_program(task.program), encoding="utf-8")
         self.adapter = self._new_adapter() if config.run.adapt_every else None
 
     def _new_adapter(self) -> Adapter:
         run, ends = self.config.run, (0, dist.get_world_size() - 1)
         latency = measure_hop(*ends, SMALL, self.pipe.device).latency
-        return Adapter(self.pipe, run.adapt_every, run.adapt_gain, latency)
+        return Adapter(self.pipe, self.saved.plan, run.adapt_every, run.adapt_gain, latency)
 
     def run(self) -> None:
         """Train, evaluate, sample, save."""
@@ -88,16 +125,16 @@ class Trainer:
         self.pipe.close()
 
     def _batch(self, split: Any, step: int) -> tuple[Tensor, Tensor]:
-        data, plan = self.config.data, self.pipe.plan
-        size = self.saved.micro_batch_size * plan.num_microbatches * plan.dp_size
+        data, world = self.config.data, data_size(self.mesh)
+        size = self.saved.micro_batch_size * self.pipe.num_microbatches * world
         return self.corpus.batch(
             split,
             step,
             size,
             data.seq_len,
             self.config.run.seed,
-            rank=data_rank(self.pipe.mesh),
-            world=plan.dp_size,
+            rank=data_rank(self.mesh),
+            world=world,
         )
 
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
@@ -105,8 +142,8 @@ class Trainer:
             group["lr"] = learning_rate(self.config.optim, step, self.config.run.steps)
         start = time.perf_counter()
         times = self.adapter.times if self.adapter else None
-        laps = Several(*(each for each in (trace, times) if each is not None))
-        out = self.pipe.step(self._batch("train", step), trace=laps)
+        observers = Observers(*(each for each in (trace, times) if each is not None))
+        out = self.pipe.step(self._batch("train", step), observer=observers)
         norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -122,7 +159,7 @@ class Trainer:
 
     def _validate(self) -> float:
         batch = self._batch("validation", 0)
-        return float(self.pipe.eval(batch, self.pipe.plan.num_microbatches).loss)
+        return float(self.pipe.eval(batch, self.pipe.num_microbatches).loss)
 
     def _report(self, metrics: dict[str, Any]) -> None:
         if not self.leads:
@@ -159,8 +196,7 @@ class Trainer:
         """Draw the traced step below its prediction; bubble ratios and idle time by cause, each
         over P x makespan.
         """
-        placement = self.pipe.plan.placement
-        step = trace.gather(placement, "measured", pipelines(self.pipe.mesh)[0])
+        step = trace.gather(self.pipe.placement, "measured", pipelines(self.mesh)[0])
         predicted = predict(step.timeline, self.pipe)
         if self.leads:
             for name in ("timeline.png", "timeline.json"):
@@ -176,8 +212,8 @@ class Trainer:
         prompt = tokens[:, : self.config.data.seq_len // 4]
         text = prompt.to(self.pipe.device)
         generator = torch.Generator().manual_seed(self.config.run.seed)
-        last = self.pipe.plan.placement.num_stages - 1
-        source = pipelines(self.pipe.mesh)[0][self.pipe.plan.placement.rank_of(last)]
+        placement = self.pipe.placement
+        source = pipelines(self.mesh)[0][placement.rank_of(placement.num_stages - 1)]
         for _ in range(self.config.run.sample):
             outputs = self.pipe.predict(text[:, -self.config.data.seq_len :])
             token = torch.zeros(1, 1, dtype=torch.int64)
@@ -191,11 +227,11 @@ class Trainer:
 
 
 def predict(measured: Timeline, pipe: Pipeline) -> Timeline:
-    """The plan's compute order, each action taking the median time of its kind and stage, in ms."""
+    """The program's order, each action taking the median time of its kind and stage, in ms."""
     times: dict[tuple[str, int], list[float]] = defaultdict(list)
     for rank in measured.spans:
         for action, start, end in rank:
             times[action.kind, action.stage].append(end - start)
     typical = {key: median(values) for key, values in times.items()}
-    timeline = evaluate(pipe.plan.compute, lambda a: typical[a.kind, a.stage])
+    timeline = evaluate(pipe.program.schedule, lambda a: typical[a.kind, a.stage])
     return Timeline("predicted", timeline.placement, timeline.spans, "ms")

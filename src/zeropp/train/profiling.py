@@ -14,7 +14,7 @@ from zeropp.measure.blocks import Spread
 from zeropp.measure.profiling import Measurement, measure, profile
 from zeropp.planner.profile import Setting
 from zeropp.planner.profile_file import write_profile
-from zeropp.runtime.assemble import default_device
+from zeropp.runtime.mesh import default_device
 from zeropp.train.config import Backend
 from zeropp.train.subject import gpt_subject
 

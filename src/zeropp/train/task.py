@@ -1,0 +1,100 @@
+"""A task is what all ranks of a run are given: the plan, and the one program made of it."""
+
+import json
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from zeropp.build import program_of
+from zeropp.ir import Program, format_program, parse, stage_blocks
+from zeropp.plan import Plan
+from zeropp.planner.plan_file import SavedPlan, format_plan, parse_plan
+from zeropp.program import require_collectives, require_valid
+from zeropp.train.config import Config
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is run, made once: by the launcher, or under torchrun by rank 0.
+
+    Attributes:
+        saved: the plan, the size of a micro-batch, and what was predicted.
+        program: the one that every rank runs.
+    """
+
+    saved: SavedPlan
+    program: Program
+
+    @property
+    def text(self) -> str:
+        """As it is handed from rank to rank; `from_text` reads it back."""
+        return json.dumps([format_plan(self.saved), format_program(self.program)])
+
+    @classmethod
+    def from_text(cls, text: str) -> "Task":
+        """The task that was handed over."""
+        plan, program = json.loads(text)
+        return cls(parse_plan(plan), _parse_program(program))
+
+
+def task_of(config: Config, saved: SavedPlan) -> Task:
+    """Make and prove the program of a run, or read it.
+
+    Raises:
+        ValueError: a schedule, program or cut that fits neither the plan nor the model.
+        InvalidProgramError: the program breaks a rule.
+    """
+    if config.program is None:
+        program = program_of(saved.plan)
+    else:
+        program = require_valid(read_program(Path(config.program)))
+    stage_blocks(config.model.gpt().num_blocks, program.placement.num_stages, program.split)
+    if saved.plan.dp_size > 1 or config.run.precision != "fp32":
+        require_collectives(program)
+    if config.run.adapt_every:
+        program.schedule.require_split("run.adapt_every")
+    return Task(saved, program)
+
+
+def read_program(path: Path) -> Program:
+    """The program in a file.
+
+    Raises:
+        ValueError: unreadable, not understood, or a schedule.
+    """
+    try:
+        return _parse_program(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"program: {path}: {error}") from error
+
+
+def _parse_program(text: str) -> Program:
+    found = parse(text)
+    if not isinstance(found, Program):
+        raise ValueError("it holds a schedule; write a program with `zeropp generate --program`")
+    return found
+
+
+def plan_like(program: Program) -> Plan:
+    """What [parallel] says of a run of this program over one data rank."""
+    placement = program.placement
+    return Plan(
+        placement.pp_size,
+        placement.num_chunks,
+        program.schedule.num_microbatches,
+        program.schedule.name,
+        shard=program.shard or "unit",
+        max_resident=program.max_resident or placement.num_chunks,
+        split=program.split,
+        recompute=str(program.recompute or "none"),
+    )
+
+
+def refuse_contradictions(asked: Plan, program: Program) -> None:
+    """Raise ValueError where [parallel] says other than the program, which decides all but D."""
+    own = replace(plan_like(program), dp_shard=asked.dp_shard, dp_replicate=asked.dp_replicate)
+    for name in (field.name for field in fields(Plan)):
+        if getattr(asked, name) != getattr(own, name):
+            raise ValueError(
+                f"parallel.{name}: the program file decides ({getattr(own, name)}), got "
+                f"{getattr(asked, name)}; leave the option out"
+            )
