@@ -148,7 +148,5 @@ def test_programs_round_trip_and_unknown_text_is_refused() -> None:
 
 
 def test_generating_loads_no_torch() -> None:
-    code = (
-        "import sys, zeropp.generate, zeropp.program, zeropp.planner; assert 'torch' not in sys.modules"
-    )
+    code = "import sys, zeropp.generate, zeropp.program, zeropp.planner; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
