@@ -106,7 +106,7 @@ def test_no_peer_in_the_same_slots_is_faster(P: int, V: int) -> None:
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> dict[str, object]:
+def requests(draw: st.DrawFn) -> tuple[Order, tuple[int, int, int], Costs]:
     P, V, B = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.integers(1, 13))
     unit_size = draw(st.integers(1, B))
     slots = draw(st.integers((V - 1) * unit_size + 1, V * B + 1))
@@ -114,21 +114,21 @@ def requests(draw: st.DrawFn) -> dict[str, object]:
     stages = st.lists(time, min_size=P * V, max_size=P * V).map(tuple)
     forward = draw(stages.map(lambda times: tuple(t + 0.2 for t in times)))
     costs = Costs(forward, draw(stages), draw(stages), draw(st.sampled_from([0.0, 0.02, 0.7])))
-    sizes = {"pp_size": P, "num_chunks": V, "num_microbatches": B}
-    return {**sizes, "unit_size": unit_size, "slots": slots, "costs": costs}
+    return Order("zeropp", unit_size, slots=slots), (P, V, B), costs
 
 
 @given(requests())
-def test_any_valid_request_is_complete_and_keeps_its_slots(request_: dict[str, object]) -> None:
-    schedule = generate("zeropp", **request_)  # type: ignore[arg-type]
-    costs, slots = request_["costs"], request_["slots"]
-    assert isinstance(costs, Costs)
+def test_any_valid_request_is_complete_and_keeps_its_slots(
+    asked: tuple[Order, tuple[int, int, int], Costs],
+) -> None:
+    order, sizes, costs = asked
+    schedule = generate(order, *sizes, costs=costs)
+    slots, B, placement = order.slots, schedule.num_microbatches, schedule.placement
     assert isinstance(slots, int)
-    B, placement = schedule.num_microbatches, schedule.placement
-    assert request_["num_microbatches"] == B
-    for rank, order in enumerate(schedule.actions):
+    assert sizes[2] == B
+    for rank, actions in enumerate(schedule.actions):
         expected = product((Kind.F, Kind.B, Kind.W), placement.stages_of(rank), range(B))
-        assert sorted(order) == sorted(expected)
+        assert sorted(actions) == sorted(expected)
     assert max(peak_slots_per_rank(schedule)) <= slots
     assert makespan(schedule, costs) >= floor(placement, B, costs) * (1 - 1e-9)  # and it ends
     assert parse(format_schedule(schedule)) == schedule

@@ -1,5 +1,6 @@
 """Schedules as pictures, and the facts about the drained order on unit costs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from support.sizes import sized
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Request, generate
-from zeropp.ir import Order, Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
+from zeropp.ir import Kind, Order, Schedule, evaluate, format_schedule, parse, peak_slots_per_rank
 from zeropp.program.lowering import lower
 from zeropp.program.verifier import verify
 from zeropp.show import draw_text
@@ -58,7 +59,12 @@ def test_the_drained_order_costs_what_the_paper_says(P: int, V: int) -> None:
 
 def test_units_are_nearly_equal_and_none_exceeds_u() -> None:
     assert generate(Order("zeropp", unit_size=4, seam="drain"), 4, 2, 7).units == (4, 3)
-    assert generate(Order("zeropp", unit_size=8, seam="drain"), 8, 2, 26).units == (7, 7, 6, 6)
+    assert generate(Order("zeropp", unit_size=8, seam="drain"), 8, 2, 26).units == (
+        7,
+        7,
+        6,
+        6,
+    )
 
 
 @given(st.data())
@@ -70,6 +76,50 @@ def test_every_generated_program_is_sound(data: st.DataObject) -> None:
     assert parse(format_schedule(schedule)) == schedule
     policy = data.draw(st.sampled_from([None, "unit", "step", "microbatch"]))
     assert verify(lower(schedule, policy, max_resident=data.draw(st.integers(1, 3)))) == ()
+
+
+@given(st.data())
+def test_what_is_known_of_a_schedule_holds(data: st.DataObject) -> None:
+    name, P, V, B = data.draw(sized(5, 12))
+    facts, request = GENERATORS[name], Request(P, V, B)
+    if facts.options:
+        unit = data.draw(st.sampled_from([None, *range(1, B + 1)]))
+        seam = data.draw(st.sampled_from(["drain", "carry"]))
+        latency = data.draw(st.sampled_from([0.0, 0.1, 0.7]))
+        costs = Costs.uniform(P, V, latency=latency).scaled(0, data.draw(st.sampled_from([1, 3])))
+        request = Request(P, V, B, unit, seam, costs=costs)
+        if seam == "carry" and data.draw(st.booleans()):
+            least = (V - 1) * (unit or min(P, B)) + 1
+            request = replace(request, slots=data.draw(st.integers(least, V * B)))
+    made = facts.make(request)
+    assert made.placement.shape is facts.shape
+    assert peak_slots_per_rank(made)[0] <= facts.most_slots(request)
+    assert len(made.units) >= facts.fewest_units(request)
+    for order in made.actions:
+        assert not facts.fused or Kind.B not in {action.kind for action in order}
+        first = [a.stage for a in order if a.kind is Kind.F and a.stage < P]
+        later = [index for index, a in enumerate(order) if a.stage >= P]
+        assert len(first) == B
+        assert min(later, default=B) >= facts.first_turn(request)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_an_order_that_repeats_holds_no_more_in_a_longer_batch(name: str) -> None:
+    V, period = chunks_of(name), GENERATORS[name].period(Request(3, chunks_of(name), 12))
+    short, long = (max(peak_slots_per_rank(generate(Order(name), 3, V, B))) for B in (12, 12 + 3))
+    assert period in (None, 3)
+    assert (short == long) is (period is not None)
+
+
+@given(st.data())
+def test_only_orders_that_go_by_times_differ_with_the_costs(data: st.DataObject) -> None:
+    name, P, V, B = data.draw(sized(4, 10))
+    seam = data.draw(st.sampled_from(["drain", "carry"])) if GENERATORS[name].options else None
+    costs = Costs.uniform(P, V, 1, 2, 0.5, latency=0.3)
+    same = generate(Order(name, seam=seam), P, V, B) == generate(
+        Order(name, seam=seam), P, V, B, costs=costs
+    )
+    assert same or GENERATORS[name].by_times(Request(P, V, B, seam=seam))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +134,7 @@ def test_every_generated_program_is_sound(data: st.DataObject) -> None:
 )
 def test_bad_sizes_name_their_field(arguments: tuple[str, int, int, int], field: str) -> None:
     with pytest.raises(ValueError, match=field):
-        generate(Order(*arguments))
+        generate(Order(arguments[0]), *arguments[1:])
 
 
 def test_a_unit_above_the_batch_or_a_knob_of_another_schedule_is_refused() -> None:

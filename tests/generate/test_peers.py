@@ -7,8 +7,7 @@ import pytest
 
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, generate
-from zeropp.generate.building_block import BuildingBlock
-from zeropp.generate.squeeze import squeeze
+from zeropp.generate.vee import BuildingBlock, squeeze
 from zeropp.ir import (
     Action,
     Kind,

@@ -1,89 +1,13 @@
 """Schedules by name; each generator is a pure function from a `Request` to a `Schedule`."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from types import MappingProxyType
-
 from zeropp.costs import Costs
-from zeropp.generate.automatic import Budget, automatic
-from zeropp.generate.breadth_first import breadth_first
-from zeropp.generate.dualpipe_v import dualpipe_v
-from zeropp.generate.gis import gis
-from zeropp.generate.gpipe import gpipe
-from zeropp.generate.interleaved import interleaved_1f1b
-from zeropp.generate.one_forward_one_backward import one_forward_one_backward
+from zeropp.generate.automatic import Budget, within_budget
+from zeropp.generate.catalogue import GENERATORS, Generator
 from zeropp.generate.refine import refined
 from zeropp.generate.request import Request
-from zeropp.generate.v_half import v_half
-from zeropp.generate.v_min import v_min
-from zeropp.generate.zb_h1 import zb_h1
-from zeropp.generate.zb_h2 import zb_h2
-from zeropp.generate.zb_v import zb_v
-from zeropp.generate.zeropp import zeropp
 from zeropp.ir.collector import collector_paused
 from zeropp.ir.order import Order
 from zeropp.ir.schedule import Schedule
-
-
-@dataclass(frozen=True)
-class Generator:
-    """A named generator and, in one line, what its schedule is for.
-
-    Attributes:
-        options: the knobs it takes beside P, V and B.
-        chunks: the V that it takes; None: any.
-    """
-
-    make: Callable[[Request], Schedule]
-    summary: str
-    options: frozenset[str] = frozenset()
-    chunks: frozenset[int] | None = None
-
-
-_ONE, _TWO = frozenset({1}), frozenset({2})
-
-GENERATORS: Mapping[str, Generator] = MappingProxyType(
-    {
-        "zeropp": Generator(
-            zeropp,
-            "units of U micro-batches, blockwise, split backward, W staggered into the bubble",
-            frozenset({"unit_size", "seam", "slots"}),
-        ),
-        "gpipe": Generator(
-            gpipe, "all forwards, then all backwards; holds the whole batch", chunks=_ONE
-        ),
-        "1f1b": Generator(
-            one_forward_one_backward,
-            "one forward, one backward; holds P micro-batches",
-            chunks=_ONE,
-        ),
-        "interleaved-1f1b": Generator(
-            interleaved_1f1b, "1F1B over V chunks: bubble / V, a little more memory"
-        ),
-        "breadth-first": Generator(
-            breadth_first, "chunk by chunk over the whole batch: fewest gathers, most memory"
-        ),
-        "zb-h1": Generator(
-            zb_h1, "1F1B's memory, split backward: a third of its bubble", chunks=_ONE
-        ),
-        "zb-h2": Generator(
-            zb_h2, "no idle time within a rank's span, for twice 1F1B's memory", chunks=_ONE
-        ),
-        "zb-v": Generator(
-            zb_v, "no idle time within a rank's span, in 1F1B's memory; a vee", chunks=_TWO
-        ),
-        "v-half": Generator(v_half, "half of 1F1B's memory and bubble; a vee", chunks=_TWO),
-        "v-min": Generator(
-            v_min, "a third of 1F1B's memory, two thirds of its bubble; a vee", chunks=_TWO
-        ),
-        "gis": Generator(
-            gis, "interleaved 1F1B with split backward: less bubble, P micro-batches' memory"
-        ),
-        "dualpipe-v": Generator(
-            dualpipe_v, "forwards paired with backwards to overlap; a vee", chunks=_TWO
-        ),
-    }
-)
 
 
 @collector_paused
@@ -119,12 +43,12 @@ def generate(
     if chooses != (budget is not None):
         wanted = "slots auto needs a budget" if chooses else "budget goes with slots auto"
         raise ValueError(f"budget: {wanted} (bytes for activations, and bytes of a slot)")
+    generator.refuse_chunks(order.schedule, num_chunks)
     if order.unit_size == "auto" or budget is not None:
-        made = automatic(request, budget or Budget(memory=float(slots or 0), slot=1.0))
+        made = within_budget(request, budget or Budget(memory=float(slots or 0), slot=1.0))
     else:
         made = generator.make(request)
-    times = costs or Costs.uniform(pp_size, num_chunks)
-    return refined(made, times, slots) if order.refine else made
+    return refined(made, request.costs_or_equal, slots) if order.refine else made
 
 
 def _generator_of(order: Order) -> Generator:

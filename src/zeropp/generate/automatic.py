@@ -7,10 +7,10 @@ are as fast the largest.
 
 import math
 from dataclasses import dataclass, replace
+from typing import NoReturn
 
-from zeropp.costs import Costs
+from zeropp.generate.blockwise import carries, zeropp
 from zeropp.generate.request import Request
-from zeropp.generate.zeropp import zeropp
 from zeropp.ir.evaluate import evaluate
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
 
@@ -43,7 +43,7 @@ class Budget:
         return int(self.memory // self.slot)
 
 
-def automatic(request: Request, budget: Budget) -> Schedule:
+def within_budget(request: Request, budget: Budget) -> Schedule:
     """The best ZeroPP schedule within `budget`; a `unit_size` in the request is kept.
 
     Raises:
@@ -51,21 +51,12 @@ def automatic(request: Request, budget: Budget) -> Schedule:
     """
     fitting = [made for U in _unit_sizes(request) if (made := _within(request, U, budget.slots))]
     if not fitting:
-        U = request.unit_size or 1
-        needed = ((request.num_chunks - 1) * U + 1) * budget.slot
-        if request.seam == "drain":
-            needed = max(peak_slots_per_rank(zeropp(replace(request, unit_size=U)))) * budget.slot
-        raise ValueError(
-            f"budget: {budget.memory:g} bytes hold {budget.slots} slots of {budget.slot:g}; "
-            f"unit_size {U} with {request.num_chunks} chunks needs at least {needed:g}"
-        )
-    costs = request.costs or Costs.uniform(request.pp_size, request.num_chunks)
+        _refuse(request, budget)
+    costs = request.costs_or_equal
     spans = [evaluate(made, costs.duration, costs.latency).makespan for made in fitting]
     near = min(spans) * _AS_FAST
-    return max(
-        (made for made, span in zip(fitting, spans, strict=True) if span <= near),
-        key=lambda made: max(made.units),
-    )
+    fast = (made for made, span in zip(fitting, spans, strict=True) if span <= near)
+    return max(fast, key=lambda made: max(made.units))
 
 
 def _unit_sizes(request: Request) -> list[int]:
@@ -78,8 +69,24 @@ def _unit_sizes(request: Request) -> list[int]:
 
 def _within(request: Request, unit_size: int, slots: int) -> Schedule | None:
     """The schedule with this unit size, or None if it does not fit `slots`."""
-    if (request.num_chunks - 1) * unit_size + 1 > slots:
+    if _least_slots(request, unit_size) > slots:
         return None
-    drains = request.seam == "drain"
-    made = zeropp(replace(request, unit_size=unit_size, slots=None if drains else slots))
+    wanted = replace(request, unit_size=unit_size, slots=slots if carries(request) else None)
+    made = zeropp(wanted)
     return made if max(peak_slots_per_rank(made)) <= slots else None
+
+
+def _least_slots(request: Request, unit_size: int) -> int:
+    return (request.num_chunks - 1) * unit_size + 1
+
+
+def _refuse(request: Request, budget: Budget) -> NoReturn:
+    """Name the smallest budget that works."""
+    U = request.unit_size or 1
+    needed = _least_slots(request, U)
+    if not carries(request):
+        needed = max(peak_slots_per_rank(zeropp(replace(request, unit_size=U))))
+    raise ValueError(
+        f"budget: {budget.memory:g} bytes hold {budget.slots} slots of {budget.slot:g}; "
+        f"unit_size {U} with {request.num_chunks} chunks needs at least {needed * budget.slot:g}"
+    )

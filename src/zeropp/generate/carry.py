@@ -16,24 +16,21 @@ P=4, V=2, U=4, B=8, f=b=w=1 (capitals: the second unit); 51 is the floor, in PV+
            rank 3  ...fffffbfbfbfbbbbbFFFwFwFBwFBwFBwFBBBBBwwwWWWWWWWW
 
 Which interleaving is best depends on the costs, so a few are tried, each evaluated exactly by an
-event-driven pass (carry_pass.py): a few unit sizes near U (carry_units.py) times a few rules for
-choosing between F, B and W (carry_choice.py). The first that reaches the floor ends the search, and
-a pass stops as soon as it cannot beat the best so far.
+event-driven pass (carry_pass.py): a few unit sizes near U times a few rules for choosing between F,
+B and W. The first that reaches the floor ends the search, and a pass stops as soon as it cannot
+beat the best so far.
 """
 
-from dataclasses import replace
 from itertools import product
 
-from zeropp.costs import Costs
-from zeropp.generate.carry_choice import NEVER, Rule
-from zeropp.generate.carry_pass import Outcome, run_pass
+from zeropp.generate.carry_pass import NEVER, Outcome, Rule, run_pass
 from zeropp.generate.carry_problem import Orders, Problem
-from zeropp.generate.carry_units import unit_sizes
-from zeropp.generate.drain import drain
-from zeropp.generate.request import Request, split_evenly
-from zeropp.ir.evaluate import evaluate
-from zeropp.ir.schedule import Schedule, peak_slots_per_rank
+from zeropp.generate.request import Request, split_evenly, split_within
+from zeropp.ir.schedule import Schedule
 
+Sizes = tuple[int, ...]
+
+NEAR = 1.00001  # of the floor: as good as on it
 _RULES = (
     Rule(slope=2, patience=0.25),
     Rule(slope=2, patience=0.0),
@@ -43,38 +40,29 @@ _RULES = (
     Rule(slope=1, patience=0.75),
     Rule(slope=2),
 )
-_NEAR = 1.00001  # of the floor: as good as on it
 _FEWEST_PASSES, _CHEAP_ACTIONS = 10, 36_000
 
 
-def carry(request: Request) -> Schedule:
-    """The best order found within `slots`, by default those of interleaved 1F1B.
-
-    At U=P, these are PV+P-1 slots.
+def carried(request: Request) -> Schedule:
+    """The best order found within `slots`.
 
     Raises:
         ValueError: fewer slots than (V-1)U+1, or costs for another number of stages.
     """
-    P, V, total = request.pp_size, request.num_chunks, request.num_microbatches
-    unit_size = request.unit_size_or_ranks()
-    slots = request.slots or (V - 1) * max(unit_size, P) + 2 * P - 1
-    _refuse_few_slots(V, max(split_evenly(total, -(-total // unit_size))), slots)
-    placement = request.placement()
-    costs = request.costs or Costs.uniform(P, V)
-    problem = Problem.of(placement, total, costs)
+    V, total, unit_size = request.num_chunks, request.num_microbatches, request.unit_size_or_ranks
+    slots = request.slots or default_slots(request)
+    _refuse_few_slots(V, split_within(total, unit_size)[0], slots)
+    problem = Problem.of(request.placement(), total, request.costs_or_equal)
     found = _search(problem, unit_sizes(problem, total, request.unit_size, slots), slots)
     params = (("seam", "carry"), ("slots", str(slots)), ("unit_size", str(unit_size)))
-    made = Schedule("zeropp", placement, found.orders.units, found.actions(), params)
-    return _or_drained(made, request, costs, slots) if unit_size == total else made
+    units = found.orders.units
+    return Schedule("zeropp", request.placement(), units, found.actions(), params)
 
 
-def _or_drained(made: Schedule, request: Request, costs: Costs, slots: int) -> Schedule:
-    """`made`, or where there is one unit, hence no seam, the drained order unless it is slower."""
-    drained = replace(drain(replace(request, slots=None)), params=made.params)
-    if max(peak_slots_per_rank(drained)) > slots:
-        return made
-    there, here = (evaluate(s, costs.duration, costs.latency).makespan for s in (drained, made))
-    return drained if there <= here * _NEAR else made
+def default_slots(request: Request) -> int:
+    """Those of interleaved 1F1B: PV+P-1 at U=P."""
+    P, V = request.pp_size, request.num_chunks
+    return (V - 1) * max(request.unit_size_or_ranks, P) + 2 * P - 1
 
 
 def _refuse_few_slots(num_chunks: int, largest: int, slots: int) -> None:
@@ -87,7 +75,7 @@ def _refuse_few_slots(num_chunks: int, largest: int, slots: int) -> None:
         )
 
 
-def _search(problem: Problem, sizes: list[tuple[int, ...]], slots: int) -> Outcome:
+def _search(problem: Problem, sizes: list[Sizes], slots: int) -> Outcome:
     """The best of a few passes; guesses of units and rules are tried from the best pair on."""
     guesses = [Orders.of(problem.num_chunks, units) for units in sizes]
     pairs = product(range(len(guesses)), range(len(_RULES)))
@@ -99,7 +87,56 @@ def _search(problem: Problem, sizes: list[tuple[int, ...]], slots: int) -> Outco
         if found is None:
             continue
         best, limit = found, found.makespan - 1
-        if found.makespan <= problem.floor * _NEAR:
+        if found.makespan <= problem.floor * NEAR:
             break
     assert best is not None, "an eager pass always ends"
     return best
+
+
+def unit_sizes(problem: Problem, total: int, unit_size: int | None, slots: int) -> list[Sizes]:
+    """Unit sizes that sum to `total`, best guess first, each once; all fit `slots`.
+
+    F's of the next chunk reach rank 0 one round after those of the last: a unit hides that round if
+    its own F's last as long, which takes P micro-batches at equal stages and free P2P, and more
+    where hops cost time. Later units have W's and B's to fill the wait with; the first has nothing.
+
+        B=26, U=P=8, a hop of F/8      nearly equal, none above U      7 7 6 6
+                                       nearly equal, one unit fewer    9 9 8
+                                       a first unit that hides its
+                                       round, then nearly equal        9 6 6 5
+                                       the same, one unit fewer        9 9 8
+                                       nearly equal, two units fewer   13 13
+                                       all hide their round            13 13
+
+    `unit_size` None stands for P. Where it is given, no unit but the first reaches twice that; the
+    first guess has no unit above it.
+    """
+    near = unit_size or min(problem.pp_size, total)
+    even = _nearly_equal(total, near)
+    if problem.num_chunks == 1:
+        return even[:1]  # the orders are the same for all sizes
+    hiding = _hiding_size(problem)
+    led: list[Sizes] = []
+    if near < hiding < total:
+        led = [(hiding, *rest) for rest in _nearly_equal(total - hiding, near)]
+    guesses = [*even[1:2], *led[:2], *even[2:]]
+    if unit_size is None:
+        guesses.append(split_evenly(total, max(1, total // hiding)))
+    else:
+        guesses = [sizes for sizes in guesses if max(sizes[1:] or sizes) < 2 * unit_size]
+    fitting = [s for s in guesses if (problem.num_chunks - 1) * max(s) < slots]
+    return list(dict.fromkeys([even[0], *fitting]))
+
+
+def _nearly_equal(total: int, largest: int) -> list[Sizes]:
+    """With the fewest units that keep all within `largest`, then with one and two units fewer."""
+    parts = len(split_within(total, largest))
+    return [split_evenly(total, n) for n in range(parts, max(0, parts - 3), -1)]
+
+
+def _hiding_size(problem: Problem) -> int:
+    """The fewest micro-batches whose F's, in the slowest stage, last for one round of any chunk."""
+    hops = problem.pp_size * problem.latency
+    by_chunk = zip(*problem.durations[0], strict=True)
+    sizes: list[int] = [-(-(sum(times) + hops) // max(times)) for times in by_chunk]
+    return max(sizes)

@@ -14,10 +14,10 @@ F number i of rank p enables number i of rank p+1; on the last rank it enables n
 where U is the size of its unit, or, in the last chunk, the B of the same micro-batch.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zeropp.costs import Costs, floor
+from zeropp.generate.request import in_blocks
 from zeropp.ir.placement import Placement
 
 _TICKS = 1_000_000  # in the first stage's F; whole numbers, so that equal times tie exactly
@@ -72,7 +72,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Orders:
-    """The F and B orders that all ranks share, as tuples over the index.
+    """The F and B orders that all ranks share, as sequences over the index.
 
     Attributes:
         units: sizes, in order.
@@ -90,38 +90,19 @@ class Orders:
     @classmethod
     def of(cls, num_chunks: int, units: tuple[int, ...]) -> "Orders":
         """Number the forwards and backwards of these units."""
-        up, down = range(num_chunks), range(num_chunks - 1, -1, -1)
-        backward_chunk = tuple(v for size in units for v in down for _ in range(size))
-        return cls(
-            units,
-            tuple(_microbatches(num_chunks, units)),
-            (
-                tuple(v for size in units for v in up for _ in range(size)),
-                backward_chunk,
-                backward_chunk,
-            ),
-            (
-                tuple(_wraps(num_chunks, units, forward=True)),
-                tuple(_wraps(num_chunks, units, forward=False)),
-            ),
-        )
+        microbatch, up, down = list[int](), list[int](), list[int]()
+        after_f, after_b = list[int](), list[int]()
+        for unit in in_blocks(units):
+            first, size = num_chunks * unit.start, len(unit)
+            later = range(first + size, first + num_chunks * size)
+            chunks = [chunk for chunk in range(num_chunks) for _ in unit]
+            microbatch += [*unit] * num_chunks
+            up += chunks
+            down += reversed(chunks)
+            after_f += [*later, *(~own for own in range(first, first + size))]
+            after_b += [*later, *[-1] * size]
+        chunk = tuple(up), tuple(down), tuple(down)
+        return cls(units, tuple(microbatch), chunk, (tuple(after_f), tuple(after_b)))
 
     def __len__(self) -> int:
         return len(self.microbatch)
-
-
-def _microbatches(num_chunks: int, units: tuple[int, ...]) -> Iterator[int]:
-    first = 0
-    for size in units:
-        for _ in range(num_chunks):
-            yield from range(first, first + size)
-        first += size
-
-
-def _wraps(num_chunks: int, units: tuple[int, ...], forward: bool) -> Iterator[int]:
-    first = 0
-    for size in units:
-        end = first + num_chunks * size
-        yield from range(first + size, end)
-        yield from (~own if forward else -1 for own in range(first, first + size))
-        first = end

@@ -21,6 +21,7 @@ from random import Random
 from typing import NamedTuple
 
 from zeropp.costs import Costs, floor
+from zeropp.generate.request import in_blocks
 from zeropp.ir.action import Action
 from zeropp.ir.collector import collector_paused
 from zeropp.ir.precedence import predecessors
@@ -56,10 +57,11 @@ def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Sched
         )
     work = _Work.of(schedule, costs)
     goal = floor(schedule.placement, schedule.num_microbatches, costs) * _NEAR
-    orders = _search(work, goal, held if slots is None else slots)
-    actions = tuple(tuple(work.actions[number] for number in order) for order in orders)
-    params = sorted((*schedule.params, ("refined", "yes")))
-    return replace(schedule, actions=actions, params=tuple(params))
+    before = [list(block) for block in in_blocks(tuple(map(len, schedule.actions)))]
+    after = _search(work, before, goal, held if slots is None else slots)
+    actions = tuple(tuple(work.actions[number] for number in order) for order in after)
+    params = tuple(sorted((*schedule.params, ("refined", "yes"))))
+    return replace(schedule, actions=actions, params=params)
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,6 @@ class _Work:
         durations = tuple(map(costs.duration, actions))
         return cls(actions, rank, durations, tuple(map(needs, range(len(actions)))))
 
-    def in_order(self) -> Orders:
-        """The numbers of every rank's actions."""
-        ranks = range(max(self.rank) + 1)
-        return [[n for n, where in enumerate(self.rank) if where == rank] for rank in ranks]
-
 
 class _Run(NamedTuple):
     """What orders lead to; `cause` says of each action whose end let it start, -1: nothing's."""
@@ -104,8 +101,7 @@ class _Run(NamedTuple):
     cause: list[int]
 
 
-def _search(work: _Work, goal: float, slots: int) -> Orders:
-    orders = work.in_order()
+def _search(work: _Work, orders: Orders, goal: float, slots: int) -> Orders:
     best = _run(work, orders)
     if best is None:
         raise ValueError("refine: the schedule deadlocks")
@@ -118,9 +114,10 @@ def _search(work: _Work, goal: float, slots: int) -> Orders:
         tried = _moved(orders[rank], action, draw)
         if peak_slots(work.actions[number] for number in tried) > slots:
             continue
-        found = _run(work, [*orders[:rank], tried, *orders[rank + 1 :]])
+        moved = [*orders[:rank], tried, *orders[rank + 1 :]]
+        found = _run(work, moved)
         if found is not None and found.makespan <= best.makespan * _SAME:
-            orders[rank], best, waited = tried, found, _kept_waiting(work, found)
+            orders, best, waited = moved, found, _kept_waiting(work, found)
     return orders
 
 

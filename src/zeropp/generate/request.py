@@ -1,9 +1,13 @@
 """What a user asks of a generator, validated once for all of them."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 from zeropp.costs import Costs
+from zeropp.ir.action import Action
 from zeropp.ir.placement import Placement, Shape
+from zeropp.ir.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -15,8 +19,8 @@ class Request:
         num_chunks: V, stages per rank.
         num_microbatches: B.
         unit_size: U, for schedules that have units; None: the generator's default.
-        seam: what happens between units, for `zeropp`; None: the generator's default.
-        slots: most activations that a rank may hold, for `zeropp`; None: the generator's default.
+        seam: what happens between units; None: the generator's default.
+        slots: most activations that a rank may hold; None: the generator's default.
         costs: durations of the stages, for generators that go by them; None: all equal, no P2P.
 
     Raises:
@@ -47,34 +51,39 @@ class Request:
                 f"got {self.costs.num_stages}"
             )
 
+    @property
     def unit_size_or_ranks(self) -> int:
         """U, by default P, or B if that is less."""
         return self.unit_size or min(self.pp_size, self.num_microbatches)
+
+    @property
+    def costs_or_equal(self) -> Costs:
+        """The costs, by default equal stages and free P2P."""
+        return self.costs or Costs.uniform(self.pp_size, self.num_chunks)
 
     def placement(self, shape: Shape = Shape.LOOP) -> Placement:
         """The placement of this size and the given shape."""
         return Placement(shape, self.pp_size, self.num_chunks)
 
-    def refuse_chunks(self, name: str, instead: str) -> None:
-        """Raise ValueError unless V is 1."""
-        if self.num_chunks != 1:
-            raise ValueError(
-                f"num_chunks must be 1 for {name}, got {self.num_chunks}; "
-                f"with several chunks use {instead}"
-            )
-
-    def vee(self, name: str) -> Placement:
-        """The vee of two chunks, for schedules that exist on no other placement.
-
-        Raises:
-            ValueError: V is not 2.
-        """
-        if self.num_chunks != 2:
-            raise ValueError(f"num_chunks must be 2 for {name} (a vee), got {self.num_chunks}")
-        return self.placement(Shape.VEE)
+    def schedule(
+        self, name: str, order: Callable[[int], Iterable[Action]], shape: Shape = Shape.LOOP
+    ) -> Schedule:
+        """The batch as one unit; `order` says what a rank runs."""
+        actions = tuple(tuple(order(rank)) for rank in range(self.pp_size))
+        return Schedule(name, self.placement(shape), (self.num_microbatches,), actions)
 
 
 def split_evenly(total: int, parts: int) -> tuple[int, ...]:
     """`total` in `parts` sizes that differ by at most one, larger ones first."""
     size, larger = divmod(total, parts)
     return (size + 1,) * larger + (size,) * (parts - larger)
+
+
+def split_within(total: int, largest: int) -> tuple[int, ...]:
+    """`total` in the fewest nearly equal sizes that are at most `largest`."""
+    return split_evenly(total, -(-total // largest))
+
+
+def in_blocks(sizes: tuple[int, ...]) -> list[range]:
+    """Micro-batches from 0 on, in consecutive blocks of these sizes."""
+    return [range(first, end) for first, end in pairwise(accumulate(sizes, initial=0))]

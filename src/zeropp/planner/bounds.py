@@ -40,9 +40,8 @@ def held_time_bound(priced: Priced, usable: float) -> float:
 def _slots_time_bound(priced: Priced, order: Order) -> float:
     """The same for an order whose first rank holds so many slots."""
     placement, weight = priced.layout.placement, priced.fastest_hop.weight
-    B = priced.num_microbatches
-    slots = order.most_slots(placement.pp_size, placement.num_chunks, B)
-    stays = _stays(priced)
+    B, stays = priced.num_microbatches, _stays(priced)
+    slots = order.generator.most_slots(order.request(placement, B))
     held = sum(stays[stage] + weight[stage] for stage in placement.stages_of(0))
     return B * held / slots
 
@@ -64,7 +63,7 @@ def exposed(priced: Priced) -> float:
 
 def order_time_bound(priced: Priced, order: Order) -> float:
     """Seconds below which this order does not get, whatever is made of it."""
-    bound = max(time_bound(priced, fused=order.fused), _slots_time_bound(priced, order))
+    bound = max(time_bound(priced, fused=order.generator.fused), _slots_time_bound(priced, order))
     return max(bound, _order_collectives(priced, order) + priced.traffic.optimizer)
 
 
@@ -84,20 +83,21 @@ def made_memory_bound(priced: Priced, order: Order, made: Made) -> float:
 
 
 def _order_collectives(priced: Priced, order: Order) -> float:
-    B, V = priced.num_microbatches, priced.layout.placement.num_chunks
+    placement, B = priced.layout.placement, priced.num_microbatches
+    V = placement.num_chunks
     if order.shard is Policy.STEP:
         return 0.0
     if order.shard is Policy.MICROBATCH:
         return _collectives(priced, 2 * B * V - V, B)
-    units = order.fewest_units(V, B)
+    units = order.generator.fewest_units(order.request(placement, B))
     again = (units - 1) * max(0, V - order.max_resident)
     return _collectives(priced, again, units)
 
 
 def memory_bound(priced: Priced, order: Order | None = None) -> float:
     """Bytes that a plan of the layout needs at least, on its fullest rank."""
-    placement = priced.layout.placement
-    first = 1 if order is None else order.largest_unit(priced.num_microbatches)
+    placement, B = priced.layout.placement, priced.num_microbatches
+    first = 1 if order is None else order.generator.first_turn(order.request(placement, B))
     resident_all = order is not None and order.shard is Policy.STEP
     return max(
         _rank_memory(priced.sizes, placement.stages_of(rank), first, resident_all)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from zeropp.ir.placement import Shape
 from zeropp.planner.layout import Layout
 from zeropp.planner.order import Order
 from zeropp.planner.search import Wanted
@@ -31,7 +32,7 @@ FAMILIES: Mapping[str, Wanted] = MappingProxyType(
         "interleaved 1F1B": _pipelined("interleaved-1f1b"),
         "breadth-first": _pipelined("breadth-first"),
         "ZeroPP": _pipelined("zeropp"),
-        "a vee": lambda layout, order: order.schedule in ("zb-v", "v-half"),
+        "a vee": lambda layout, order: layout.placement.shape is Shape.VEE,
     }
 )
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from zeropp import ir
 from zeropp.costs import Costs, Traffic
-from zeropp.generate import GENERATORS, generate
+from zeropp.generate import generate
 from zeropp.ir.action import BACKWARD, Kind
 from zeropp.ir.schedule import Schedule
 from zeropp.planner.order import Order
@@ -60,8 +60,8 @@ def schedule_of(priced: Priced, order: Order, batch: int) -> Schedule:
 
 def costs_for(priced: Priced, order: Order) -> Costs | None:
     """What an order is made for; None for the schedules that do not go by times."""
-    carries = order.seam == "carry" and "seam" in GENERATORS[order.schedule].options
-    return priced.made_for if carries else None
+    request = order.request(priced.layout.placement, priced.num_microbatches)
+    return priced.made_for if order.generator.by_times(request) else None
 
 
 def _held(schedule: Schedule, rank: int, priced: Priced) -> float:

@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 
+from zeropp.generate import GENERATORS, Generator, Request
 from zeropp.ir.placement import Placement, Shape
 from zeropp.program.collectives import Policy
 
+_IN_UNITS = "zeropp"
+_ONE_CHUNK, _CHUNKS, _VEES = ("1f1b",), ("interleaved-1f1b", "breadth-first"), ("zb-v", "v-half")
 _LARGE = 2_000  # micro-batches of all stages, from which on fewer orders are tried
 
 
@@ -32,60 +35,31 @@ class Order:
     slots: int | None = None
 
     @property
-    def fused(self) -> bool:
-        """Whether B and W run as one."""
-        return self.schedule in ("1f1b", "interleaved-1f1b", "breadth-first")
+    def generator(self) -> Generator:
+        """What makes the schedule, and what is known of it."""
+        return GENERATORS[self.schedule]
 
-    def most_slots(self, pp_size: int, num_chunks: int, batch: int) -> int:
-        """No more activations, one chunk of one micro-batch each, are held by the first rank."""
-        everything = num_chunks * batch
-        if self.slots is not None:
-            return min(self.slots, everything)
-        if self.schedule == "1f1b":
-            return min(pp_size, everything)
-        if self.schedule == "zb-v":
-            return min(2 * pp_size, everything)
-        if self.schedule == "interleaved-1f1b" and batch % pp_size == 0:
-            return min((num_chunks + 1) * pp_size - 1, everything)
-        if self.seam == "drain" and self.unit_size is not None:
-            return min((num_chunks - 1) * self.unit_size + 2 * pp_size - 1, everything)
-        return everything
-
-    def fewest_units(self, num_chunks: int, batch: int) -> int:
-        """At least so many scheduling units are made of B = `batch` micro-batches.
-
-        Carried orders may merge units up to twice U, and a first one up to what the slots hold.
-        """
-        if self.unit_size is None:
-            return 1
-        if self.seam != "carry" or num_chunks == 1 or self.slots is None:
-            return -(-batch // self.unit_size)
-        first = min(batch, (self.slots - 1) // (num_chunks - 1))
-        return 1 - (first - batch) // (2 * self.unit_size - 1)
-
-    def largest_unit(self, batch: int) -> int:
-        """At least so many micro-batches are in the first unit."""
-        if self.schedule == "breadth-first":
-            return batch
-        size = min(self.unit_size or 1, batch)
-        return -(-batch // -(-batch // size))
+    def request(self, placement: Placement, batch: int) -> Request:
+        """What its generator is asked for."""
+        sizes = (placement.pp_size, placement.num_chunks, batch)
+        return Request(*sizes, self.unit_size, self.seam, self.slots)
 
 
 def orders(placement: Placement, batch: int) -> Iterator[Order]:
     """All that are tried for P and V of `placement` and B = `batch`."""
     P, V = placement.pp_size, placement.num_chunks
     if placement.shape is Shape.VEE:
-        yield from (Order(name, *when) for name in ("zb-v", "v-half") for when in _twice(V))
+        yield from (Order(name, *when) for name in _VEES for when in _twice(V))
     elif P == 1:
         for U, when in product(_doubling(1, batch), _twice(V)):
-            yield Order("zeropp", *when, U, "drain")
+            yield Order(_IN_UNITS, *when, U, "drain")
     else:
-        peers = ("interleaved-1f1b", "breadth-first") if V > 1 else ("1f1b",)
+        peers = _CHUNKS if V > 1 else _ONE_CHUNK
         for name, when in product(peers, _twice(V)):
             yield Order(name, *when)
         yield Order(peers[0], Policy.MICROBATCH, 1)
         for U, when in product(sorted({min(u, batch) for u in (P, 2 * P - 1, batch)}), _twice(V)):
-            yield Order("zeropp", *when, U, "drain")
+            yield Order(_IN_UNITS, *when, U, "drain")
         yield from _carried(P, V, batch)
 
 
@@ -97,7 +71,7 @@ def _carried(P: int, V: int, batch: int) -> Iterator[Order]:
         wanted = (lean, default, default * 3 // 2, default * 3)[:: 2 if large else 1]
         for slots in sorted({min(slots, V * batch) for slots in wanted}):
             if slots > (V - 1) * U:
-                yield from (Order("zeropp", *when, U, "carry", slots) for when in _twice(V))
+                yield from (Order(_IN_UNITS, *when, U, "carry", slots) for when in _twice(V))
 
 
 def _twice(V: int) -> tuple[tuple[Policy, int], ...]:

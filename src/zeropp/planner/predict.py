@@ -14,13 +14,12 @@ MOST_ACTIONS = 30_000  # of one simulation in a search; about a second
 def made_order(priced: Priced, order: Order, most_actions: int = MOST_ACTIONS) -> Made:
     """The order for the layout's batch, or, of too many actions, for two shorter ones."""
     placement, B = priced.layout.placement, priced.num_microbatches
-    period = order.unit_size or placement.pp_size
-    batches = None
-    if order.schedule != "breadth-first":
+    period = order.generator.period(order.request(placement, B))
+    if period is not None:
         batches = shorter_batches(placement.num_stages, B, period, most_actions)
-    if batches is None:
-        return make(priced, order, (B,), 0.0)
-    return make(priced, order, batches, (B - batches[1]) / period)
+        if batches is not None:
+            return make(priced, order, batches, (B - batches[1]) / period)
+    return make(priced, order, (B,), 0.0)
 
 
 def predict(priced: Priced, order: Order, made: Made) -> Prediction:

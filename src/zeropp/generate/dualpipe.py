@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 from zeropp.generate.request import Request
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.placement import Placement
+from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.schedule import Schedule
 
 Pass = tuple[Kind, int]  # kind, chunk
@@ -39,18 +39,19 @@ def dualpipe_v(request: Request) -> Schedule:
     For B >= 2P: peak 2P+1 slots on every rank (the README's PP+1) and, for T_F = T_B and T_W no
     longer, bubble (P-1)(T_F+T_B-T_W)/2, of the longest span and of the makespan alike. B below 2P
     is the order for 2P without the micro-batches that are not there.
-
-    Raises:
-        ValueError: V is not 2.
     """
-    placement = request.vee("dualpipe-v")
-    batch = range(request.num_microbatches)
+    placement, batch = request.placement(Shape.VEE), range(request.num_microbatches)
     full = max(len(batch), 2 * request.pp_size)
-    actions = tuple(
-        tuple(action for action in _rank_order(placement, rank, full) if action.microbatch in batch)
-        for rank in range(request.pp_size)
-    )
-    return Schedule("dualpipe-v", placement, (len(batch),), actions)
+
+    def order(rank: int) -> Iterator[Action]:
+        return (a for a in _rank_order(placement, rank, full) if a.microbatch in batch)
+
+    return request.schedule("dualpipe-v", order, Shape.VEE)
+
+
+def held(request: Request) -> int:
+    """What every rank holds at most."""
+    return 2 * request.pp_size + 1
 
 
 def _passes(pp_size: int, rank: int, num_microbatches: int) -> Iterator[Pass | None]:
@@ -78,8 +79,8 @@ def _rank_order(placement: Placement, rank: int, num_microbatches: int) -> Itera
             continue
         kind, chunk = step
         count = (kind is Kind.F, chunk)
-        stage, microbatch = placement.stage_of(rank, chunk), started[count]
-        yield Action(kind, stage, microbatch)
+        action = Action(kind, placement.stage_of(rank, chunk), started[count])
+        yield action
         started[count] += 1
         if kind is Kind.B:
-            waiting.append(Action(Kind.W, stage, microbatch))
+            waiting.append(action._replace(kind=Kind.W))

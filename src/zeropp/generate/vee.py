@@ -1,0 +1,235 @@
+"""Vees of controllable memory: ZB-V, V-Half and V-Min are building blocks, repeated and squeezed.
+
+Source: "Pipeline Parallelism with Controllable Memory", Qi et al. 2024, arXiv 2405.15362. Our
+derivation. A building block is the ticks of one micro-batch's F and B. Each pass of a chunk takes
+one tick; a new micro-batch enters every six ticks, as each rank owes it six passes (F, B and W of
+two chunks). The block fixes how many ticks pass per hop:
+
+    F of chunk 0 and B of chunk 1   travel from rank 0 to rank P-1   `down` ticks per hop
+    F of chunk 1 and B of chunk 0   travel from rank P-1 to rank 0   `up` ticks per hop
+
+    down=1, up=2, P=3, no waits at the turns (F0: the forward of chunk 0)
+    rank 0  F0  .  .  .  .  .  . F1 B1  .  .  .  .  .  . B0
+    rank 1   . F0  .  .  . F1  .  .  . B1  .  .  . B0  .  .
+    rank 2   .  . F0 F1  .  .  .  .  .  . B1 B0  .  .  .  .
+
+Memory: on rank p, chunk 0 lives from F0 to B0 and chunk 1 from F1 to B1,
+
+    (P-1-p)(down+up) + (P-1)(down+up)  and  p(down+up),  in all 2(P-1)(down+up) ticks plus a few
+
+on every rank alike. With one micro-batch per six ticks (P-1)(down+up)/3 slots are held, that is
+about P(down+up)/6 micro-batches: P/3, P/2 and P for down+up = 2, 3 and 6.
+
+Collisions: two passes of a rank may not fall on one tick modulo 6. F0 and B1 are equally far apart
+on every rank, and so are F1 and B0; the distances between these pairs change by down+up per rank.
+Waits at the turns keep all four apart; W takes the two ticks left.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from zeropp.generate.request import Request
+from zeropp.ir.action import Action, Kind
+from zeropp.ir.placement import Placement, Shape
+from zeropp.ir.precedence import predecessors
+from zeropp.ir.schedule import Schedule
+
+_INTERVAL = 6
+
+
+def zb_v(request: Request) -> Schedule:
+    """No idle time in 1F1B's memory (Zero Bubble, arXiv 2401.10241, section 6).
+
+    The paper finds the order by a greedy search. With down+up = 6 ticks, all ranks look alike
+    modulo 6, counted from their F0: F0 F1 B1 B0 and two W.
+
+        P=3     0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27
+        rank 0 F0  .  .  .  .  .  .  .  .  .  .  .  . F1 B1  .  .  .  .  .  .  .  .  .  .  .  . B0
+        rank 1  . F0  .  .  .  .  .  . F1  .  .  .  .  .  . B1  .  .  .  .  .  . B0  .  .  .  .  .
+        rank 2  .  . F0 F1  .  .  .  .  .  .  .  .  .  .  .  . B1 B0  .  .  .  .  .  .  .  .  .  .
+
+    Squeezed, rank 0 would have P forwards to run before F1 of micro-batch 0 is there, at tick 2P-1.
+    Pulling forwards of chunk 0 ahead fills that wait. P=2, B=4 (f, b, w: chunk 1):
+
+        rank 0  F0 F1 F2 f0 b0 w0 f1 b1 B0 w1 F3 W0 f2 b2 B1 w2 W1 f3 b3 B2 w3 B3 W2 W3
+        rank 1   . F0 f0 F1 f1 b0 B0 w0 F2 W0 f2 b1 B1 w1 F3 W1 f3 b2 B2 b3 B3 w2 W2 w3 W3
+
+    For B >= 2P-1, T_F = T_B and T_W no longer, the bubble of the longest span is
+    (P-1)(T_F+T_B-2T_W)/2: none at equal times. As for ZB-H2, that is a rank's own span: rank p
+    starts p passes late, so the makespan is (P-1)T_F/2 over the work at least.
+    """
+    return _squeezed("zb-v", request, BuildingBlock(down=1, up=5), early=True)
+
+
+def v_half(request: Request) -> Schedule:
+    """Half of 1F1B's memory for half of its bubble, at equal times.
+
+    One tick per hop downwards, two upwards. Modulo 3 all ranks then look alike, counted from their
+    F0: F0 and B1 at 0, F1 and B0 at 2 (both turns at the last rank wait one tick), W at 1. F0 and
+    B1 are 3P ticks apart, and so are F1 and B0: 3 modulo 6 where P is odd; where P is even they
+    would meet, and B waits three more ticks at rank 0.
+
+        P=3     0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16 17
+        rank 0 F0  .  .  .  .  .  .  . F1 B1  .  .  .  .  .  .  . B0
+        rank 1  . F0  .  .  .  . F1  .  .  . B1  .  .  .  . B0  .  .
+        rank 2  .  . F0  . F1  .  .  .  .  .  . B1  . B0  .  .  .  .
+
+    The squeezed start, in which nothing waits for the ticks above, and W in the gaps at the end
+    leave about half of the block's 6P ticks idle. P=2, B=4 (f, b, w: chunk 1):
+
+        rank 0  F0  .  . f0 F1 b0 w0 f1 F2 B0 b1 W0 w1 f2 F3 B1 b2 W1 w2 f3  . B2 b3 W2 w3 B3 W3
+        rank 1   . F0 f0  .  . F1 f1 b0 B0 w0 F2 W0 f2 b1 B1 w1 F3 W1 f3 b2 B2 w2 W2 b3 B3 w3 W3
+
+    At equal times and P >= 2 the bubble is 3(P-1) times of one chunk's pass, one less where P is
+    odd, at any B >= P; 1F1B's is 6(P-1).
+    """
+    wait = 0 if request.pp_size % 2 else 3
+    block = BuildingBlock(down=1, up=2, wait_at_first=wait, wait_at_last=1)
+    return _squeezed("v-half", request, block)
+
+
+def v_min(request: Request) -> Schedule:
+    """The shortest lives: a third of 1F1B's memory, two thirds of its bubble, at equal times.
+
+    One tick per hop is the least there is. F0 and B1 fall on ticks of one parity, F1 and B0 on the
+    other, so these pairs never meet. F0 and B1 are 2P ticks apart on every rank, and so are F1 and
+    B0: where P is a multiple of 3 they would meet, and both turns at the last rank wait two more
+    ticks.
+
+        P=4     0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
+        rank 0 F0  .  .  .  .  .  . F1 B1  .  .  .  .  .  . B0
+        rank 1  . F0  .  .  .  . F1  .  . B1  .  .  .  . B0  .
+        rank 2  .  . F0  .  . F1  .  .  .  . B1  .  . B0  .  .
+        rank 3  .  .  . F0 F1  .  .  .  .  .  . B1 B0  .  .  .
+
+    A rank idles for about the 4P ticks that the first micro-batch needs: at equal times and P >= 2
+    the bubble is 4(P-1)-1 times of one chunk's pass, at any B >= P; the paper's two thirds of
+    1F1B's are 4(P-1). At unequal times neighbours wait for each other on every micro-batch and the
+    bubble grows with B.
+    """
+    block = BuildingBlock(down=1, up=1, wait_at_last=0 if request.pp_size % 3 else 2)
+    return _squeezed("v-min", request, block)
+
+
+def held(request: Request, ticks: int) -> int:
+    """The slots on every rank that a block with down+up = `ticks` is squeezed into.
+
+    2P, 2 floor((P+2)/2) and 2 floor((P+4)/3) for 6, 3 and 2 ticks.
+    """
+    return 4 + 2 * (ticks * (request.pp_size - 2) // _INTERVAL)
+
+
+def _squeezed(name: str, request: Request, block: "BuildingBlock", early: bool = False) -> Schedule:
+    order = block.repeat(name, request.placement(Shape.VEE), request.num_microbatches)
+    return squeeze(order, held(request, block.down + block.up), early)
+
+
+@dataclass(frozen=True)
+class BuildingBlock:
+    """The hops and turns of one micro-batch, in ticks.
+
+    Attributes:
+        down: per hop away from rank 0.
+        up: per hop towards rank 0.
+        wait_at_first: between F and B of the last stage, on rank 0.
+        wait_at_last: on rank P-1, between F of stages P-1 and P, and between B of P and P-1.
+    """
+
+    down: int
+    up: int
+    wait_at_first: int = 0
+    wait_at_last: int = 0
+
+    def ticks(self, pp_size: int, rank: int) -> dict[tuple[Kind, int], int]:
+        """When (kind, chunk) of micro-batch 0 runs on `rank`."""
+        below, above = rank, pp_size - 1 - rank
+        turn = (pp_size - 1) * self.down + 1 + self.wait_at_last
+        first = turn + (pp_size - 1) * self.up + 1 + self.wait_at_first
+        return {
+            (Kind.F, 0): below * self.down,
+            (Kind.F, 1): turn + above * self.up,
+            (Kind.B, 1): first + below * self.down,
+            (Kind.B, 0): first + turn + above * self.up,
+        }
+
+    def repeat(self, name: str, placement: Placement, num_microbatches: int) -> Schedule:
+        """F and B of every micro-batch in the order of their ticks; W is left out."""
+
+        def order(rank: int) -> tuple[Action, ...]:
+            timed = {
+                Action(kind, placement.stage_of(rank, chunk), m): tick + _INTERVAL * m
+                for (kind, chunk), tick in self.ticks(placement.pp_size, rank).items()
+                for m in range(num_microbatches)
+            }
+            return tuple(sorted(timed, key=timed.__getitem__))
+
+        actions = tuple(map(order, range(placement.pp_size)))
+        return Schedule(name, placement, (num_microbatches,), actions)
+
+
+def squeeze(order: Schedule, slots: int, early: bool = False) -> Schedule:
+    """Run `order` without its gaps in at most `slots` slots, and put W where a rank would idle.
+
+    Every pass takes one tick. In each tick a rank runs, in this order of preference:
+
+        1. the next F or B of its order, if it can start and, for an F, a slot is free
+        2. the oldest W whose B is over
+        3. with `early`: the next F of chunk 0, if the order in front of it keeps the slots it needs
+
+    This cannot stall if no prefix of a rank's order has more than `slots` F without their B: a rank
+    whose slots are full before an F then has a W to run, and apart from that ranks wait only for
+    predecessors, of which an order sorted by time has no cycle. Rule 3 keeps that so.
+
+    Args:
+        order: every F and B, no W.
+        slots: activations that a rank may hold, from F until W.
+        early: pull forwards of chunk 0 ahead into ticks in which a rank would idle.
+    """
+    ranks = [
+        _Rank(actions, slots, order.placement.stage_of(rank, 0) if early else None)
+        for rank, actions in enumerate(order.actions)
+    ]
+    done: set[Action] = set()
+
+    def ready(action: Action) -> bool:
+        return done.issuperset(predecessors(action, order))
+
+    while any(rank.todo or rank.weights for rank in ranks):
+        ran = [action for rank in ranks if (action := rank.next(ready)) is not None]
+        assert ran, f"{order.name} stalls with {slots} slots"
+        done.update(ran)
+    return replace(order, actions=tuple(tuple(rank.ran) for rank in ranks))
+
+
+class _Rank:
+    """What one rank has yet to run, and what it holds."""
+
+    def __init__(self, todo: Sequence[Action], slots: int, early_stage: int | None) -> None:
+        self.todo, self.slots, self.early_stage = list(todo), slots, early_stage
+        self.weights, self.ran = list[Action](), list[Action]()
+        self.held = 0
+
+    def next(self, ready: Callable[[Action], bool]) -> Action | None:
+        """Run the first that may run in this tick; None: idle."""
+        action = next(filter(ready, self._candidates()), None)
+        if action is not None:
+            (self.weights if action.kind is Kind.W else self.todo).remove(action)
+            self.ran.append(action)
+            self.held += {Kind.F: 1, Kind.W: -1}.get(action.kind, 0)
+            if action.kind is Kind.B:
+                self.weights.append(action._replace(kind=Kind.W))
+        return action
+
+    def _candidates(self) -> Iterator[Action]:
+        """What the three rules allow, by preference."""
+        if self.todo and (self.todo[0].kind is not Kind.F or self.held < self.slots):
+            yield self.todo[0]
+        yield from self.weights[:1]
+        held = self.held + 1
+        for action in self.todo:
+            if held > self.slots:
+                return
+            if action.kind is Kind.F and action.stage == self.early_stage:
+                yield action
+                return
+            held += 1 if action.kind is Kind.F else -1
