@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
-from zeropp.generate import blockwise, dualpipe, loop, vee
+import zeropp.generate.blockwise as blockwise
+import zeropp.generate.dualpipe as dualpipe
+import zeropp.generate.loop as loop
+import zeropp.generate.vee as vee
 from zeropp.generate.request import Request
 from zeropp.ir.placement import Shape
 from zeropp.ir.schedule import Schedule
