@@ -15,6 +15,8 @@ import torch.distributed as dist
 
 from zeropp.launch.cores import keep_to_own_cores
 
+_IMPORTED = ["torch._dynamo", "zeropp.checkpoint.files", "zeropp.measure.adapt", "zeropp.runtime"]
+
 
 class RankFailedError(AssertionError):
     """A rank raised, died or ran out of time."""
@@ -30,9 +32,11 @@ def run_ranks(
 ) -> list[Any]:
     """`[function(*args) on rank 0, on rank 1, ...]`; every process is gone when this returns.
 
-    With `own_cores` every rank is bound to its share of the cores.
+    Ranks are forked from a server that has imported torch and the engine, and has run nothing. With
+    `own_cores` every rank is bound to its share of the cores.
     """
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
     with tempfile.TemporaryDirectory() as folder:
         processes, results = [], []
         for rank in range(world_size):

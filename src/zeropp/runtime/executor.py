@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 
 from zeropp.ir import Action, Kind
-from zeropp.runtime.boundary import Specs, Tensors
+from zeropp.runtime.boundary import Specs
 from zeropp.runtime.channel import Arrival
 from zeropp.runtime.instructions import Instruction
 from zeropp.runtime.machine import Feed, Machine
 from zeropp.runtime.observer import Lap, Phase
+from zeropp.runtime.stage import Tensors
 
 
 class Execution:

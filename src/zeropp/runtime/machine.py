@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from zeropp.ir import Placement
-from zeropp.runtime.boundary import Boundaries, Tensors
+from zeropp.runtime.boundary import Boundaries
 from zeropp.runtime.constants import Constants
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.microbatches import Microbatch
-from zeropp.runtime.stage import Stage
+from zeropp.runtime.stage import Stage, Tensors
 from zeropp.runtime.transport import Messages
 from zeropp.runtime.watchdog import Watchdog
 

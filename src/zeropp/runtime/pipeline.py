@@ -14,8 +14,6 @@ from zeropp.plan import Plan
 from zeropp.program.forward_only import forward_only
 from zeropp.program.verifier import require_valid
 from zeropp.runtime.assemble import assemble, default_device, require_same_program
-from zeropp.runtime.boundary import Tensors
-from zeropp.runtime.compiled import require_unwrapped
 from zeropp.runtime.constants import Constants, ConstantSender
 from zeropp.runtime.executor import Execution
 from zeropp.runtime.instructions import Instruction, instructions
@@ -24,7 +22,7 @@ from zeropp.runtime.mesh import PP, check_world_size, make_mesh, pipelines
 from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of, on_device
 from zeropp.runtime.observer import Laps, no_lap
 from zeropp.runtime.shard import needs_sharding
-from zeropp.runtime.stage import Stage, StageModule
+from zeropp.runtime.stage import Stage, StageModule, Tensors
 from zeropp.runtime.ties import TiedCopies, find_ties, local_part
 from zeropp.runtime.transport import Direct, Transport
 
@@ -92,7 +90,7 @@ class Pipeline:
         transport: Transport | None = None,
     ) -> None:
         check_world_size(plan, dist.get_world_size())
-        require_unwrapped(blocks)
+        _require_unwrapped(blocks)
         stages = plan.stage_blocks(len(blocks))
         self.plan = plan
         self.device = device or default_device()
@@ -306,6 +304,16 @@ class Pipeline:
         self._machine.watchdog.rest()
         auxiliary, loss, *others = (totals / tokens).unbind()
         return StepOutput(loss, tokens, auxiliary, dict(zip(metrics, others, strict=True)))
+
+
+def _require_unwrapped(blocks: Sequence[nn.Module]) -> None:
+    """Refuse what `torch.compile(block)` returns: it hides the block and renames its parameters."""
+    for index, block in enumerate(blocks):
+        if "_orig_mod" in dict(block.named_children()):
+            raise ValueError(
+                f"block {index} is the wrapper that torch.compile returns, which renames "
+                "parameters; compile the block in place instead: block.compile()"
+            )
 
 
 def _count_elements(targets: Nested) -> int:

@@ -14,8 +14,8 @@ from torch.distributed.fsdp import (
 )
 
 from zeropp.runtime import compat
-from zeropp.runtime.gradients import GradientBuffers
 from zeropp.runtime.lane import Lane, Wait
+from zeropp.runtime.split_rules import GradientBuffers
 
 
 class Parameters(Protocol):
