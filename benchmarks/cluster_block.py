@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from cluster_cases import Times
 from zeropp.measure.rehearsal import rest_until
-from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.split_rules import GradientBuffers
 
 WIDTH, ROWS, COPIES = 440, 18, 16
 PARAMETER_BYTES = 4 * WIDTH**2

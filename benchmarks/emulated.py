@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from zeropp.measure.rehearsal import rest_until
-from zeropp.runtime.gradients import GradientBuffers
+from zeropp.runtime.split_rules import GradientBuffers
 
 WIDTH = 8
 

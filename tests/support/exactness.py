@@ -14,7 +14,7 @@ from support.parity import relative_error, whole
 from zeropp import AuxiliaryLoss
 from zeropp.build import pipeline
 from zeropp.plan import Plan
-from zeropp.runtime.constants import constants_of
+from zeropp.runtime.inputs import constants_of
 from zeropp.runtime.mesh import data_rank, make_mesh
 from zeropp.runtime.pipeline import Pipeline
 

@@ -18,7 +18,7 @@ from zeropp.measure.blocks import MeasuredBlock, Meter
 from zeropp.measure.clock import clock_of
 from zeropp.measure.links import measure_link
 from zeropp.planner.profile import Block, Device, Precision, Profile, Setting
-from zeropp.runtime.microbatches import Microbatch
+from zeropp.runtime.inputs import Microbatch
 
 _OPTIMIZER_STEPS = 4
 

@@ -15,9 +15,10 @@ from torch.distributed.fsdp import FSDPModule
 
 from zeropp.ir import Action, Placement
 from zeropp.ir.precedence import Channel, channel_of
-from zeropp.runtime.boundary import Specs, Tensors
+from zeropp.runtime.boundary import Specs
 from zeropp.runtime.channel import Arrival
 from zeropp.runtime.lane import Lane, ThreadLane, Wait
+from zeropp.runtime.stage import Tensors
 from zeropp.runtime.transport import Direct, Messages
 
 

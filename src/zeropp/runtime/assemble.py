@@ -10,10 +10,10 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+import zeropp.runtime.compat as compat
 from zeropp.ir.placement import Placement
 from zeropp.ir.program import Program, Recompute
 from zeropp.ir.text import format_program
-from zeropp.runtime import compat
 from zeropp.runtime.boundary import Boundaries
 from zeropp.runtime.executor import Machine
 from zeropp.runtime.mesh import PP, data_mesh, data_size, pipelines

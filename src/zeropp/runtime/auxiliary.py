@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zeropp.runtime.compiled import uncompiled
-from zeropp.runtime.recorder import Recorder, Tape
+from zeropp.runtime.split import Recorder, uncompiled
 
 
 class AuxiliaryLoss(nn.Module):
@@ -22,6 +21,7 @@ class AuxiliaryLoss(nn.Module):
 
     Attributes:
         loss: outside of a pipeline, the latest loss, with its graph, to be added by hand.
+        recorder: of the pipeline's stage that the loss is in; None outside of one.
     """
 
     def __init__(self) -> None:
@@ -42,28 +42,20 @@ class AuxiliaryLoss(nn.Module):
         """
         if loss.dim() != 0:
             raise ValueError(f"an auxiliary loss must be a scalar, got shape {list(loss.shape)}")
+        seed = None
         if self.recorder is None:
             self.loss = loss
-            return _Carry.apply(x, loss, None)
-        self.recorder.note(loss)
-        return _Carry.apply(x, loss, self.recorder.tape)
+        else:
+            seed = self.recorder.note(loss)
+        return _Carry.apply(x, loss, seed)
 
 
 class _Carry(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, loss: Tensor, tape: Tape | None) -> Tensor:
-        ctx.tape, ctx.dtype = tape, loss.dtype
+    def forward(ctx: Any, x: Tensor, loss: Tensor, seed: Tensor | None) -> Tensor:
+        ctx.seed = seed
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
-        if ctx.tape is None:
-            return grad, None, None
-        return grad, ctx.tape.seed.to(ctx.dtype), None
-
-
-def record_auxiliary_losses(module: nn.Module, recorder: Recorder) -> None:
-    """Make every `AuxiliaryLoss` inside `module` report to `recorder`."""
-    for layer in module.modules():
-        if isinstance(layer, AuxiliaryLoss):
-            layer.recorder = recorder
+        return grad, ctx.seed, None

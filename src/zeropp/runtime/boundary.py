@@ -5,30 +5,16 @@ is ever sent, and both ends of a channel allocate the same buffers.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.runtime.constants import Constants, constants_of
+from zeropp.runtime.inputs import Constants
 from zeropp.runtime.shard import compute_dtype
-
-Tensors = tuple[Tensor, ...]
-
-
-class Block(NamedTuple):
-    """A block as it is called, and the constants that it asks for."""
-
-    call: Callable[..., Any]
-    constants: frozenset[str]
-
-    @classmethod
-    def of(cls, module: nn.Module, call: Callable[..., Any] | None = None) -> "Block":
-        """`module`, called through `call` where that is given."""
-        called = module if call is None else call
-        return cls(called, frozenset(constants_of(module)))
+from zeropp.runtime.stage import Block, Tensors, run_blocks
 
 
 class TensorSpec(NamedTuple):
@@ -102,25 +88,6 @@ class Boundaries:
                 ) from error
             specs = tuple(TensorSpec.of(tensor) for tensor in outputs)
         return walked
-
-
-def run_blocks(
-    blocks: Sequence[Block],
-    inputs: Tensors,
-    constants: Constants,
-    precision: MixedPrecisionPolicy,
-) -> Tensors:
-    """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments.
-
-    Floating-point inputs are cast to the dtype in which blocks compute; constants are already.
-    """
-    if precision.param_dtype is not None:
-        inputs = tuple(tensor.to(compute_dtype(precision, tensor.dtype)) for tensor in inputs)
-    for block in blocks:
-        asked = {name: constants[name] for name in block.constants & constants.keys()}
-        outputs: Any = block.call(*inputs, **asked)
-        inputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return inputs
 
 
 def skeleton(block: nn.Module, precision: MixedPrecisionPolicy) -> nn.Module:

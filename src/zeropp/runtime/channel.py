@@ -14,7 +14,8 @@ from torch import Tensor
 from zeropp.ir import Action, Placement
 from zeropp.ir.action import RECEIVES, Kind
 from zeropp.ir.precedence import Channel, channel_of, outgoing
-from zeropp.runtime.boundary import Specs, Tensors, TensorSpec
+from zeropp.runtime.boundary import Specs, TensorSpec
+from zeropp.runtime.stage import Tensors
 
 _UNFINISHED = 2  # messages that a link may be sending before it waits for the oldest
 _TAG = 0  # messages of a channel are told apart by their order

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from zeropp.ir.action import Action, Kind
-from zeropp.runtime.boundary import Boundaries, Specs, Tensors
+from zeropp.runtime.boundary import Boundaries, Specs
 from zeropp.runtime.channel import Arrival
-from zeropp.runtime.constants import Constants
+from zeropp.runtime.inputs import Constants
 from zeropp.runtime.instructions import Instruction
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.observer import Observer, Phase
-from zeropp.runtime.stage import Head, Stage
+from zeropp.runtime.stage import Head, Stage, Tensors
 from zeropp.runtime.transport import Messages
 from zeropp.runtime.watchdog import Watchdog
 

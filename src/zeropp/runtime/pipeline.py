@@ -22,10 +22,16 @@ from zeropp.program import (
     without_collectives,
 )
 from zeropp.runtime.assemble import Model, assemble, require_same_program
-from zeropp.runtime.boundary import Tensors
-from zeropp.runtime.compiled import require_unwrapped
-from zeropp.runtime.constants import Constants, ConstantSender
 from zeropp.runtime.executor import Execution, Feed, Work
+from zeropp.runtime.inputs import (
+    Batch,
+    Constants,
+    ConstantSender,
+    Microbatch,
+    Nested,
+    microbatches_of,
+    on_device,
+)
 from zeropp.runtime.instructions import Instruction, instructions
 from zeropp.runtime.mesh import (
     PP,
@@ -36,10 +42,9 @@ from zeropp.runtime.mesh import (
     destroy_mesh,
     pipelines,
 )
-from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of, on_device
 from zeropp.runtime.observer import Observer, Observers
 from zeropp.runtime.shard import needs_sharding
-from zeropp.runtime.stage import Stage, StageModule
+from zeropp.runtime.stage import Stage, StageModule, Tensors
 from zeropp.runtime.ties import TiedCopies, find_ties, local_part
 from zeropp.runtime.transport import Direct, Transport
 
@@ -118,7 +123,7 @@ class Pipeline:
         owns_mesh: bool = False,
     ) -> None:
         check_mesh(mesh, program.placement.pp_size)
-        require_unwrapped(blocks)
+        _require_unwrapped(blocks)
         precision = precision or MixedPrecisionPolicy()
         self.mesh, self.device = mesh, device or default_device()
         self.rank = mesh[PP].get_local_rank()
@@ -363,6 +368,16 @@ class Pipeline:
         self._machine.watchdog.rest()
         auxiliary, loss, *others = (totals / tokens).unbind()
         return StepOutput(loss, tokens, auxiliary, dict(zip(metrics, others, strict=True)))
+
+
+def _require_unwrapped(blocks: Sequence[nn.Module]) -> None:
+    """Refuse what `torch.compile(block)` returns: it hides the block and renames its parameters."""
+    for index, block in enumerate(blocks):
+        if "_orig_mod" in dict(block.named_children()):
+            raise ValueError(
+                f"block {index} is the wrapper that torch.compile returns, which renames "
+                "parameters; compile the block in place instead: block.compile()"
+            )
 
 
 def _count_elements(targets: Nested) -> int:

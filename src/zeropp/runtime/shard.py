@@ -13,9 +13,9 @@ from torch.distributed.fsdp import (
     share_comm_ctx,
 )
 
-from zeropp.runtime import compat
-from zeropp.runtime.gradients import GradientBuffers
+import zeropp.runtime.compat as compat
 from zeropp.runtime.lane import Lane, Wait
+from zeropp.runtime.split_rules import GradientBuffers
 
 
 class Parameters(Protocol):

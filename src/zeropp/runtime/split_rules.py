@@ -1,88 +1,108 @@
-"""Which layers are split into B and W, and how: one rule for each kind of layer."""
+"""Which layers are split into B and W, and how: one rule for each kind of layer.
 
+                 F  y             B  gx      W  adds to gA     and to gc
+    LINEAR       x A^T + c        gy A       gy^T x            the sum of gy
+    CONV1D       x A + c          gy A^T     x^T gy            the sum of gy
+    EMBEDDING    rows x of A                 gy, to rows x
+
+W adds to sums that are kept apart from the parameters, so it can run after its stage was resharded.
+"""
+
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeropp.runtime.gradients import GradientBuffers
 
+class GradientBuffers:
+    """One running sum of gradients per parameter, since they were last reduced.
 
-class SplitRule(Protocol):
-    """The three parts of a layer with one weight and, perhaps, a bias added to its output."""
+    Args:
+        dtype: dtype of the sums, in which they are reduced; None: each parameter's own.
+    """
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The layer's output."""
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        self.dtype = dtype
+        self._sums: dict[nn.Parameter, Tensor] = {}
 
-    def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
-        """B's part."""
+    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
+        """Add a gradient of the parameter's shape, which others may hold too."""
+        held = self._sums.get(parameter)
+        if held is None:
+            self._sums[parameter] = gradient.to(self.dtype or parameter.dtype, copy=True)
+        else:
+            held.add_(gradient)
 
-    def add_weight_gradient(
-        self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
-    ) -> None:
-        """W's part."""
+    def add_product(self, parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
+        """Add `left @ right`, the weight gradient of a matrix product, in place where possible."""
+        held = self._sums.get(parameter)
+        if held is None:
+            self._sums[parameter] = (left @ right).to(self.dtype or parameter.dtype)
+        elif held.dtype == left.dtype:
+            held.addmm_(left, right)
+        else:
+            held.add_(left @ right)
 
+    def add_rows(self, parameter: nn.Parameter, rows: Tensor, values: Tensor) -> None:
+        """Add `values` [n, width] to the rows [n] of a table's gradient; rows may repeat."""
+        if parameter not in self._sums:
+            self._sums[parameter] = torch.zeros_like(parameter, dtype=self.dtype)
+        held = self._sums[parameter]
+        held.index_add_(0, rows, values.to(held.dtype))
 
-@dataclass(frozen=True)
-class LinearRule:
-    """y = x A^T + c, as `nn.Linear`."""
+    @property
+    def nbytes(self) -> int:
+        """What the sums hold."""
+        return sum(total.nbytes for total in self._sums.values())
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """[..., in] -> [..., out]."""
-        return F.linear(x, weight, bias)
-
-    def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
-        """gy A."""
-        return grad_output @ weight
-
-    def add_weight_gradient(
-        self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
-    ) -> None:
-        """Add gy^T x."""
-        gradients.add_product(weight, grad_output.flatten(0, -2).t(), x.flatten(0, -2))
-
-
-@dataclass(frozen=True)
-class TransposedRule:
-    """y = x A + c, as the `Conv1D` of GPT-2 in transformers."""
-
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """[..., in] -> [..., out]."""
-        return F.linear(x, weight.t(), bias)
-
-    def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
-        """gy A^T."""
-        return grad_output @ weight.t()
-
-    def add_weight_gradient(
-        self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
-    ) -> None:
-        """Add x^T gy."""
-        gradients.add_product(weight, x.flatten(0, -2).t(), grad_output.flatten(0, -2))
+    def take(self) -> dict[nn.Parameter, Tensor]:
+        """All sums; the buffers are empty afterwards."""
+        sums, self._sums = self._sums, {}
+        return sums
 
 
 @dataclass(frozen=True)
-class EmbeddingRule:
-    """Rows of a table, as `nn.Embedding`; its input never wants a gradient."""
+class SplitRule:
+    """The three parts of a layer with one weight and, perhaps, a bias added to its output.
 
-    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Indices [...] -> [..., width]."""
-        return F.embedding(x, weight)
+    Any object with these three will do. A bias's gradient, the sum of gy, is made without a rule.
 
-    def input_gradient(self, grad_output: Tensor, weight: Tensor) -> Tensor:
-        """Never asked for.
+    Attributes:
+        forward: `(x, weight, bias)` -> y.
+        input_gradient: `(gy, weight)` -> gx; only where x wants a gradient.
+        add_weight_gradient: `(gradients, weight, x, gy)`, adds the weight's gradient to its sum.
+    """
 
-        Raises:
-            ValueError: indices have no gradient.
-        """
-        raise ValueError("the indices of an embedding have no gradient")
+    forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
+    input_gradient: Callable[[Tensor, Tensor], Tensor]
+    add_weight_gradient: Callable[[GradientBuffers, nn.Parameter, Tensor, Tensor], None]
 
-    def add_weight_gradient(
-        self, gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, grad_output: Tensor
-    ) -> None:
-        """Add gy to the rows that were looked up."""
-        gradients.add_rows(weight, x.flatten(), grad_output.flatten(0, -2))
+
+def _rows(x: Tensor) -> Tensor:
+    return x.flatten(0, -2)
+
+
+def _no_gradient(gy: Tensor, weight: Tensor) -> Tensor:
+    raise ValueError("the indices of an embedding have no gradient")
+
+
+LINEAR = SplitRule(
+    F.linear,
+    lambda gy, weight: gy @ weight,
+    lambda gradients, weight, x, gy: gradients.add_product(weight, _rows(gy).t(), _rows(x)),
+)
+CONV1D = SplitRule(
+    lambda x, weight, bias: F.linear(x, weight.t(), bias),
+    lambda gy, weight: gy @ weight.t(),
+    lambda gradients, weight, x, gy: gradients.add_product(weight, _rows(x).t(), _rows(gy)),
+)
+EMBEDDING = SplitRule(
+    lambda x, weight, bias: F.embedding(x, weight),
+    _no_gradient,
+    lambda gradients, weight, x, gy: gradients.add_rows(weight, x.flatten(), _rows(gy)),
+)
 
 
 def rule_of(layer: nn.Module) -> SplitRule | None:
@@ -93,22 +113,21 @@ def rule_of(layer: nn.Module) -> SplitRule | None:
     split by giving it a `split_rule` attribute.
     """
     weight = getattr(layer, "weight", None)
-    if not isinstance(weight, nn.Parameter) or not weight.requires_grad:
-        return None
-    if "forward" in vars(layer):
+    trained = isinstance(weight, nn.Parameter) and weight.requires_grad
+    if not trained or "forward" in vars(layer):
         return None
     own: SplitRule | None = getattr(layer, "split_rule", None)
-    if own is not None:
-        return own
+    return _known_rule(layer) if own is None else own
+
+
+def _known_rule(layer: nn.Module) -> SplitRule | None:
     kind = type(layer)
     if kind is nn.Linear:
-        return LinearRule()
-    if kind is nn.Embedding:
-        plain = layer.max_norm is None and layer.padding_idx is None
-        special = layer.sparse or layer.scale_grad_by_freq
-        return EmbeddingRule() if plain and not special else None
+        return LINEAR
     if f"{kind.__module__}.{kind.__qualname__}" == "transformers.pytorch_utils.Conv1D":
-        return TransposedRule()
+        return CONV1D
+    if kind is nn.Embedding and layer.max_norm is None and layer.padding_idx is None:
+        return None if layer.sparse or layer.scale_grad_by_freq else EMBEDDING
     return None
 
 

@@ -1,23 +1,85 @@
-"""One stage: its blocks, and what each micro-batch in flight has left on it."""
+"""One stage: its blocks, and what each micro-batch in flight has left on it.
+
+    none        B finds all that autograd saves
+    selective   B finds the outputs of matrix products and attention, and runs the rest again
+    full        B finds the blocks' inputs, and runs the blocks again
+
+A block is run again once for each micro-batch, with the same random numbers (dropout); what W needs
+is kept from then on.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.utils.checkpoint import (
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
 
 from zeropp.ir.program import Recompute
-from zeropp.runtime.auxiliary import record_auxiliary_losses
-from zeropp.runtime.backward import split_layers
-from zeropp.runtime.boundary import Block, Tensors, run_blocks
-from zeropp.runtime.constants import Constants
-from zeropp.runtime.recompute import recomputing
-from zeropp.runtime.recorder import Recorder, Tape
-from zeropp.runtime.shard import Parameters
+from zeropp.runtime.auxiliary import AuxiliaryLoss
+from zeropp.runtime.inputs import Constants, constants_of
+from zeropp.runtime.shard import Parameters, compute_dtype
+from zeropp.runtime.split import Recorder, Tape, split_layers
 
+Tensors = tuple[Tensor, ...]
 Head = Callable[[Tensors], Tensors]
+
+_KEPT = [  # by selective recomputation
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.linear.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+]
+
+
+class Block(NamedTuple):
+    """A block as it is called, and the constants that it asks for."""
+
+    call: Callable[..., Any]
+    constants: frozenset[str]
+
+    @classmethod
+    def of(cls, module: nn.Module, recompute: Recompute = Recompute.NONE) -> "Block":
+        """`module`, called so that its backward runs again what `recompute` says."""
+        return cls(_recomputing(module, recompute), frozenset(constants_of(module)))
+
+
+def run_blocks(
+    blocks: Sequence[Block],
+    inputs: Tensors,
+    constants: Constants,
+    precision: MixedPrecisionPolicy,
+) -> Tensors:
+    """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments.
+
+    Floating-point inputs are cast to the dtype in which blocks compute; constants are already.
+    """
+    if precision.param_dtype is not None:
+        inputs = tuple(tensor.to(compute_dtype(precision, tensor.dtype)) for tensor in inputs)
+    for block in blocks:
+        asked = {name: constants[name] for name in block.constants & constants.keys()}
+        outputs: Any = block.call(*inputs, **asked)
+        inputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return inputs
+
+
+def _recomputing(block: nn.Module, how: Recompute) -> Callable[..., Any]:
+    if how is Recompute.NONE:
+        return block
+    selective = partial(create_selective_checkpoint_contexts, _KEPT)
+    contexts = selective if how is Recompute.SELECTIVE else noop_context_fn
+    return partial(checkpoint, block, use_reentrant=False, context_fn=contexts)
 
 
 class StageModule(nn.Module):
@@ -32,14 +94,6 @@ class StageModule(nn.Module):
     def blocks(self) -> Sequence[nn.Module]:
         """The blocks, in forward order."""
         return tuple(self.children())
-
-
-class _InFlight(NamedTuple):
-    """A micro-batch between F and B. The edges keep the graph, not the outputs' data."""
-
-    inputs: Tensors
-    edges: tuple[GradientEdge, ...]
-    tape: Tape
 
 
 class Stage:
@@ -65,18 +119,20 @@ class Stage:
         self.parameters = parameters
         self._precision = precision
         self._recorder = Recorder()
-        self._in_flight: dict[int, _InFlight] = {}
-        self._tapes: dict[int, Tape] = {}
-        self._blocks = [Block.of(block, recomputing(block, recompute)) for block in module.blocks]
+        self._graphs: dict[int, tuple[Tensors, list[GradientEdge]]] = {}  # from F until B
+        self._tapes: dict[int, Tape] = {}  # from F until W
+        self._blocks = [Block.of(block, recompute) for block in module.blocks]
         self._plain_blocks = [Block.of(block) for block in module.blocks]
         split_layers(module, self._recorder)
-        record_auxiliary_losses(module, self._recorder)
+        for layer in module.modules():
+            if isinstance(layer, AuxiliaryLoss):
+                layer.recorder = self._recorder
 
     def infer(self, inputs: Tensors, constants: Constants, head: Head | None = None) -> Tensors:
         """Forward without a backward to come: the outputs, or what `head` makes of them."""
-        with torch.no_grad(), self._recorder.forward(None):
-            outputs = run_blocks(self._plain_blocks, inputs, constants, self._precision)
         with torch.no_grad():
+            with self._recorder.writing(None):
+                outputs = run_blocks(self._plain_blocks, inputs, constants, self._precision)
             return outputs if head is None else head(outputs)
 
     def forward(
@@ -96,18 +152,20 @@ class Stage:
             seed: scalar, the gradient of the loss.
             head: on the last stage, the loss; what it returns first is trained.
         """
-        tape = Tape(self.parameters.gradients, seed)
-        with self._recorder.forward(tape):
+        tape = self._tapes[microbatch] = Tape(self.parameters.gradients, seed)
+        with self._recorder.writing(tape):
             roots = run_blocks(self._blocks, inputs, constants, self._precision)
         if head is not None:
             roots = head(roots)
-        edges = tuple(get_gradient_edge(root) for root in roots if root.requires_grad)
-        self._in_flight[microbatch] = _InFlight(inputs, edges, tape)
+        # edges keep the graph, not the roots' data
+        edges = [get_gradient_edge(root) for root in roots if root.requires_grad]
+        self._graphs[microbatch] = inputs, edges
         return tuple(root.detach() for root in roots)
 
     def auxiliary_losses(self) -> list[Tensor]:
         """Those of the forwards since the last time, scalars in fp32."""
-        return self._recorder.take_losses()
+        losses, self._recorder.losses = self._recorder.losses, []
+        return losses
 
     def backward(self, microbatch: int, grad_outputs: Tensors, *, fused: bool) -> Tensors:
         """B, or BW if `fused`: the gradients of the inputs that want one.
@@ -117,21 +175,19 @@ class Stage:
             grad_outputs: for each differentiable root, its gradient.
             fused: add the weight gradients too, leaving nothing for W.
         """
-        inputs, edges, tape = self._in_flight.pop(microbatch)
+        inputs, edges = self._graphs.pop(microbatch)
+        tape = self._tapes.pop(microbatch) if fused else self._tapes[microbatch]
         tape.fused = fused
         leaves = [x for x in inputs if x.requires_grad]
         trained = self.parameters.trained()
-        found: Sequence[Tensor | None] = [None] * (len(leaves) + len(trained))
-        if edges and found:
-            with self._recorder.backward(tape):
-                found = torch.autograd.grad(
-                    edges, [*leaves, *trained], grad_outputs, allow_unused=True
-                )
+        wanted = [*leaves, *trained]
+        found: Sequence[Tensor | None] = [None] * len(wanted)
+        if edges and wanted:
+            with self._recorder.writing(tape, again=True):
+                found = torch.autograd.grad(edges, wanted, grad_outputs, allow_unused=True)
         for parameter, gradient in zip(trained, found[len(leaves) :], strict=True):
             if gradient is not None:  # the split layers' comes later, in W
                 self.parameters.gradients.add(parameter, gradient)
-        if not fused:
-            self._tapes[microbatch] = tape
         pairs = zip(leaves, found, strict=False)
         return tuple(torch.zeros_like(x) if g is None else g for x, g in pairs)
 

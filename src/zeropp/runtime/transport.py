@@ -6,9 +6,10 @@ from typing import Protocol
 import torch
 
 from zeropp.ir import Action, Placement
-from zeropp.runtime.boundary import Specs, Tensors
+from zeropp.runtime.boundary import Specs
 from zeropp.runtime.channel import Arrival, Channels
 from zeropp.runtime.lane import Lane, StreamLane, ThreadLane
+from zeropp.runtime.stage import Tensors
 
 
 class Messages(Protocol):

@@ -7,7 +7,7 @@ from zeropp.ir.model import GPTConfig
 from zeropp.measure.profiling import Subject
 from zeropp.models import init_block
 from zeropp.planner.profile import Setting
-from zeropp.runtime.microbatches import Microbatch
+from zeropp.runtime.inputs import Microbatch
 from zeropp.train.config import OptimConfig
 from zeropp.train.model import meta_blocks, precision_of, token_loss
 from zeropp.train.optim import make_optimizer
