@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import tyro
 
-from zeropp.costs import Costs, Traffic
+from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Budget, generate
 from zeropp.ir import Placement, Program, Schedule, Shape, parse
 from zeropp.program.lowering import lower
@@ -61,8 +61,8 @@ class Made:
         """The file's content if `name` is one, else the named schedule."""
         return read(Path(self.name)) if Path(self.name).is_file() else self.schedule()
 
-    def costs_of(self, placement: Placement) -> Costs:
-        """These costs over the P x V equal stages of `placement`."""
+    def costs_of(self, placement: Placement, **more: Any) -> Costs:
+        """These costs, and `more`, over the P x V equal stages of `placement`."""
         try:
             forward, backward, weight = map(float, self.costs.split(","))
         except ValueError:
@@ -70,7 +70,7 @@ class Made:
                 f"costs must be three numbers F,B,W such as 1,1,0.7; got {self.costs!r}"
             ) from None
         sizes = placement.pp_size, placement.num_chunks
-        return Costs.uniform(*sizes, forward, backward, weight, latency=self.p2p)
+        return Costs.uniform(*sizes, forward, backward, weight, latency=self.p2p, **more)
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,8 @@ class Simulated(Made):
                 prefetch=self.prefetch,
                 recv_ahead=self.recv_ahead,
             )
-        costs = self.costs_of(subject.placement)
-        traffic = Traffic(self.gather, self.reduce, self.transfer, host=self.host)
-        return simulate(subject, costs, traffic)
+        more = {name: getattr(self, name) for name in ("gather", "reduce", "transfer", "host")}
+        return simulate(subject, self.costs_of(subject.placement, **more))
 
     def named(self, name: str) -> Self:
         """The same for another schedule, without the knobs and chunks that it does not have.
