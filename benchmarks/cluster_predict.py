@@ -5,9 +5,11 @@ slow each other, and nothing but compute and links takes time. gloo's reduce-sca
 what a gather does.
 """
 
+from dataclasses import replace
+
 from cluster_block import MESSAGE_BYTES, PARAMETER_BYTES
 from cluster_cases import TIMES, Case, D, Mapping, V
-from zeropp.costs import Costs, Traffic
+from zeropp.costs import Costs
 from zeropp.plan import Plan
 from zeropp.simulate import simulate
 
@@ -40,15 +42,15 @@ def predicted_s(
         return None
     plan = plan_of(case, pp_size, batch)
     program = plan.lower(plan.compute, sharded=True)
-    made = simulate(program, _costs(case, pp_size), _traffic(case, mapping, mbit))
+    made = simulate(program, replace(_costs(case, pp_size), **_traffic(case, mapping, mbit)))
     return round(made.makespan, 4)
 
 
-def _traffic(case: Case, mapping: Mapping, mbit: float | None) -> Traffic:
+def _traffic(case: Case, mapping: Mapping, mbit: float | None) -> dict[str, float]:
     if mbit is None:
-        return Traffic()
+        return {}
     byte_s = 8 / (mbit * 1e6)
     if mapping is Mapping.INSIDE:  # both ranks of a host send at once
-        return Traffic(transfer=D * MESSAGE_BYTES * byte_s)
+        return {"transfer": D * MESSAGE_BYTES * byte_s}
     gather = PARAMETER_BYTES * V / case.num_chunks * byte_s  # D ranks of a host, 1/D each
-    return Traffic(gather=gather, reduce=2 * gather, transfer=MESSAGE_BYTES * byte_s)
+    return {"gather": gather, "reduce": 2 * gather, "transfer": MESSAGE_BYTES * byte_s}

@@ -9,7 +9,6 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from zeropp.costs import Bytes, Costs
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.program import Program, Recompute
@@ -71,34 +70,23 @@ def by_layer(problem: Problem, priced: Priced) -> Priced:
     both = [b + w for b, w in zip(costs.backward, costs.weight, strict=True)]
     passes = [max(time, gather) for time, gather in zip(both, gathers, strict=True)]
     left = [max(0.0, g + r - p) for g, r, p in zip(gathers, reduces, passes, strict=True)]
-    return replace(
-        priced,
-        costs=Costs(
-            tuple(map(max, costs.forward, gathers)),
-            tuple(time - w for time, w in zip(passes, costs.weight, strict=True)),
-            costs.weight,
-            costs.latency,
-        ),
-        traffic=replace(priced.traffic, gather=0.0, reduce=tuple(left)),
-        sizes=_by_layer_sizes(problem, priced),
-    )
-
-
-def _by_layer_sizes(problem: Problem, priced: Priced) -> Bytes:
-    precision = problem.profile.precision
-    heaviest = [max(layers) for layers in _layers(problem, priced)]
-    workspaces = [block.workspace for block in priced.stages.blocks]
-    return replace(
-        priced.sizes,
+    heaviest = [max(stage) for stage in layers]
+    changed = replace(
+        costs,
+        forward=tuple(map(max, costs.forward, gathers)),
+        backward=tuple(time - w for time, w in zip(passes, costs.weight, strict=True)),
+        gather=0.0,
+        reduce=tuple(left),
         gathered=tuple(2 * precision.compute * count for count in heaviest),
         gradients=tuple(precision.reduce * count for count in heaviest),
         gather_staging=0.0,  # beside the pass, hence in its workspace
         reduce_staging=tuple(precision.reduce * count for count in heaviest),
         workspace=tuple(
             workspace + precision.compute * count
-            for workspace, count in zip(workspaces, heaviest, strict=True)
+            for workspace, count in zip(costs.workspace, heaviest, strict=True)
         ),
     )
+    return replace(priced, costs=changed)
 
 
 def _layers(problem: Problem, priced: Priced) -> list[list[int]]:
@@ -109,7 +97,7 @@ def _layers(problem: Problem, priced: Priced) -> list[list[int]]:
 
 def without_buffers(problem: Problem, priced: Priced) -> Priced:
     """Nothing is sharded, so that nothing is gathered into or reduced from a flat buffer."""
-    return replace(priced, sizes=replace(priced.sizes, gather_staging=0.0, reduce_staging=0.0))
+    return replace(priced, costs=replace(priced.costs, gather_staging=0.0, reduce_staging=0.0))
 
 
 PEERS = (
@@ -209,7 +197,7 @@ def _simulated(priced: Priced, side: Side) -> tuple[float, float]:
     else:
         sizes = placement.pp_size, placement.num_chunks, batch
         program = _same_for_all_costs(order, *sizes)
-    made = simulate(program, priced.costs, priced.traffic, priced.sizes)
+    made = simulate(program, priced.costs)
     return made.makespan, max(memory.peak for memory in made.memory)
 
 

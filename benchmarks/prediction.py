@@ -6,6 +6,7 @@ Run: python benchmarks/prediction.py [--json]; two to eight ranks, about six min
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +20,7 @@ from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
-from zeropp.costs import Costs, Traffic
+from zeropp.costs import Costs
 from zeropp.ir import Action
 from zeropp.ir.model import GPTConfig
 from zeropp.measure.alive import Alive
@@ -53,13 +54,14 @@ class Case:
     factors: tuple[float, ...] = ()
     weight: float = 1.0
     latency: float = 0.0
-    traffic: Traffic | None = field(default=None)
+    traffic: Mapping[str, float] = field(default_factory=dict)
 
     def costs(self) -> Costs:
         """Seconds of every stage."""
         stages = self.plan.placement.num_stages
         times = tuple(T * f for f in (self.factors or (1.0,) * stages))
-        return Costs(times, times, tuple(self.weight * t for t in times), self.latency)
+        weight = tuple(self.weight * t for t in times)
+        return Costs(times, times, weight, self.latency, **self.traffic)
 
 
 def slow_last(stages: int, factor: float) -> tuple[float, ...]:
@@ -77,16 +79,16 @@ CASES = (
     Case("slow last stage", Plan(4, 2, 8, unit_size=4), slow_last(8, 1.5)),
     Case("short W", Plan(4, 2, 8, unit_size=4), weight=0.6),
     Case("hops of 6 ms", Plan(4, 2, 8, unit_size=4), latency=0.006),
-    Case("transfers of 8 ms", Plan(4, 2, 8, "zb-v"), traffic=Traffic(transfer=0.008)),
+    Case("transfers of 8 ms", Plan(4, 2, 8, "zb-v"), traffic={"transfer": 0.008}),
     Case(
         "gathers of 15 ms, reductions of 20 ms",
         Plan(2, 2, 6, unit_size=3, seam="drain", dp_shard=2, max_resident=1),
-        traffic=Traffic(gather=0.015, reduce=0.020),
+        traffic={"gather": 0.015, "reduce": 0.020},
     ),
     Case(
         "gathers of 50 ms, not hidden",
         Plan(2, 4, 4, unit_size=2, dp_shard=2, max_resident=1),
-        traffic=Traffic(gather=0.050, reduce=0.030),
+        traffic={"gather": 0.050, "reduce": 0.030},
     ),
     Case("1F1B", Plan(8, 1, 16, "1f1b")),
     Case("ZeroPP, V=2", Plan(8, 2, 16, unit_size=8)),
@@ -98,7 +100,7 @@ def emulate(cases: list[Case]) -> list[tuple[float, float]]:
     """Predicted and measured seconds of each, on a rank."""
     found = []
     for case in cases:
-        result = rehearse(case.plan, case.costs(), case.traffic)
+        result = rehearse(case.plan, case.costs())
         found.append((result.predicted_s, result.measured_s))
     return found
 
@@ -192,8 +194,7 @@ def _simulated(made: Profile, pipe: Pipeline) -> Report:
     problem = Problem(made, 2, 2, SEQUENCES * B, split=pipe.plan.split)
     layout = Layout(pipe.plan.placement, 1, 1, Setting(SEQUENCES))
     priced = price(problem, layout, cut(problem, layout))
-    traffic = replace(priced.traffic, optimizer=0.0)
-    return simulate(pipe.program, priced.costs, traffic, priced.sizes)
+    return simulate(pipe.program, replace(priced.costs, optimizer=0.0))
 
 
 def _bytes_by_rank(pipe: Pipeline) -> tuple[tuple[float, float], ...]:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from statistics import median
@@ -28,7 +29,7 @@ from claim import Figure, parser, report
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.ranks import run_ranks
-from zeropp.costs import Bytes, Costs, Traffic
+from zeropp.costs import Costs
 from zeropp.measure.rehearsal import EmulatedCompute
 from zeropp.plan import Plan
 from zeropp.runtime.pipeline import Pipeline
@@ -132,7 +133,10 @@ def measured(plans: list[Plan]) -> tuple[tuple[Collective, Collective], list[flo
 
 def simulated(plan: Plan, gathering: Collective, reducing: Collective) -> list[float]:
     """The same of every pipeline rank, by simulation, in MiB."""
-    sizes = Bytes(
+    known = replace(
+        costs(),
+        gather=gathering.seconds,
+        reduce=reducing.seconds,
         gathered=STAGE_MIB,
         gradients=STAGE_MIB,
         gather_staging=STAGE_MIB + gathering.mib,  # FSDP2's flat output, and gloo's
@@ -141,8 +145,7 @@ def simulated(plan: Plan, gathering: Collective, reducing: Collective) -> list[f
         until_weight=0.0,
     )
     program = plan.lower(plan.compute, sharded=True)
-    traffic = Traffic(gather=gathering.seconds, reduce=reducing.seconds)
-    made = simulate(program, costs(), traffic, sizes)
+    made = simulate(program, known)
     kept = (Category.PARAMETERS, Category.OPTIMIZER)
     return [memory.peak - sum(memory.at_peak[c] for c in kept) for memory in made.memory]
 

@@ -13,7 +13,7 @@ from itertools import product
 from typing import NamedTuple
 
 from claim import Figure, parser, report
-from zeropp.costs import Costs, Traffic, floor
+from zeropp.costs import Costs, floor
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Schedule, evaluate, peak_slots_per_rank
 from zeropp.program.lowering import lower
@@ -189,11 +189,11 @@ def speed_figures() -> Iterator[Figure]:
 
 def _seconds(P: int, V: int, B: int) -> float:
     start = time.perf_counter()
-    costs = Costs.uniform(P, V)
+    costs = Costs.uniform(P, V, gather=0.1)
     program = lower(generate("zeropp", P, V, B, costs=costs), "unit")
     if verify(program):
         raise AssertionError("the program is not sound")
-    simulate(program, costs, Traffic(gather=0.1))
+    simulate(program, costs)
     return time.perf_counter() - start
 
 

@@ -1,6 +1,7 @@
 """Costs per stage, and the floor under every makespan."""
 
 import math
+from dataclasses import fields
 
 import pytest
 
@@ -23,16 +24,29 @@ def test_scaled_makes_one_stage_slower() -> None:
     assert (costs.forward, costs.backward, costs.weight) == ((1, 1.5), (2, 3), (3, 4.5))
 
 
+def test_a_number_is_that_of_every_stage() -> None:
+    costs = Costs.uniform(2, 2, gather=0.5)
+    assert costs.gather == (0.5,) * 4
+    assert costs.until_weight == (1.0,) * 4
+    assert costs == Costs.uniform(2, 2, gather=(0.5,) * 4)
+
+
 @pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["forward", "backward", "weight", "latency"])
-def test_bad_times_are_refused_by_name(name: str, bad: float) -> None:
+@pytest.mark.parametrize("name", [field.name for field in fields(Costs)])
+def test_bad_numbers_are_refused_by_name(name: str, bad: float) -> None:
     with pytest.raises(ValueError, match=f"costs: {name} must be"):
         Costs.uniform(2, 1, **{name: bad})
 
 
-def test_every_kind_lists_every_stage() -> None:
+def test_every_field_lists_every_stage() -> None:
     with pytest.raises(ValueError, match="costs: weight must list 2 stages"):
         Costs((1.0, 1.0), (1.0, 1.0), (1.0,))
+    with pytest.raises(ValueError, match="costs: reduce must list 2 stages"):
+        Costs.uniform(2, 1, reduce=(1, 2, 3))
+    with pytest.raises(ValueError, match="costs: message must list 2 stages"):
+        Costs.uniform(2, 1, message=(1.0,))
+    with pytest.raises(ValueError, match="costs: forward must list some stages"):
+        Costs((), (), ())
     with pytest.raises(ValueError, match="costs: forward must be above 0"):
         Costs.uniform(2, 1, 0.0)
 

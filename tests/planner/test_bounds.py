@@ -79,17 +79,17 @@ def test_shard_groups_fill_nodes_first(
 
 def test_one_data_rank_in_the_parameters_precision_keeps_no_copies() -> None:
     problem, layout = cluster(2, 8), Layout(Placement(Shape.LOOP, 2, 1), 1, 1, Setting(1))
-    mixed = price(problem, layout, cut(problem, layout)).sizes
+    mixed = price(problem, layout, cut(problem, layout)).costs
     profile = replace(problem.profile, precision=Precision(compute=4.0))
     whole = replace(problem, profile=profile)
-    plain = price(whole, layout, cut(whole, layout)).sizes
+    plain = price(whole, layout, cut(whole, layout)).costs
     assert (mixed.gathered, mixed.gather_staging, mixed.reduce_staging) == (
         (8, 8),
         (8, 8),
         (16, 16),
     )
     assert (plain.gathered, plain.gather_staging, plain.reduce_staging) == ((0, 0),) * 3
-    assert (mixed.optimizer, plain.optimizer) == ((48, 48), (32, 32))
+    assert (mixed.optimizer_state, plain.optimizer_state) == ((48, 48), (32, 32))
     assert mixed.gradients == plain.gradients == (16, 16)
 
 

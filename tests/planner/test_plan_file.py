@@ -1,5 +1,6 @@
 """Plan files."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ PLAN = Plan(
         PLAN,
         Plan(2, 2, 4, "zb-v", slots=5, refine=True, costs=Costs.uniform(2, 2, latency=0.2)),
         Plan(2, 1, 4, "zeropp", costs=Costs((1.0, 2.0), (1.0, 1.5), (0.5, 1.0), 0.1)),
+        Plan(2, 1, 4, costs=Costs.uniform(2, 1, gather=(1.0, 2.0), message=3.0)),
     ],
 )
 def test_a_plan_is_read_as_it_was_written(plan: Plan, tmp_path: Path) -> None:
@@ -29,6 +31,15 @@ def test_a_plan_is_read_as_it_was_written(plan: Plan, tmp_path: Path) -> None:
     read = read_plan(tmp_path / "plan.toml")
     assert read == saved
     assert program_of(read.plan) == program_of(plan)
+
+
+def test_costs_that_are_as_by_default_are_left_out(tmp_path: Path) -> None:
+    costs = Costs.uniform(2, 1, latency=0.5, message=3.0, gather=0.0, until_weight=1.0)
+    write_plan(SavedPlan(Plan(2, 1, 4, costs=costs), 1), tmp_path / "plan.toml")
+    table = tomllib.loads((tmp_path / "plan.toml").read_text("utf-8"))
+    ones = [1.0, 1.0]
+    passes = dict.fromkeys(("forward", "backward", "weight"), ones)
+    assert table["costs"] == passes | {"latency": 0.5, "message": [3.0, 3.0]}
 
 
 @pytest.mark.parametrize(

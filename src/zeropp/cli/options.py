@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import tyro
 
-from zeropp.costs import Costs, Traffic
+from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Budget, generate
 from zeropp.ir import Order, Placement, Program, Schedule, Shape, parse
 from zeropp.program.lowering import lower
@@ -50,8 +50,8 @@ class Made(Order):
         known = self.schedule in GENERATORS or not Path(self.schedule).is_file()
         return self.made() if known else read(Path(self.schedule))
 
-    def costs_of(self, placement: Placement) -> Costs:
-        """These costs over the P x V equal stages of `placement`."""
+    def costs_of(self, placement: Placement, **more: Any) -> Costs:
+        """These costs, and `more`, over the P x V equal stages of `placement`."""
         try:
             forward, backward, weight = map(float, self.costs.split(","))
         except ValueError:
@@ -59,7 +59,7 @@ class Made(Order):
                 f"costs must be three numbers F,B,W such as 1,1,0.7; got {self.costs!r}"
             ) from None
         sizes = placement.pp_size, placement.num_chunks
-        return Costs.uniform(*sizes, forward, backward, weight, latency=self.p2p)
+        return Costs.uniform(*sizes, forward, backward, weight, latency=self.p2p, **more)
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,8 @@ class Simulated(Made):
                 prefetch=self.prefetch,
                 recv_ahead=self.recv_ahead,
             )
-        costs = self.costs_of(subject.placement)
-        traffic = Traffic(self.gather, self.reduce, self.transfer, host=self.host)
-        return simulate(subject, costs, traffic)
+        more = {name: getattr(self, name) for name in ("gather", "reduce", "transfer", "host")}
+        return simulate(subject, self.costs_of(subject.placement, **more))
 
     def named(self, name: str) -> Self:
         """The same for another schedule, without the knobs and chunks that it does not have.

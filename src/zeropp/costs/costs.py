@@ -1,42 +1,93 @@
-"""Costs: how long F, B and W of one micro-batch take on every stage, and a hop between ranks."""
+"""Costs: how long what a step does takes on every stage, and how many bytes it needs there."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from zeropp.ir.action import Action, Kind
 
 
+def _each(number: float) -> Any:
+    """A field with one value per stage, which is `number` where none is given."""
+    return field(default=number)
+
+
 @dataclass(frozen=True)
 class Costs:
-    """Durations per stage, all in one unit of time.
+    """Times in one unit and sizes in another, of one micro-batch where they depend on its size.
+
+    A tuple has one value for each stage. A plain number in its place is that of every stage, and
+    is made such a tuple. Left out, messages, collectives and the optimizer take no time, and memory
+    is counted in slots: one from F until B, one from then until W.
 
     Attributes:
-        forward: for each stage, the time of F of one micro-batch.
-        backward: the same for B, the input gradient.
-        weight: the same for W, the weight gradient.
+        forward: time of F.
+        backward: time of B, the input gradient.
+        weight: time of W, the weight gradient.
         latency: time from an action's end until another rank sees its result (P2P).
+        host: how long a rank computes nothing because it sends a message, or posts the receive of
+            one (the overhead o of LogP, Culler et al. 1993).
+        optimizer: time of the optimizer's step, after the last gradient is reduced.
+        gather: time of an all-gather of the parameters.
+        reduce: time of a reduce-scatter of the gradients.
+        transfer: how long the output, or its gradient, keeps a channel busy (bytes / bandwidth);
+            the latency comes on top and does not.
+        parameters: the shard of the parameters that a rank keeps.
+        gathered: the full parameters while they are gathered.
+        gradients: the unreduced gradients, from their first W until they are reduced.
+        optimizer_state: with the reduced gradients, the shard that a rank keeps.
+        until_backward: activations from F until B.
+        until_weight: what of them, with the output gradients, is held from B until W.
+        message: the output, which travels to the next stage, and whose gradient travels back.
+        gather_staging: the flat buffer that an all-gather fills, from its start until the first
+            action that needs the parameters copies them out.
+        reduce_staging: the flat buffer that a reduce-scatter reads, in the dtype of the reduction,
+            while it runs.
+        workspace: what is needed beyond that while an action runs; a rank reserves the largest of
+            its stages.
 
     Raises:
-        ValueError: a duration is negative or not finite, an F is not above 0, or the three kinds
-            list different numbers of stages.
+        ValueError: a number is negative or not finite, an F is not above 0, or a field lists
+            another number of stages than `forward`.
     """
 
     forward: tuple[float, ...]
     backward: tuple[float, ...]
     weight: tuple[float, ...]
     latency: float = 0.0
+    host: float = 0.0
+    optimizer: float = 0.0
+    gather: tuple[float, ...] = _each(0.0)
+    reduce: tuple[float, ...] = _each(0.0)
+    transfer: tuple[float, ...] = _each(0.0)
+    parameters: tuple[float, ...] = _each(0.0)
+    gathered: tuple[float, ...] = _each(0.0)
+    gradients: tuple[float, ...] = _each(0.0)
+    optimizer_state: tuple[float, ...] = _each(0.0)
+    until_backward: tuple[float, ...] = _each(1.0)
+    until_weight: tuple[float, ...] = _each(1.0)
+    message: tuple[float, ...] = _each(0.0)
+    gather_staging: tuple[float, ...] = _each(0.0)
+    reduce_staging: tuple[float, ...] = _each(0.0)
+    workspace: tuple[float, ...] = _each(0.0)
 
     def __post_init__(self) -> None:
-        for name in ("forward", "backward", "weight"):
-            times = getattr(self, name)
-            if len(times) != len(self.forward) or not times:
+        for own in fields(self):
+            given = getattr(self, own.name)
+            values = given if isinstance(given, tuple) else (given,)
+            if bad := [value for value in values if not 0 <= value < math.inf]:
                 raise ValueError(
-                    f"costs: {name} must list {len(self.forward) or 'some'} stages, as forward "
-                    f"does; got {len(times)}"
+                    f"costs: {own.name} must be a finite number, 0 or more; got {bad[0]}"
                 )
-            for time in times:
-                _refuse_bad_time(name, time)
-        _refuse_bad_time("latency", self.latency)
+            if own.type is float:
+                continue
+            if values is not given:
+                object.__setattr__(self, own.name, values * self.num_stages)
+            elif len(values) != self.num_stages or not values:
+                raise ValueError(
+                    f"costs: {own.name} must list {self.num_stages or 'some'} stages, as forward "
+                    f"does; got {len(values)}"
+                )
         if min(self.forward) <= 0:
             raise ValueError(f"costs: forward must be above 0, got {min(self.forward)}")
 
@@ -50,17 +101,19 @@ class Costs:
         weight: float = 1.0,
         *,
         latency: float = 0.0,
+        **more: Any,
     ) -> "Costs":
         """Equal stages, from the times of one micro-batch through a whole rank.
 
-        Each of the rank's `num_chunks` stages takes 1/V of `forward`, `backward` and `weight`.
+        Each of the rank's `num_chunks` stages takes 1/V of `forward`, `backward` and `weight`;
+        `more` are other fields, as they are for a stage.
         """
         stages = pp_size * num_chunks
         per_stage = [(time / num_chunks,) * stages for time in (forward, backward, weight)]
-        return cls(per_stage[0], per_stage[1], per_stage[2], latency)
+        return cls(per_stage[0], per_stage[1], per_stage[2], latency, **more)
 
     def scaled(self, stage: int, factor: float) -> "Costs":
-        """The same with every duration of `stage` times `factor`: an embedding, a head."""
+        """The same with F, B and W of `stage` times `factor`: an embedding, a head."""
 
         def scale(times: tuple[float, ...]) -> tuple[float, ...]:
             return (*times[:stage], times[stage] * factor, *times[stage + 1 :])
@@ -87,8 +140,3 @@ class Costs:
         if kind is Kind.W:
             return self.weight[stage]
         return self.backward[stage] + self.weight[stage]
-
-
-def _refuse_bad_time(name: str, time: float) -> None:
-    if not math.isfinite(time) or time < 0:
-        raise ValueError(f"costs: {name} must be a finite number, 0 or more; got {time}")

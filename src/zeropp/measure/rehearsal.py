@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from zeropp.build import program_of
-from zeropp.costs import Costs, Traffic, at_stage
+from zeropp.costs import Costs
 from zeropp.ir import Action, Program
 from zeropp.measure.links import measure_hop
 from zeropp.measure.slow_links import SlowLinks
@@ -87,21 +87,14 @@ class Rehearsal:
     latency_s: float
 
 
-def rehearse(
-    plan: Plan,
-    costs: Costs,
-    traffic: Traffic | None = None,
-    steps: int = 3,
-    program: Program | None = None,
-) -> Rehearsal:
+def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None = None) -> Rehearsal:
     """Run `steps` steps of the plan; collective, on all its ranks, on CPUs.
 
     Args:
         plan: what to rehearse; its ranks are the world's.
-        costs: seconds of F, B and W for each stage, and the latency of a hop, which comes on top
-            of this machine's own.
-        traffic: seconds of collectives and transfers, the same for all stages; None: this
-            machine's own.
+        costs: seconds of F, B and W for each stage; the latency of a hop, which comes on top of
+            this machine's own; and of collectives and transfers, the same for all stages, where
+            they take longer than this machine's own.
         steps: how many are measured.
         program: the plan's, where it is made already.
 
@@ -111,17 +104,14 @@ def rehearse(
     stages, cpu = plan.pp_size * plan.num_chunks, torch.device("cpu")
     if costs.num_stages != stages:
         raise ValueError(f"costs must list {stages} stages, got {costs.num_stages}")
-    links = traffic or Traffic()
-    slow = SlowLinks(
-        costs.latency, *(at_stage(t, 0) for t in (links.transfer, links.gather, links.reduce))
-    )
+    delays = costs.latency, costs.transfer[0], costs.gather[0], costs.reduce[0]
     pipe = Pipeline(
         tiny_blocks(stages),
         tiny_loss,
         replace(program or program_of(plan), split=None, recompute=None),
         make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard, cpu),
         device=cpu,
-        transport=slow if traffic or costs.latency else None,
+        transport=SlowLinks(*delays) if any(delays) else None,
         owns_mesh=True,
     )
     ends = 0, dist.get_world_size() - 1
@@ -135,10 +125,8 @@ def rehearse(
     after = measure_hop(*ends, 4 * WIDTH, cpu)
     host = (before.host + after.host) / 2
     latency = costs.latency + (before.latency + after.latency) / 2
-    predicted = simulate(
-        pipe.program, replace(costs, latency=latency), replace(links, host=host)
-    ).makespan
-    simulated = simulate(pipe.program, replace(costs, latency=latency + host), links).makespan
+    predicted = simulate(pipe.program, replace(costs, latency=latency, host=host)).makespan
+    simulated = simulate(pipe.program, replace(costs, latency=latency + host)).makespan
     pipe.close()
     return Rehearsal(predicted, simulated, median(measured), latency + host)
 

@@ -8,7 +8,7 @@ memory   states, workspace, the parameters of one stage, and the activations tha
 
 from collections import defaultdict
 
-from zeropp.costs import Bytes, PerStage, at_stage
+from zeropp.costs import Costs
 from zeropp.planner.made import Made
 from zeropp.planner.order import Order
 from zeropp.planner.pricing import Priced
@@ -19,18 +19,16 @@ def time_bound(priced: Priced, *, fused: bool = False) -> float:
     """Seconds below which no order of the layout gets; `fused`: none that runs B and W as one."""
     compute = priced.fused_floor if fused else priced.compute_floor
     busiest = max(_collectives(priced, 0, 1), _busiest_channel(priced))
-    return max(compute + exposed(priced), busiest) + priced.traffic.optimizer
+    return max(compute + exposed(priced), busiest) + priced.costs.optimizer
 
 
 def held_time_bound(priced: Priced, usable: float) -> float:
     """Seconds below which no order gets whose activations fit `usable` bytes beside the states."""
-    sizes, weight = priced.sizes, priced.fastest_hop.weight
-    stays, bound = _stays(priced), 0.0
-    for stages in map(priced.layout.placement.stages_of, range(priced.layout.pp_size)):
-        room = usable - _always(sizes, stages, resident_all=False)
+    costs, stays, bound = priced.costs, _stays(priced), 0.0
+    for stages in priced.by_rank:
+        room = usable - _always(costs, stages, resident_all=False)
         held = sum(
-            at_stage(sizes.until_backward, s) * stays[s]
-            + at_stage(sizes.until_weight, s) * weight[s]
+            costs.until_backward[s] * stays[s] + costs.until_weight[s] * costs.weight[s]
             for s in stages
         )
         bound = max(bound, priced.num_microbatches * held / room) if room > 0 else float("inf")
@@ -39,11 +37,9 @@ def held_time_bound(priced: Priced, usable: float) -> float:
 
 def _slots_time_bound(priced: Priced, order: Order) -> float:
     """The same for an order whose first rank holds so many slots."""
-    placement, weight = priced.layout.placement, priced.fastest_hop.weight
-    B, stays = priced.num_microbatches, _stays(priced)
+    placement, B, stays = priced.layout.placement, priced.num_microbatches, _stays(priced)
     slots = order.generator.most_slots(order.request(placement, B))
-    held = sum(stays[stage] + weight[stage] for stage in placement.stages_of(0))
-    return B * held / slots
+    return B * sum(stays[stage] + priced.costs.weight[stage] for stage in priced.by_rank[0]) / slots
 
 
 def _stays(priced: Priced) -> list[float]:
@@ -58,27 +54,26 @@ def _stays(priced: Priced) -> list[float]:
 
 def exposed(priced: Priced) -> float:
     """Seconds of collectives that nothing can hide: the first gather and the last reduction."""
-    return at_stage(priced.traffic.gather, 0) + min(_each(priced.traffic.reduce, priced))
+    return priced.costs.gather[0] + min(priced.costs.reduce)
 
 
 def order_time_bound(priced: Priced, order: Order) -> float:
     """Seconds below which this order does not get, whatever is made of it."""
     bound = max(time_bound(priced, fused=order.generator.fused), _slots_time_bound(priced, order))
-    return max(bound, _order_collectives(priced, order) + priced.traffic.optimizer)
+    return max(bound, _order_collectives(priced, order) + priced.costs.optimizer)
 
 
 def made_time_bound(priced: Priced, order: Order, made: Made) -> float:
     """The same for what was made of the order."""
     alone = made.makespan + exposed(priced)
-    return max(alone, _order_collectives(priced, order)) + priced.traffic.optimizer
+    return max(alone, _order_collectives(priced, order)) + priced.costs.optimizer
 
 
 def made_memory_bound(priced: Priced, order: Order, made: Made) -> float:
     """The same for what was made of the order: what it holds, and one stage's parameters."""
-    placement = priced.layout.placement
     return max(
-        _always(priced.sizes, placement.stages_of(rank), order.shard is Policy.STEP) + held
-        for rank, held in enumerate(made.activations)
+        _always(priced.costs, stages, order.shard is Policy.STEP) + held
+        for stages, held in zip(priced.by_rank, made.activations, strict=True)
     )
 
 
@@ -97,51 +92,44 @@ def _order_collectives(priced: Priced, order: Order) -> float:
 def memory_bound(priced: Priced, order: Order | None = None) -> float:
     """Bytes that a plan of the layout needs at least, on its fullest rank."""
     placement, B = priced.layout.placement, priced.num_microbatches
+    held = priced.costs.until_backward
     first = 1 if order is None else order.generator.first_turn(order.request(placement, B))
     resident_all = order is not None and order.shard is Policy.STEP
     return max(
-        _rank_memory(priced.sizes, placement.stages_of(rank), first, resident_all)
-        for rank in range(placement.pp_size)
+        first * sum(held[stage] for stage in stages[:-1])
+        + held[stages[-1]]
+        + _always(priced.costs, stages, resident_all)
+        for stages in priced.by_rank
     )
 
 
-def _rank_memory(sizes: Bytes, stages: tuple[int, ...], first: int, resident_all: bool) -> float:
-    held = first * sum(at_stage(sizes.until_backward, stage) for stage in stages[:-1])
-    held += at_stage(sizes.until_backward, stages[-1])
-    return held + _always(sizes, stages, resident_all)
-
-
-def _always(sizes: Bytes, stages: tuple[int, ...], resident_all: bool) -> float:
+def _always(costs: Costs, stages: tuple[int, ...], resident_all: bool) -> float:
     """States, workspace and the parameters of the smallest stage, or of all."""
 
-    def every(size: PerStage) -> list[float]:
-        return [at_stage(size, stage) for stage in stages]
+    def every(sizes: tuple[float, ...]) -> list[float]:
+        return [sizes[stage] for stage in stages]
 
-    gathered = every(sizes.gathered)
-    held = sum(every(sizes.parameters)) + sum(every(sizes.optimizer)) + max(every(sizes.workspace))
+    gathered = every(costs.gathered)
+    held = sum(every(costs.parameters)) + sum(every(costs.optimizer_state))
+    held += max(every(costs.workspace))
     return held + (sum(gathered) if resident_all else min(gathered))
 
 
 def _collectives(priced: Priced, more_gathers: int, reduces: int) -> float:
     """A rank's gathers, each stage once and `more_gathers` of any, and its reductions."""
-    gathers, placement = _each(priced.traffic.gather, priced), priced.layout.placement
-    reductions = _each(priced.traffic.reduce, priced)
+    gathers, reductions = priced.costs.gather, priced.costs.reduce
     return max(
         sum(gathers[s] + reduces * reductions[s] for s in stages)
         + more_gathers * min(gathers[s] for s in stages)
-        for stages in map(placement.stages_of, range(placement.pp_size))
+        for stages in priced.by_rank
     )
 
 
 def _busiest_channel(priced: Priced) -> float:
     """All messages between two ranks in one direction, one after the other."""
     placement, busy = priced.layout.placement, defaultdict[tuple[int, int], float](float)
-    for stage, seconds in enumerate(_each(priced.traffic.transfer, priced)):
+    for stage, seconds in enumerate(priced.costs.transfer):
         if placement.hops[stage]:
             ranks = placement.rank_of(stage), placement.rank_of(stage + 1)
             busy[ranks] += priced.num_microbatches * seconds
     return max(busy.values(), default=0.0)
-
-
-def _each(value: PerStage, priced: Priced) -> list[float]:
-    return [at_stage(value, stage) for stage in range(priced.layout.placement.num_stages)]

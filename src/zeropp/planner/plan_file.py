@@ -3,14 +3,14 @@
 micro_batch_size = 1
 pp_size = 4
 ...                     the fields of `Plan`; those that are not set are left out
-[costs]                 forward, backward, weight for each stage, and latency, in seconds
+[costs]                 forward, backward, weight for each stage, in seconds, and the other fields
+                        of `Costs` that are not as by default
 [predicted]             what the step is predicted to take; reading a plan ignores it
 """
 
-import dataclasses
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ class SavedPlan:
 
     plan: Plan
     micro_batch_size: int
-    predicted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    predicted: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_plan(saved: SavedPlan, path: Path) -> None:
@@ -43,12 +43,14 @@ def write_plan(saved: SavedPlan, path: Path) -> None:
 
 def format_plan(saved: SavedPlan) -> str:
     """The text of a plan file."""
-    fields = {"micro_batch_size": saved.micro_batch_size, **_set_fields(saved.plan)}
+    values: dict[str, Any] = {"micro_batch_size": saved.micro_batch_size}
+    every = {one.name: getattr(saved.plan, one.name) for one in fields(saved.plan)}
+    values |= {name: value for name, value in every.items() if value is not None}
     if saved.plan.costs is not None:
-        fields["costs"] = _set_fields(saved.plan.costs)
+        values["costs"] = _changed(saved.plan.costs)
     if saved.predicted:
-        fields["predicted"] = dict(saved.predicted)
-    return tomli_w.dumps(fields)
+        values["predicted"] = dict(saved.predicted)
+    return tomli_w.dumps(values)
 
 
 def parse_plan(text: str) -> SavedPlan:
@@ -73,10 +75,7 @@ def _from_table(values: dict[str, Any]) -> SavedPlan:
     return SavedPlan(make(Plan, values), size, predicted)
 
 
-def _set_fields(owner: Plan | Costs) -> dict[str, Any]:
-    values = {field.name: getattr(owner, field.name) for field in dataclasses.fields(owner)}
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-        if value is not None and name != "costs"
-    }
+def _changed(costs: Costs) -> dict[str, Any]:
+    """The fields that are not as by default."""
+    usual = {one.name: (one.default, (one.default,) * costs.num_stages) for one in fields(costs)}
+    return {name: value for name, value in vars(costs).items() if value not in usual[name]}

@@ -24,15 +24,9 @@ def made_order(priced: Priced, order: Order, most_actions: int = MOST_ACTIONS) -
 
 def predict(priced: Priced, order: Order, made: Made) -> Prediction:
     """One step with its collectives and memory."""
-    found = [
-        Prediction.of(
-            simulate(
-                lower(schedule, order.shard, max_resident=order.max_resident, prefetch=PREFETCH),
-                priced.costs,
-                priced.traffic,
-                priced.sizes,
-            )
-        )
+    programs = [
+        lower(schedule, order.shard, max_resident=order.max_resident, prefetch=PREFETCH)
         for schedule in made.schedules
     ]
+    found = [Prediction.of(simulate(program, priced.costs)) for program in programs]
     return found[0].extend(found[1], made.beyond) if len(found) > 1 else found[0]

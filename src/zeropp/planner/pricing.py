@@ -1,31 +1,32 @@
-"""What a layout costs per stage: times, traffic and bytes, from the profile of the blocks."""
+"""What every stage of a layout costs, from the profile of the blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
+from operator import itemgetter
+from typing import Any
 
-from zeropp.costs import Bytes, Costs, Traffic, at_stage, floor
+from zeropp.costs import Costs, floor
 from zeropp.planner.balance import balance
-from zeropp.planner.layout import Hop, Layout, Links
+from zeropp.planner.layout import Layout, Links
 from zeropp.planner.problem import Problem
-from zeropp.planner.profile import Block
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A model cut into stages: sums over the blocks of each.
+    """A model cut into stages.
 
     Attributes:
         split: blocks in each stage.
         parameters: how many each stage has.
-        blocks: each stage as one block.
+        costs: of its blocks, without links and states.
         exact: whether no split has a faster slowest rank.
     """
 
     split: tuple[int, ...]
     parameters: tuple[int, ...]
-    blocks: tuple[Block, ...]
+    costs: Costs
     exact: bool = True
 
 
@@ -40,30 +41,19 @@ def cut(problem: Problem, layout: Layout) -> Stages:
     if split is None:
         times = [block.forward + block.backward + block.weight for block in blocks]
         split, _, exact = balance(times, layout.placement)
+    stages = [slice(a, b) for a, b in pairwise(accumulate(split, initial=0))]
+
+    def joined(join: Callable[[list[float]], float], *names: str) -> dict[str, Any]:
+        listed = {name: [getattr(block, name) for block in blocks] for name in names}
+        return {name: tuple(join(values[s]) for s in stages) for name, values in listed.items()}
+
+    costs = Costs(
+        **joined(sum, "forward", "backward", "weight", "until_backward", "until_weight"),
+        **joined(itemgetter(-1), "message"),
+        **joined(max, "workspace"),
+    )
     counts = [profile.parameters[kind] for kind in profile.kinds]
-    ranges = [range(a, b) for a, b in pairwise(accumulate(split, initial=0))]
-    return Stages(
-        split,
-        tuple(sum(counts[i] for i in stage) for stage in ranges),
-        tuple(_joined([blocks[i] for i in stage]) for stage in ranges),
-        exact,
-    )
-
-
-def _joined(blocks: Sequence[Block]) -> Block:
-    def total(name: str) -> float:
-        return sum(float(getattr(block, name)) for block in blocks)
-
-    return Block(
-        total("forward"),
-        total("backward"),
-        total("weight"),
-        total("until_backward"),
-        total("until_weight"),
-        blocks[-1].message,
-        max(block.workspace for block in blocks),
-        total("flops"),
-    )
+    return Stages(split, tuple(sum(counts[s]) for s in stages), costs, exact)
 
 
 @dataclass(frozen=True)
@@ -74,17 +64,19 @@ class Priced:
         layout: the mesh, placement and setting.
         num_microbatches: B.
         stages: the model's cut.
-        costs: compute times, and the latency of the slowest hop.
-        traffic: collectives and transfers.
-        sizes: bytes.
+        costs: of each stage; the latency is that of the slowest hop.
     """
 
     layout: Layout
     num_microbatches: int
     stages: Stages
     costs: Costs
-    traffic: Traffic
-    sizes: Bytes
+
+    @cached_property
+    def by_rank(self) -> tuple[tuple[int, ...], ...]:
+        """For each rank, its stages."""
+        placement = self.layout.placement
+        return tuple(map(placement.stages_of, range(placement.pp_size)))
 
     @cached_property
     def made_for(self) -> Costs:
@@ -112,7 +104,7 @@ class Priced:
     @property
     def _transfers(self) -> list[float]:
         hops = self.layout.placement.hops
-        return [at_stage(self.traffic.transfer, s) for s, hop in enumerate(hops) if hop]
+        return [time for time, hop in zip(self.costs.transfer, hops, strict=True) if hop]
 
     def _with_hop(self, transfer: float) -> Costs:
         compute = (self.costs.forward, self.costs.backward, self.costs.weight)
@@ -120,58 +112,40 @@ class Priced:
 
 
 def price(problem: Problem, layout: Layout, stages: Stages) -> Priced:
-    """Costs, traffic and bytes of every stage."""
-    links, blocks = Links(problem, layout), stages.blocks
-    hops = [links.hop(stage, block.message) for stage, block in enumerate(blocks)]
-    costs = Costs(
-        tuple(block.forward for block in blocks),
-        tuple(block.backward for block in blocks),
-        tuple(block.weight for block in blocks),
-        max(hop.latency for hop in hops),
-    )
-    B = layout.num_microbatches(problem)
-    traffic = _traffic(problem, layout, stages, hops)
-    return Priced(layout, B, stages, costs, traffic, _sizes(problem, layout, stages))
-
-
-def _traffic(problem: Problem, layout: Layout, stages: Stages, hops: Sequence[Hop]) -> Traffic:
-    precision, links = problem.profile.precision, Links(problem, layout)
-    counts, placement = stages.parameters, layout.placement
-    heaviest = max(
-        sum(counts[stage] for stage in placement.stages_of(rank)) for rank in range(layout.pp_size)
-    )
-    return Traffic(
+    """What every stage costs, with its messages, collectives and states."""
+    links, precision, counts = Links(problem, layout), problem.profile.precision, stages.parameters
+    hops = [links.hop(stage, size) for stage, size in enumerate(stages.costs.message)]
+    kept = [sum(counts[s] for s in layout.placement.stages_of(p)) for p in range(layout.pp_size)]
+    costs = replace(
+        stages.costs,
+        latency=max(hop.latency for hop in hops),
+        host=max(hop.host for hop in hops),
+        optimizer=problem.profile.optimizer * max(kept) / layout.dp_shard,
         gather=tuple(links.gather(precision.compute * count) for count in counts),
         reduce=tuple(links.reduce(precision.reduce * count) for count in counts),
         transfer=tuple(hop.transfer for hop in hops),
-        optimizer=problem.profile.optimizer * heaviest / layout.dp_shard,
-        host=max(hop.host for hop in hops),
+        **_states(problem, layout, counts),
     )
+    return Priced(layout, layout.num_microbatches(problem), stages, costs)
 
 
-def _sizes(problem: Problem, layout: Layout, stages: Stages) -> Bytes:
-    """Flat buffers of collectives are as large as what they carry.
+def _states(
+    problem: Problem, layout: Layout, counts: tuple[int, ...]
+) -> dict[str, tuple[float, ...]]:
+    """Bytes of parameters, gradients and optimizer; flat buffers are as large as what they carry.
 
     One data rank that computes in the parameters' own precision gathers and reduces nothing: its
     sums become the gradients.
     """
-    precision, blocks, shards = problem.profile.precision, stages.blocks, layout.dp_shard
+    precision, shards = problem.profile.precision, layout.dp_shard
     if layout.dp_size == 1 and precision.compute == precision.parameter:
         precision = replace(precision, compute=0.0, gradient=0.0)
-    collected = 0.0 if precision.compute == 0.0 else precision.reduce
-
-    def bytes_of(per_parameter: float) -> tuple[float, ...]:
-        return tuple(per_parameter * count for count in stages.parameters)
-
-    return Bytes(
-        parameters=bytes_of(precision.parameter / shards),
-        gathered=bytes_of(precision.compute),
-        gradients=bytes_of(precision.reduce),
-        optimizer=bytes_of((precision.gradient + precision.optimizer) / shards),
-        until_backward=tuple(block.until_backward for block in blocks),
-        until_weight=tuple(block.until_weight for block in blocks),
-        message=tuple(block.message for block in blocks),
-        gather_staging=bytes_of(precision.compute),
-        reduce_staging=bytes_of(collected),
-        workspace=tuple(block.workspace for block in blocks),
-    )
+    per_parameter = {
+        "parameters": precision.parameter / shards,
+        "gathered": precision.compute,
+        "gradients": precision.reduce,
+        "optimizer_state": (precision.gradient + precision.optimizer) / shards,
+        "gather_staging": precision.compute,
+        "reduce_staging": precision.reduce if precision.compute else 0.0,
+    }
+    return {name: tuple(size * n for n in counts) for name, size in per_parameter.items()}

@@ -11,7 +11,7 @@ channel      ->  ->  ->           in order; a transfer starts when it is sent an
 from collections import defaultdict
 from dataclasses import dataclass
 
-from zeropp.costs import Costs, Traffic, at_stage
+from zeropp.costs import Costs
 from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, RECEIVES, SENDS, Action, Kind
 from zeropp.ir.evaluate import DeadlockError, run_in_order
 from zeropp.ir.precedence import (
@@ -44,13 +44,13 @@ class Run:
     makespan: float
 
 
-def run_program(program: Program, costs: Costs, traffic: Traffic) -> Run:
+def run_program(program: Program, costs: Costs) -> Run:
     """Simulate one step.
 
     Raises:
         DeadlockError: the program deadlocks when transfers wait for their receive to be posted.
     """
-    engine = _Engine(program, costs, traffic)
+    engine = _Engine(program, costs)
     if blocked := run_in_order(program.actions, engine.attempt):
         raise DeadlockError("deadlock: " + "; ".join(map(str, blocked)))
     return engine.finish()
@@ -59,9 +59,9 @@ def run_program(program: Program, costs: Costs, traffic: Traffic) -> Run:
 class _Engine:
     """Clocks of all streams; `attempt` runs the next action of a rank."""
 
-    def __init__(self, program: Program, costs: Costs, traffic: Traffic) -> None:
+    def __init__(self, program: Program, costs: Costs) -> None:
         ranks = range(program.placement.pp_size)
-        self.program, self.costs, self.traffic = program, costs, traffic
+        self.program, self.costs = program, costs
         self.compute = [0.0 for _ in ranks]  # the compute stream is busy until
         self.posting = [0.0 for _ in ranks]  # receives, before the next compute action
         self.collective = [0.0 for _ in ranks]
@@ -83,7 +83,7 @@ class _Engine:
             return self._send(rank, action)
         if kind in RECEIVES:
             self.done[action] = self.compute[rank]
-            self.posting[rank] += self.traffic.host  # after the SENDs of its moment
+            self.posting[rank] += self.costs.host  # after the SENDs of its moment
         elif kind is Kind.RESHARD:
             self.points[rank].append((action.stage, self.compute[rank]))
             self.freed[rank] = action.stage
@@ -118,11 +118,11 @@ class _Engine:
         if receive not in self.done:
             return receive
         channel = channel_of(action, self.program.placement)
-        self.compute[rank] += self.traffic.host
-        self.idle[rank][Cause.HOST] += self.traffic.host
+        self.compute[rank] += self.costs.host
+        self.idle[rank][Cause.HOST] += self.costs.host
         start = max(self.compute[rank], self.done[receive])
         start = max(start, self.channel[channel])
-        self.channel[channel] = start + at_stage(self.traffic.transfer, boundary_of(action))
+        self.channel[channel] = start + self.costs.transfer[boundary_of(action)]
         arrival = self.channel[channel] + self.costs.latency
         self.arrived[receive] = arrival
         self.spans[rank].append(Span(action, start, arrival))
@@ -131,8 +131,7 @@ class _Engine:
     def _collect(self, rank: int, action: Action) -> None:
         start = max(self.collective[rank], self.compute[rank])
         gathers = action.kind is Kind.UNSHARD
-        takes = self.traffic.gather if gathers else self.traffic.reduce
-        end = start + at_stage(takes, action.stage)
+        end = start + (self.costs.gather if gathers else self.costs.reduce)[action.stage]
         self.collective[rank] = end
         self.spans[rank].append(Span(action, start, end))
         if gathers:
@@ -146,7 +145,7 @@ class _Engine:
             waits = self.idle[rank]
             waits[Cause.REDUCE] += end - self.compute[rank]
             waits[Cause.TAIL] += last - end
-            waits[Cause.OPTIMIZER] += self.traffic.optimizer
+            waits[Cause.OPTIMIZER] += self.costs.optimizer
         spans = tuple(map(tuple, self.spans))
         points = tuple(map(tuple, self.points))
-        return Run(spans, points, tuple(self.idle), last + self.traffic.optimizer)
+        return Run(spans, points, tuple(self.idle), last + self.costs.optimizer)

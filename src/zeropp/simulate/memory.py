@@ -1,13 +1,14 @@
 """Memory of each rank over simulated time, by category."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from zeropp.costs import Bytes, PerStage, at_stage
+from zeropp.costs import Costs
 from zeropp.ir.action import BACKWARD, NEEDS_PARAMETERS, SENDS, WEIGHT, Kind
 from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
+from zeropp.ir.timeline import Span
 from zeropp.simulate.engine import Run
 
 
@@ -44,13 +45,13 @@ class Memory:
     at_peak: dict[Category, float]
 
 
-def memory_of(program: Program, run: Run, sizes: Bytes, rank: int) -> Memory:
+def memory_of(program: Program, run: Run, costs: Costs, rank: int) -> Memory:
     """The memory of `rank`; what is freed and allocated at one time is freed first."""
-    held = _always(program, sizes, rank)
+    held = _always(program, costs, rank)
     total = peak = sum(held.values())
     at_peak = dict(held)
     curve = [(0.0, total)]
-    changes = _at_moments(_changes(program, run, sizes, rank), _SAME * run.makespan)
+    changes = _at_moments(_changes(run, costs, rank), _SAME * run.makespan)
     for now, amount, category in sorted(changes):
         held[category] += amount
         total += amount
@@ -65,91 +66,72 @@ def memory_of(program: Program, run: Run, sizes: Bytes, rank: int) -> Memory:
 def _at_moments(changes: Iterator[Change], apart: float) -> Iterator[Change]:
     """Changes whose times differ by less than `apart`, as sums of floats do, get one time."""
     moment = float("-inf")
-    for now, amount, category in sorted(changes):
+    for now, amount, category in sorted(change for change in changes if change[1]):
         if now - moment > apart:
             moment = now
         yield moment, amount, category
 
 
-def _always(program: Program, sizes: Bytes, rank: int) -> dict[Category, float]:
+def _always(program: Program, costs: Costs, rank: int) -> dict[Category, float]:
     """What is held throughout; unsharded parameters count as gathered."""
     stages = program.placement.stages_of(rank)
 
-    def every(size: PerStage) -> float:
-        return sum(at_stage(size, stage) for stage in stages)
+    def every(sizes: tuple[float, ...]) -> float:
+        return sum(sizes[stage] for stage in stages)
 
     held = dict.fromkeys(Category, 0.0)
-    held[Category.PARAMETERS] = every(sizes.parameters)
-    held[Category.OPTIMIZER] = every(sizes.optimizer)
-    held[Category.WORKSPACE] = max(at_stage(sizes.workspace, stage) for stage in stages)
+    held[Category.PARAMETERS] = every(costs.parameters)
+    held[Category.OPTIMIZER] = every(costs.optimizer_state)
+    held[Category.WORKSPACE] = max(costs.workspace[stage] for stage in stages)
     if program.shard is None:
-        held[Category.GATHERED] = every(sizes.gathered)
+        held[Category.GATHERED] = every(costs.gathered)
     return held
 
 
-def _changes(program: Program, run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
-    yield from _activations(run, sizes, rank)
-    if sizes.gathered:
-        yield from _gathered(run, sizes.gathered, rank)
-    if sizes.gradients:
-        yield from _gradients(run, sizes.gradients, rank)
-    if sizes.message:
-        yield from _messages(run, sizes.message, rank)
-    if sizes.gather_staging or sizes.reduce_staging:
-        yield from _staging(run, sizes, rank)
-
-
-def _activations(run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
-    for (kind, stage, _), start, end in run.spans[rank]:
-        if kind is Kind.F:
-            yield start, at_stage(sizes.until_backward, stage), Category.UNTIL_BACKWARD
-        elif kind in BACKWARD:
-            yield end, -at_stage(sizes.until_backward, stage), Category.UNTIL_BACKWARD
-        if kind is Kind.B:
-            yield end, at_stage(sizes.until_weight, stage), Category.UNTIL_WEIGHT
-        elif kind is Kind.W:
-            yield end, -at_stage(sizes.until_weight, stage), Category.UNTIL_WEIGHT
-
-
-def _gathered(run: Run, size: PerStage, rank: int) -> Iterator[Change]:
-    for action, start, _ in run.spans[rank]:
-        if action.kind is Kind.UNSHARD:
-            yield start, at_stage(size, action.stage), Category.GATHERED
-    for stage, time in run.points[rank]:
-        yield time, -at_stage(size, stage), Category.GATHERED
-
-
-def _gradients(run: Run, size: PerStage, rank: int) -> Iterator[Change]:
-    """Per stage, from the first W after a REDUCE until the end of the next REDUCE."""
+def _changes(run: Run, costs: Costs, rank: int) -> Iterator[Change]:
     spans = sorted(run.spans[rank], key=lambda s: (s.start, s.action.kind is not Kind.REDUCE))
-    pending: set[int] = set()
+    yield from _activations(spans, costs)
+    yield from _parameters(spans, costs)
+    for stage, time in run.points[rank]:
+        yield time, -costs.gathered[stage], Category.GATHERED
+
+
+def _activations(spans: Iterable[Span], costs: Costs) -> Iterator[Change]:
+    """Of a micro-batch, and messages on their way."""
+    for action, start, end in spans:
+        kind, stage = action.kind, action.stage
+        if kind is Kind.F:
+            yield start, costs.until_backward[stage], Category.UNTIL_BACKWARD
+        elif kind in BACKWARD:
+            yield end, -costs.until_backward[stage], Category.UNTIL_BACKWARD
+        if kind is Kind.B:
+            yield end, costs.until_weight[stage], Category.UNTIL_WEIGHT
+        elif kind is Kind.W:
+            yield end, -costs.until_weight[stage], Category.UNTIL_WEIGHT
+        elif kind in SENDS:
+            yield start, costs.message[boundary_of(action)], Category.MESSAGES
+            yield end, -costs.message[boundary_of(action)], Category.MESSAGES
+
+
+def _parameters(spans: Iterable[Span], costs: Costs) -> Iterator[Change]:
+    """Gathered ones; gradients from the first W after a REDUCE until the end of the next REDUCE.
+
+    Flat buffers: of a gather until its first use copies it out, of a REDUCE while it runs.
+    """
+    flat, summed = set[int](), set[int]()
     for (kind, stage, _), start, end in spans:
-        if kind in WEIGHT and stage not in pending:
-            pending.add(stage)
-            yield start, at_stage(size, stage), Category.GRADIENTS
-        elif kind is Kind.REDUCE:
-            pending.discard(stage)
-            yield end, -at_stage(size, stage), Category.GRADIENTS
-
-
-def _messages(run: Run, size: PerStage, rank: int) -> Iterator[Change]:
-    for action, start, end in run.spans[rank]:
-        if action.kind in SENDS:
-            amount = at_stage(size, boundary_of(action))
-            yield start, amount, Category.MESSAGES
-            yield end, -amount, Category.MESSAGES
-
-
-def _staging(run: Run, sizes: Bytes, rank: int) -> Iterator[Change]:
-    """Flat buffers: of a gather until its first use copies it out, of a REDUCE while it runs."""
-    waiting: set[int] = set()
-    for (kind, stage, _), start, end in run.spans[rank]:
         if kind is Kind.UNSHARD:
-            waiting.add(stage)
-            yield start, at_stage(sizes.gather_staging, stage), Category.STAGING
+            flat.add(stage)
+            yield start, costs.gathered[stage], Category.GATHERED
+            yield start, costs.gather_staging[stage], Category.STAGING
         elif kind is Kind.REDUCE:
-            yield start, at_stage(sizes.reduce_staging, stage), Category.STAGING
-            yield end, -at_stage(sizes.reduce_staging, stage), Category.STAGING
-        elif kind in NEEDS_PARAMETERS and stage in waiting:
-            waiting.discard(stage)
-            yield start, -at_stage(sizes.gather_staging, stage), Category.STAGING
+            summed.discard(stage)
+            yield start, costs.reduce_staging[stage], Category.STAGING
+            yield end, -costs.reduce_staging[stage], Category.STAGING
+            yield end, -costs.gradients[stage], Category.GRADIENTS
+        if kind in NEEDS_PARAMETERS and stage in flat:
+            flat.discard(stage)
+            yield start, -costs.gather_staging[stage], Category.STAGING
+        if kind in WEIGHT and stage not in summed:
+            summed.add(stage)
+            yield start, costs.gradients[stage], Category.GRADIENTS

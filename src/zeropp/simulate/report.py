@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from zeropp.costs import Bytes, Costs, PerStage, Traffic, at_stage, floor
+from zeropp.costs import Costs, floor
 from zeropp.ir.action import SENDS, Action, Kind
 from zeropp.ir.collector import collector_paused
 from zeropp.ir.precedence import boundary_of
@@ -25,8 +25,7 @@ class Report:
         memory: of each rank.
         floor: the makespan that no schedule of the placement can beat, without collectives.
         peak_slots: for each rank, the most activations (one chunk of one micro-batch each).
-        traffic: times of collectives and transfers.
-        sizes: bytes per stage.
+        costs: what it was run for.
     """
 
     program: Program
@@ -34,8 +33,7 @@ class Report:
     memory: tuple[Memory, ...]
     floor: float
     peak_slots: tuple[int, ...]
-    traffic: Traffic
-    sizes: Bytes
+    costs: Costs
 
     @property
     def makespan(self) -> float:
@@ -65,15 +63,14 @@ class Report:
         """For each rank, how many it sends."""
         return tuple(sum(a.kind in SENDS for a in order) for order in self.program.actions)
 
-    def per_stage(self, kind: Kind, value: PerStage) -> tuple[float, ...]:
-        """For each stage, `value` times how often `kind` runs: a time, or bytes."""
+    def per_stage(self, kind: Kind, values: tuple[float, ...]) -> tuple[float, ...]:
+        """For each stage, its value times how often `kind` runs: a time, or bytes."""
         count = Counter(a.stage for rank in self.program.actions for a in rank if a.kind is kind)
-        stages = range(self.program.placement.num_stages)
-        return tuple(count[stage] * at_stage(value, stage) for stage in stages)
+        return tuple(count[stage] * value for stage, value in enumerate(values))
 
     @property
     def wire(self) -> tuple[float, ...]:
-        """For each rank, what it gathers, reduces and sends in a step, in the sizes' unit.
+        """For each rank, what it gathers, reduces and sends in a step, in the unit of sizes.
 
         A ring moves (D-1)/D of what is gathered or reduced over D ranks.
         """
@@ -81,10 +78,10 @@ class Report:
 
     def _carried(self, action: Action) -> float:
         if action.kind in SENDS:
-            return at_stage(self.sizes.message, boundary_of(action))
+            return self.costs.message[boundary_of(action)]
         if action.kind is Kind.UNSHARD:
-            return at_stage(self.sizes.gathered, action.stage)
-        return at_stage(self.sizes.gradients, action.stage) if action.kind is Kind.REDUCE else 0.0
+            return self.costs.gathered[action.stage]
+        return self.costs.gradients[action.stage] if action.kind is Kind.REDUCE else 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -111,40 +108,30 @@ class Report:
             "reduces": list(self.program.count(Kind.REDUCE)),
             "messages": list(self.messages),
             "wire": list(self.wire),
-            "stage_gather_time": self.per_stage(Kind.UNSHARD, self.traffic.gather),
-            "stage_gather_bytes": self.per_stage(Kind.UNSHARD, self.sizes.gathered),
-            "stage_reduce_time": self.per_stage(Kind.REDUCE, self.traffic.reduce),
-            "stage_reduce_bytes": self.per_stage(Kind.REDUCE, self.sizes.gradients),
+            "stage_gather_time": self.per_stage(Kind.UNSHARD, self.costs.gather),
+            "stage_gather_bytes": self.per_stage(Kind.UNSHARD, self.costs.gathered),
+            "stage_reduce_time": self.per_stage(Kind.REDUCE, self.costs.reduce),
+            "stage_reduce_bytes": self.per_stage(Kind.REDUCE, self.costs.gradients),
             "idle": self.idle,
         }
 
 
 @collector_paused
-def simulate(
-    program: Program,
-    costs: Costs,
-    traffic: Traffic | None = None,
-    sizes: Bytes | None = None,
-) -> Report:
+def simulate(program: Program, costs: Costs) -> Report:
     """Run a program in simulated time; equal inputs give equal floats.
 
     Args:
-        program: lowered; its collectives take time only where `traffic` says so.
-        costs: compute times per stage and the latency of a hop.
-        traffic: times of collectives and transfers; None: none.
-        sizes: bytes per stage; None: only activations count, one from F until B and one from then
-            until W, so that peak memory is in slots.
+        program: lowered; its collectives take time only where `costs` say so.
+        costs: times and bytes per stage; of sizes that are left out, only activations count, so
+            that peak memory is in slots.
 
     Raises:
-        ValueError: costs, traffic or sizes for another number of stages.
+        ValueError: costs for another number of stages.
         DeadlockError: the program deadlocks.
     """
     schedule = program.schedule
-    traffic, sizes = traffic or Traffic(), sizes or Bytes()
-    traffic.check_stages(schedule.placement.num_stages)
-    sizes.check_stages(schedule.placement.num_stages)
     bound = floor(schedule.placement, schedule.num_microbatches, costs)
-    run = run_program(program, costs, traffic)
+    run = run_program(program, costs)
     ranks = range(schedule.placement.pp_size)
-    memory = tuple(memory_of(program, run, sizes, rank) for rank in ranks)
-    return Report(program, run, memory, bound, peak_slots_per_rank(schedule), traffic, sizes)
+    memory = tuple(memory_of(program, run, costs, rank) for rank in ranks)
+    return Report(program, run, memory, bound, peak_slots_per_rank(schedule), costs)
