@@ -27,7 +27,7 @@ def chunks_of(name: str) -> int:
 def test_without_traffic_it_equals_evaluation(name: str, latency: float) -> None:
     V = chunks_of(name)
     costs = Costs.uniform(4, V, 1, 1.3, 0.9, latency=latency)
-    schedule = generate(Order(Order(name)), 4, V, 8)
+    schedule = generate(Order(name), 4, V, 8)
     report = simulate(lower(schedule), costs)
     timeline = evaluate(schedule, costs.duration, latency)
     assert report.makespan == pytest.approx(timeline.makespan)
@@ -185,7 +185,7 @@ def test_a_rank_reserves_the_largest_workspace_of_its_stages() -> None:
 def test_rounding_of_times_changes_no_peak() -> None:
     """A gather ends where an action begins, by two sums of floats: its buffer is freed first."""
     program = lower(
-        generate(Order(Order("zeropp", unit_size=4, seam="drain")), 2, 3, 128),
+        generate(Order("zeropp", unit_size=4, seam="drain"), 2, 3, 128),
         "unit",
         max_resident=1,
     )

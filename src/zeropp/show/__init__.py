@@ -5,10 +5,9 @@ from pathlib import Path
 
 from zeropp.ir.timeline import Timeline
 from zeropp.show.curves import Curve, draw_curves
-from zeropp.show.layout import Floor
 from zeropp.show.memory import MemoryCurves
 from zeropp.show.perfetto import trace_events, write_trace
-from zeropp.show.picture import check_picture, draw_picture
+from zeropp.show.picture import Floor, check_picture, draw_picture
 from zeropp.show.text import draw_text
 
 SUFFIXES = (".txt", ".svg", ".png", ".json")
@@ -25,9 +24,8 @@ def show(
     Args:
         timelines: at least one.
         path: text (`.txt`), a picture (`.svg`, `.png`) or a Chrome trace (`.json`).
-        floor: the least possible makespan, one in the first timeline's unit or one for each
-            timeline; pictures draw it.
-        memory: what each rank holds over time; pictures draw it.
+        floor: the least possible makespan, which pictures draw, as `draw_picture` takes it.
+        memory: what each rank holds over time, which pictures draw.
 
     Raises:
         ValueError: another suffix, no folder to write into, or nothing to draw. Then no file is

@@ -62,25 +62,25 @@ def draw_curves(
     for curve in curves:
         if len(curve.values) != len(positions):
             raise ValueError(f"{curve.label}: {len(curve.values)} values, {len(positions)} needed")
-    allowed = list(fits) if fits is not None else [True] * len(positions)
+    dots = list(fits or [True] * len(positions))
+    crosses = [not dot for dot in dots]
     with style.context(STYLE):
         figure = Figure(figsize=(6.4, 1.2 + 1.5 * len(curves)), layout="constrained")
         figure.suptitle(title, color=INK, fontsize=10)
-        axes = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
-        for panel, curve in zip(axes, curves, strict=True):
-            panel.plot(positions, curve.values, color=shade(Kind.F), linewidth=1.2)
-            for x, y, fit in zip(positions, curve.values, allowed, strict=True):
-                marker, colour = ("o", shade(Kind.F)) if fit else ("x", QUIET)
-                panel.plot([x], [y], marker, color=colour, markersize=5)
+        panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, curve in zip(panels, curves, strict=True):
+            line = {"color": shade(Kind.F), "linewidth": 1.2, "markersize": 5}
+            axes.plot(positions, curve.values, "-o", markevery=dots, **line)
+            axes.plot(positions, curve.values, "x", markevery=crosses, color=QUIET, markersize=5)
             if curve.limit is not None:
-                panel.axhline(curve.limit, color=HELD_EDGE, linestyle="--", linewidth=1)
+                axes.axhline(curve.limit, color=HELD_EDGE, linestyle="--", linewidth=1)
             if chosen is not None:
-                panel.axvline(chosen, color=shade(Kind.B), linewidth=1)
-            panel.set_ylabel(curve.label, fontsize=8, color=INK)
-            panel.set_ylim(0, 1.1 * max(*curve.values, curve.limit or 0.0, 1e-9))
-            panel.tick_params(labelsize=8, colors=QUIET)
-        axes[-1].set_xscale("log", base=2)
-        axes[-1].set_xticks(list(positions), [str(position) for position in positions])
-        axes[-1].minorticks_off()
-        axes[-1].set_xlabel(knob, fontsize=8, color=INK)
+                axes.axvline(chosen, color=shade(Kind.B), linewidth=1)
+            axes.set_ylabel(curve.label, fontsize=8, color=INK)
+            axes.set_ylim(0, 1.1 * max(*curve.values, curve.limit or 0.0, 1e-9))
+            axes.tick_params(labelsize=8, colors=QUIET)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(positions), list(map(str, positions)))
+        axes.minorticks_off()
+        axes.set_xlabel(knob, fontsize=8, color=INK)
         save_picture(figure, path)

@@ -1,53 +1,48 @@
-"""Lanes: a rank's spans parted into compute, collectives and point-to-point, for side-by-side rows.
+"""Lanes: a rank's spans parted into compute, collectives and point-to-point, for rows of their own.
 
 compute       F B W BW               one row
 collectives   UNSHARD RESHARD REDUCE as few rows as hold them without overlap
 p2p           SEND_* RECV_*          as few rows as hold them without overlap
-
-Collectives and messages that take no time have no lane.
 """
 
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import NamedTuple
 
 from zeropp.ir.action import COMPUTE, SHARDING
 from zeropp.ir.timeline import Span, Timeline
 
-Rows = tuple[tuple[Span, ...], ...]
+Row = tuple[Span, ...]
 
 
 class Lanes(NamedTuple):
     """One rank's spans by where they are drawn."""
 
-    compute: tuple[Span, ...]
-    collectives: Rows
-    p2p: Rows
+    compute: Row
+    collectives: tuple[Row, ...]
+    p2p: tuple[Row, ...]
 
 
 def lanes_of(spans: Iterable[Span]) -> Lanes:
-    """Part one rank's spans."""
-    compute: list[Span] = []
-    collectives: list[Span] = []
-    p2p: list[Span] = []
-    for span in spans:
-        kind = span.action.kind
-        if kind in COMPUTE:
-            compute.append(span)
-        elif span.end > span.start:
-            (collectives if kind in SHARDING else p2p).append(span)
-    return Lanes(tuple(compute), pack(collectives), pack(p2p))
+    """Part one rank's spans; collectives and messages that take no time have no lane."""
+    spans = tuple(spans)
+    compute = tuple(span for span in spans if span.action.kind in COMPUTE)
+    others = [s for s in spans if s.action.kind not in COMPUTE and s.end > s.start]
+    collectives = (span for span in others if span.action.kind in SHARDING)
+    p2p = (span for span in others if span.action.kind not in SHARDING)
+    return Lanes(compute, _packed(collectives), _packed(p2p))
 
 
-def pack(spans: Iterable[Span]) -> Rows:
-    """Spread spans over rows, each into the first row in which it overlaps nothing."""
+def _packed(spans: Iterable[Span]) -> tuple[Row, ...]:
+    """Each span in the first row in which it overlaps nothing."""
     rows: list[list[Span]] = []
-    for span in sorted(spans, key=lambda span: (span.start, span.end)):
-        free = (row for row in rows if row[-1].end <= span.start)
-        row = next(free, None)
-        if row is None:
-            rows.append([span])
+    for span in sorted(spans, key=attrgetter("start", "end")):
+        for row in rows:
+            if row[-1].end <= span.start:
+                row.append(span)
+                break
         else:
-            row.append(span)
+            rows.append([span])
     return tuple(map(tuple, rows))
 
 
@@ -58,7 +53,6 @@ def start_of(timeline: Timeline) -> float:
         ValueError: no span, or none that takes time.
     """
     if timeline.makespan <= 0:
-        raise ValueError(
-            f"timeline {timeline.title!r} has no span that takes time; nothing to draw"
-        )
+        title = timeline.title
+        raise ValueError(f"timeline {title!r} has no span that takes time; nothing to draw")
     return min(span.start for spans in timeline.spans for span in spans)

@@ -6,7 +6,6 @@ between kinds, over all chunks of V = 4, as protanopes, deuteranopes and tritano
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 
 from zeropp.ir.action import RECEIVES, SENDS, Kind
 
@@ -19,31 +18,24 @@ WHITE: Colour = (1.0, 1.0, 1.0)
 HELD: Colour = (0.80, 0.85, 0.89)
 HELD_EDGE: Colour = (0.42, 0.52, 0.60)
 
-
-def _rgb(code: str) -> Colour:
-    red, green, blue = (int(code[i : i + 2], 16) / 255 for i in (0, 2, 4))
-    return red, green, blue
-
-
-_HUES: Mapping[Kind, Colour] = MappingProxyType(
-    {
-        Kind.F: _rgb("1F5FAE"),
-        Kind.B: _rgb("E69F00"),
-        Kind.W: _rgb("3BA64C"),
-        Kind.BW: _rgb("B5446E"),
-        Kind.UNSHARD: _rgb("6A51A3"),
-        Kind.RESHARD: _rgb("8A8D91"),
-        Kind.REDUCE: _rgb("8C6D31"),
-        **dict.fromkeys(SENDS, _rgb("4D5156")),
-        **dict.fromkeys(RECEIVES, _rgb("A4A8AD")),
-    }
-)
 _LIGHTEST = 0.5  # how much of the way to white the last chunk goes
+_HUES: Mapping[Kind, str] = {
+    Kind.F: "1F5FAE",
+    Kind.B: "E69F00",
+    Kind.W: "3BA64C",
+    Kind.BW: "B5446E",
+    Kind.UNSHARD: "6A51A3",
+    Kind.RESHARD: "8A8D91",
+    Kind.REDUCE: "8C6D31",
+    **dict.fromkeys(SENDS, "4D5156"),
+    **dict.fromkeys(RECEIVES, "A4A8AD"),
+}
 
 
 def shade(kind: Kind, chunk: int = 0, num_chunks: int = 1) -> Colour:
-    """The colour of an action of `kind` in `chunk` of `num_chunks`."""
-    hue = _HUES[kind]
+    """The colour of an action of `kind` in `chunk` of `num_chunks`; messages have one for all."""
+    red, green, blue = (part / 255 for part in bytes.fromhex(_HUES[kind]))
+    hue = red, green, blue
     return hue if kind in SENDS or kind in RECEIVES else lighten(hue, chunk, num_chunks)
 
 

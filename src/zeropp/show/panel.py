@@ -1,188 +1,137 @@
-"""A panel: one timeline drawn into one pair of axes, with time to the right and ranks downwards."""
+"""A panel: one timeline in one pair of axes, with time to the right and ranks downwards.
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+title  sizes                                     makespan, bubble ratio
+         floor (dashed)
+rank 0   [ compute boxes, numbered by micro-batch ]
+         [ collectives, thin ] [ p2p, thin ]
+         memory: filled steps                     peak
+rank 1   ...
+"""
 
-from zeropp.ir.timeline import Span
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from zeropp.ir.timeline import Span, Timeline
 from zeropp.show.caption import bubble_ratio, makespan, number, sizes
-from zeropp.show.lanes import Rows
-from zeropp.show.layout import GAP_MEMORY, MEMORY, THIN, Panel, median_box
-from zeropp.show.memory import draw_curve, draw_peak, outline
-from zeropp.show.palette import IDLE, INK, QUIET, WHITE, Colour, ink_on, shade
+from zeropp.show.lanes import Lanes, Row, lanes_of
+from zeropp.show.memory import Curve, peak_of
+from zeropp.show.palette import HELD, HELD_EDGE, IDLE, INK, QUIET, WHITE, Colour, ink_on, shade
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Box = tuple[float, float, float, float, Colour]  # left, right, top, bottom, colour
-
-_LARGEST, _SMALLEST = 8.5, 3.5  # points of the numbers in boxes
-_DIGIT, _AIR = 0.64, 0.2  # the width of a digit and of the air around a number, in font sizes
-
-
-def draw_panel(axes: "Axes", panel: Panel, width: float, scale: float) -> None:
-    """Draw `panel` into `axes`, whose time axis is `width` inches long; `scale` enlarges text."""
-    points = 72.0 * width / panel.end
-    _draw_frame(axes, panel, scale)
-    _draw_boxes(axes, list(_boxes(panel)), min(0.6, 0.1 * points * median_box(panel.timeline)))
-    _draw_numbers(axes, panel, points, _number_size(panel, points, scale))
-    _draw_titles(axes, panel, scale)
-    _draw_memory(axes, panel, scale)
-    if panel.floor is not None:
-        _draw_floor(axes, panel, panel.floor, scale)
+# heights in compute rows: a row of collectives or P2P, one of memory, what is free around it
+_THIN, _MEMORY, _AIR, _GAP = 0.28, 0.62, 0.12, 0.16
+_LARGEST, _SMALLEST = 8.5, 2.0  # points of the numbers in boxes
+_LETTERS = 125  # that fit above a panel
 
 
-def _boxes(panel: Panel) -> Iterator[Box]:
-    """Idle bands first, then what lies on them."""
-    for rank, lanes in enumerate(panel.lanes):
-        top = rank * panel.pitch
-        yield 0.0, panel.timeline.makespan, top, top + panel.row, IDLE
-        yield from _row(panel, lanes.compute, top, panel.row)
-        top += panel.row
-        for rows in (lanes.collectives, lanes.p2p):
-            if rows:
-                yield from _thin_rows(panel, rows, top)
-                top += THIN * panel.row
+@dataclass(frozen=True)
+class Panel:
+    """What a panel shows: times are the timeline's, heights in compute rows."""
+
+    timeline: Timeline
+    start: float  # the time drawn as 0
+    end: float  # the time from there to the right edge
+    floor: float | None  # the time from there to the floor line
+    curves: tuple[Curve, ...]  # for each rank, what it holds; empty without memory
+    most: float  # the amount that fills the height of a row of memory
+
+    @cached_property
+    def lanes(self) -> list[Lanes]:
+        """For each rank, its spans by lane."""
+        return list(map(lanes_of, self.timeline.spans))
+
+    @cached_property
+    def box(self) -> float:
+        """The time that the middle one of the compute actions takes; without any, the makespan."""
+        compute = (span for rank in self.lanes for span in rank.compute)
+        times = [span.end - span.start for span in compute if span.end > span.start]
+        return median(times) if times else self.timeline.makespan
+
+    @cached_property
+    def pitch(self) -> float:
+        """From one rank's compute row to the next rank's."""
+        thin = any(rank.collectives for rank in self.lanes) + any(rank.p2p for rank in self.lanes)
+        memory = _AIR + _MEMORY + _GAP if self.curves else 0.0
+        return 1.0 + _THIN * thin + memory + _GAP
+
+    @property
+    def middles(self) -> list[float]:
+        """For each rank, the middle of its compute row."""
+        return [0.5 + rank * self.pitch for rank in range(len(self.lanes))]
+
+    @property
+    def height(self) -> float:
+        """All ranks."""
+        return self.pitch * len(self.lanes)
+
+    def colour(self, span: Span) -> Colour:
+        """By kind and chunk."""
+        placement, action = self.timeline.placement, span.action
+        return shade(action.kind, placement.chunk_of(action.stage), placement.num_chunks)
 
 
-def _thin_rows(panel: Panel, rows: Rows, top: float) -> Iterator[Box]:
-    height = THIN * panel.row
-    each = (height - 0.15 * height) / len(rows)
-    for index, row in enumerate(rows):
-        yield from _row(panel, row, top + 0.15 * height + index * each, each)
-
-
-def _row(panel: Panel, spans: Iterable[Span], top: float, height: float) -> Iterator[Box]:
-    placement = panel.timeline.placement
-    for action, start, end in spans:
-        colour = shade(action.kind, placement.chunk_of(action.stage), placement.num_chunks)
-        if end > start:
-            yield start - panel.start, end - panel.start, top, top + height, colour
-
-
-def _draw_boxes(axes: "Axes", boxes: list[Box], edge: float) -> None:
-    """All boxes as one artist: thousands of single ones would take seconds."""
-    from matplotlib.collections import PolyCollection
-
-    corners = [
-        ((left, top), (right, top), (right, bottom), (left, bottom))
-        for left, right, top, bottom, _ in boxes
-    ]
-    colours = [colour for *_, colour in boxes]
-    axes.add_collection(
-        PolyCollection(corners, facecolors=colours, edgecolors=[WHITE], linewidths=edge),
-        autolim=False,
-    )
-
-
-def _draw_numbers(axes: "Axes", panel: Panel, points: float, size: float) -> None:
-    """The micro-batch in each box that is wide enough; `points` are those per time unit.
-
-    The figure owns the numbers: axes would clip each one, which takes a third of the whole time.
-    """
-    placement = panel.timeline.placement
-    if size < _SMALLEST:
-        return
-    for rank, lanes in enumerate(panel.lanes):
-        middle = rank * panel.pitch + panel.row / 2
-        for action, start, end in lanes.compute:
-            text = str(action.microbatch)
-            if (end - start) * points < 0.999 * size * _number_width(len(text)):
-                continue
-            colour = shade(action.kind, placement.chunk_of(action.stage), placement.num_chunks)
-            axes.figure.text(
-                (start + end) / 2 - panel.start,
-                middle,
-                text,
-                fontsize=size,
-                color=ink_on(colour),
-                ha="center",
-                va="center",
-                parse_math=False,
-                transform=axes.transData,
-            )
-
-
-def _draw_memory(axes: "Axes", panel: Panel, scale: float) -> None:
-    height = MEMORY * panel.row
-    end = panel.timeline.makespan
-    size = min(8.5 * scale, 72.0 * height)
-    for rank, curve in enumerate(panel.curves):
-        base = (rank + 1) * panel.pitch - GAP_MEMORY * panel.row
-        points = [
-            (time - panel.start, base - height * amount / panel.most)
-            for time, amount in outline(curve, panel.start + end)
-        ]
-        draw_curve(axes, points, base)
-        draw_peak(axes, curve, panel.end, base - height / 2, size, 5 * scale)
-
-
-def _number_size(panel: Panel, points: float, scale: float) -> float:
-    """The size at which the longest number fits the median box."""
-    numbers = [s.action.microbatch or 0 for rank in panel.lanes for s in rank.compute]
-    digits = len(str(max(numbers, default=0)))
-    fits_width = median_box(panel.timeline) * points / _number_width(digits)
-    return min(_LARGEST * scale, 0.6 * 72.0 * panel.row, fits_width)
-
-
-def _number_width(digits: int) -> float:
-    """In font sizes."""
-    return _DIGIT * digits + _AIR
-
-
-def _draw_frame(axes: "Axes", panel: Panel, scale: float) -> None:
-    axes.set_xlim(0.0, panel.end)
-    axes.set_ylim(panel.height, 0.0)
-    ranks = range(len(panel.lanes))
-    axes.set_yticks(
-        [rank * panel.pitch + panel.row / 2 for rank in ranks],
-        [f"rank {rank}" for rank in ranks],
-        fontsize=min(9.0 * scale, 65.0 * panel.pitch),
-    )
+def draw_frame(axes: "Axes", panel: Panel) -> None:
+    """Draw all that needs room around the boxes, so that the layout can be made."""
+    axes.set(xlim=(0.0, panel.end), ylim=(panel.height, 0.0))
+    ranks = [f"rank {rank}" for rank in range(len(panel.lanes))]
+    axes.set_yticks(panel.middles, ranks, fontsize=9, color=INK)
+    axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.tick_params(axis="y", length=0, labelcolor=INK)
-    axes.tick_params(axis="x", color=QUIET, labelcolor=QUIET, labelsize=8.5 * scale)
-    if panel.labelled:
-        axes.set_xlabel(f"time ({panel.timeline.unit})", fontsize=9.0 * scale, color=QUIET)
-        axes.spines["bottom"].set(visible=True, color=QUIET, linewidth=0.6)
-    else:
-        axes.tick_params(axis="x", bottom=False, labelbottom=False)
+    _draw_titles(axes, panel)
+    if panel.floor is not None:
+        _draw_floor(axes, panel, panel.floor)
+    for curve, base in zip(panel.curves, _bases(panel), strict=False):
+        peak, place = f"peak {number(peak_of(curve))}", (1, base - _MEMORY / 2)
+        _note(axes, peak, place, (5, 0), ("axes fraction", "data"), va="center", color=QUIET)
 
 
-def _draw_titles(axes: "Axes", panel: Panel, scale: float) -> None:
-    """Name and sizes above the left end, the two figures above the right end."""
-    timeline = panel.timeline
-    lift = (17 if panel.floor is not None else 6) * scale
+def draw_time_axis(axes: "Axes", unit: str) -> None:
+    """Draw the line and the labels of the time axis."""
+    axes.set_xlabel(f"time ({unit})", fontsize=9, color=QUIET)
+    axes.tick_params(axis="x", length=3.5, color=QUIET, labelcolor=QUIET, labelsize=8.5)
+    axes.spines["bottom"].set(visible=True, color=QUIET, linewidth=0.6)
+
+
+def fill_frame(axes: "Axes", panel: Panel) -> None:
+    """Draw boxes, their numbers and memory into a frame whose layout is made."""
+    points = 72.0 / axes.figure.dpi
+    width, row = points * axes.bbox.width / panel.end, points * axes.bbox.height / panel.height
+    axes.barh(panel.middles, panel.timeline.makespan, 1.0, color=IDLE)
+    _draw_boxes(axes, panel, min(0.6, 0.1 * width * panel.box))
+    _draw_numbers(axes, panel, width, min(_LARGEST, 0.6 * row))
+    style: dict[str, Any] = {
+        "step": "post",
+        "facecolor": HELD,
+        "edgecolor": HELD_EDGE,
+        "linewidth": 0.6,
+    }
+    for curve, base in zip(panel.curves, _bases(panel), strict=False):
+        times = [time - panel.start for time, _ in curve]
+        heights = [base - _MEMORY * amount / panel.most for _, amount in (*curve, curve[-1])]
+        end = max(panel.timeline.makespan, times[-1])
+        axes.fill_between([*times, end], heights, base, **style)
+
+
+def _note(axes: "Axes", text: str, place: Any, offset: Any, places: Any, **style: Any) -> None:
+    """Text beside a place, `offset` points away from it; the place's coordinates are `places`."""
+    axes.annotate(text, place, offset, places, "offset points", **{"fontsize": 8.5, **style})
+
+
+def _draw_titles(axes: "Axes", panel: Panel) -> None:
+    """Name and sizes above the left end, the two figures above the right end or below the name."""
+    timeline, pad = panel.timeline, 6 if panel.floor is None else 18
     figures = f"{makespan(timeline)}{_over_floor(panel)}    {bubble_ratio(timeline)}"
-    name = axes.annotate(
-        timeline.title,
-        (0, 1),
-        (0, lift),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=11.5 * scale,
-        fontweight="bold",
-        color=INK,
-    )
-    axes.annotate(
-        sizes(timeline),
-        (1, 0),
-        (8 * scale, 0.5 * scale),
-        xycoords=name,
-        textcoords="offset points",
-        fontsize=9.5 * scale,
-        color=QUIET,
-        va="bottom",
-    )
-    axes.annotate(
-        figures,
-        (1, 1),
-        (0, lift),
-        xycoords="axes fraction",
-        textcoords="offset points",
-        fontsize=9.5 * scale,
-        color=INK,
-        ha="right",
-    )
+    axes.set_title(figures, loc="right", pad=pad, fontsize=9.5, color=INK)
+    long = len(timeline.title + sizes(timeline) + figures) > _LETTERS
+    name = timeline.title + "\n" * long
+    title = axes.set_title(name, loc="left", pad=pad, fontsize=11.5, weight="bold", color=INK)
+    style = {"va": "top", "fontsize": 9.5, "color": QUIET, "in_layout": False}
+    _note(axes, sizes(timeline), (1, 1), (8, -2), title, **style)
 
 
 def _over_floor(panel: Panel) -> str:
@@ -192,15 +141,66 @@ def _over_floor(panel: Panel) -> str:
     return " (the floor)" if over in ("0.0", "-0.0") else f" ({over} % over the floor)"
 
 
-def _draw_floor(axes: "Axes", panel: Panel, floor: float, scale: float) -> None:
-    axes.axvline(floor, color=INK, linewidth=1.2 * scale, linestyle=(0, (4, 2)), clip_on=False)
-    late = floor > panel.end / 2
-    axes.annotate(
-        f"floor {number(floor)} {panel.timeline.unit}",
-        (floor, 0),
-        (0, 4 * scale),
-        textcoords="offset points",
-        fontsize=8.5 * scale,
-        color=INK,
-        ha="right" if late else "left",
-    )
+def _draw_floor(axes: "Axes", panel: Panel, floor: float) -> None:
+    axes.axvline(floor, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), clip_on=False)
+    side = "right" if floor > panel.end / 2 else "left"
+    label = f"floor {number(floor)} {panel.timeline.unit}"
+    _note(axes, label, (floor, 1), (0, 4), ("data", "axes fraction"), ha=side, color=INK)
+
+
+def _bases(panel: Panel) -> list[float]:
+    """For each rank, the line at which its memory is 0."""
+    return [middle - 0.5 + panel.pitch - 2 * _GAP for middle in panel.middles]
+
+
+def _draw_boxes(axes: "Axes", panel: Panel, edge: float) -> None:
+    """All boxes of a row as one artist: thousands of single ones would take seconds."""
+    for spans, top, height in _rows(panel):
+        spans = tuple(span for span in spans if span.end > span.start)
+        times = [(span.start - panel.start, span.end - span.start) for span in spans]
+        colours = list(map(panel.colour, spans))
+        axes.broken_barh(times, (top, height), facecolor=colours, edgecolor=WHITE, linewidth=edge)
+
+
+def _rows(panel: Panel) -> Iterator[tuple[Row, float, float]]:
+    """The spans of every row, its upper edge and its height."""
+    for middle, lanes in zip(panel.middles, panel.lanes, strict=True):
+        yield lanes.compute, middle - 0.5, 1.0
+        top = middle + 0.5
+        for rows in filter(None, (lanes.collectives, lanes.p2p)):
+            height = 0.85 * _THIN / len(rows)
+            for index, row in enumerate(rows):
+                yield row, top + 0.15 * _THIN + index * height, height
+            top += _THIN
+
+
+def _draw_numbers(axes: "Axes", panel: Panel, width: float, largest: float) -> None:
+    """The micro-batch in each box that is wide enough; `width` is a time unit's, in points.
+
+    The size is that at which the longest number fits the median box.
+    """
+    ranks = zip(panel.middles, panel.lanes, strict=True)
+    spans = [(middle, span) for middle, lanes in ranks for span in lanes.compute]
+    digits = max((len(str(span.action.microbatch)) for _, span in spans), default=1)
+    size = min(largest, width * panel.box / _number_width(digits))
+    if size < _SMALLEST:
+        return
+    for middle, span in spans:
+        text = str(span.action.microbatch)
+        if (span.end - span.start) * width >= 0.999 * size * _number_width(len(text)):
+            axes.figure.text(  # axes would clip each one, which takes a third of the whole time
+                (span.start + span.end) / 2 - panel.start,
+                middle,
+                text,
+                fontsize=size,
+                color=ink_on(panel.colour(span)),
+                ha="center",
+                va="center",
+                parse_math=False,
+                transform=axes.transData,
+            )
+
+
+def _number_width(digits: int) -> float:
+    """Of the digits and the air around them, in font sizes."""
+    return 0.64 * digits + 0.2

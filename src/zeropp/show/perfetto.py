@@ -9,22 +9,18 @@ arrow     where an action's input comes from another rank: F(s,m) -> F(s+1,m) an
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from zeropp.ir.action import COMPUTE
-from zeropp.ir.precedence import predecessors
-from zeropp.ir.schedule import Schedule
+from zeropp.ir.action import Kind
 from zeropp.ir.timeline import Span, Timeline
 from zeropp.show.caption import bubble_ratio, makespan, sizes
 from zeropp.show.lanes import lanes_of, start_of
 
 Event = dict[str, Any]
 
-_MICROSECONDS: Mapping[str, float] = MappingProxyType({"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3})
+_MICROSECONDS: Mapping[str, float] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 _PER_UNIT = 1e3  # microseconds that stand for one of any other unit, such as one f
 
 
@@ -55,16 +51,6 @@ def _trace(timelines: Sequence[Timeline]) -> dict[str, Any]:
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a compute action is in the trace."""
-
-    rank: int
-    thread: int
-    start: float
-    end: float
-
-
 class _Process:
     """One timeline's events; `numbers` supplies ids that no other process has."""
 
@@ -73,13 +59,13 @@ class _Process:
         self.pid = next(numbers)
         self.start = start_of(timeline)
         self.factor = _MICROSECONDS.get(timeline.unit, _PER_UNIT)
+        self.lanes = [lanes_of(spans) for spans in timeline.spans]
 
     def events(self) -> Iterator[Event]:
         """Names first, then every thread's boxes, then the arrows between them."""
-        yield from self._process_names()
+        yield from self._names()
         threads: list[int] = []
-        for rank, spans in enumerate(self.timeline.spans):
-            lanes = lanes_of(spans)
+        for rank, lanes in enumerate(self.lanes):
             threads.append(next(self.numbers))
             yield from self._thread(threads[rank], f"rank {rank}", lanes.compute)
             for name, rows in (("collectives", lanes.collectives), ("p2p", lanes.p2p)):
@@ -87,69 +73,50 @@ class _Process:
                     yield from self._thread(next(self.numbers), f"rank {rank} {name}", row)
         yield from self._arrows(threads)
 
-    def _process_names(self) -> Iterator[Event]:
+    def _names(self) -> Iterator[Event]:
         timeline = self.timeline
         scale = "" if timeline.unit in _MICROSECONDS else f" (1 {timeline.unit} shown as 1 ms)"
         labels = ", ".join((sizes(timeline), makespan(timeline), bubble_ratio(timeline)))
-        yield self._metadata(self.pid, "process_name", {"name": timeline.title + scale})
-        yield self._metadata(self.pid, "process_labels", {"labels": labels})
-        yield self._metadata(self.pid, "process_sort_index", {"sort_index": self.pid})
+        yield self._metadata(self.pid, "process_name", name=timeline.title + scale)
+        yield self._metadata(self.pid, "process_labels", labels=labels)
+        yield self._metadata(self.pid, "process_sort_index", sort_index=self.pid)
 
-    def _metadata(self, thread: int, name: str, args: Event) -> Event:
-        return {"name": name, "ph": "M", "pid": self.pid, "tid": thread, "args": args}
+    def _metadata(self, thread: int, what: str, **args: Any) -> Event:
+        return {"name": what, "ph": "M", "pid": self.pid, "tid": thread, "args": args}
 
     def _thread(self, thread: int, name: str, spans: Sequence[Span]) -> Iterator[Event]:
-        yield self._metadata(thread, "thread_name", {"name": name})
-        yield self._metadata(thread, "thread_sort_index", {"sort_index": thread})
-        yield from (self._event(span, thread) for span in spans if span.end > span.start)
+        yield self._metadata(thread, "thread_name", name=name)
+        yield self._metadata(thread, "thread_sort_index", sort_index=thread)
+        yield from (self._box(span, thread) for span in spans if span.end > span.start)
 
-    def _event(self, span: Span, thread: int) -> Event:
+    def _box(self, span: Span, thread: int) -> Event:
         action = span.action
         chunk = self.timeline.placement.chunk_of(action.stage)
         args = {"stage": action.stage, "chunk": chunk}
         if action.microbatch is not None:
             args["microbatch"] = action.microbatch
         start, end = self._time(span.start), self._time(span.end)
-        return {
-            "name": str(action),
-            "cat": action.kind.value,
-            "ph": "X",
-            "pid": self.pid,
-            "tid": thread,
-            "ts": start,
-            "dur": round(end - start, 3),
-            "args": args,
-        }
+        event = {"name": str(action), "cat": action.kind.value, "ph": "X"}
+        place = {"pid": self.pid, "tid": thread, "ts": start, "dur": round(end - start, 3)}
+        return {**event, **place, "args": args}
 
     def _time(self, time: float) -> float:
         """Microseconds from the timeline's start, in whole nanoseconds."""
         return round((time - self.start) * self.factor, 3)
 
     def _arrows(self, threads: Sequence[int]) -> Iterator[Event]:
-        schedule = _schedule_of(self.timeline)
-        places = {
-            span.action: _Place(rank, threads[rank], span.start, span.end)
-            for rank, spans in enumerate(self.timeline.spans)
-            for span in spans
-            if span.action.kind in COMPUTE and span.end > span.start
+        boxes = {
+            (span.action.kind is Kind.F, span.action.stage, span.action.microbatch): (thread, span)
+            for thread, lanes in zip(threads, self.lanes, strict=True)
+            for span in lanes.compute
+            if span.action.kind is not Kind.W and span.end > span.start
         }
-        for action, place in places.items():
-            for needed in predecessors(action, schedule):
-                source = places.get(needed)
-                if source is not None and source.rank != place.rank:
-                    yield from self._arrow(source, place)
-
-    def _arrow(self, source: _Place, target: _Place) -> Iterator[Event]:
-        """From inside the source's box, since its end may already be the next action's start."""
-        common = {"name": "input", "cat": "input", "id": next(self.numbers), "pid": self.pid}
-        middle = self._time((source.start + source.end) / 2)
-        yield {**common, "ph": "s", "tid": source.thread, "ts": middle}
-        yield {**common, "ph": "f", "bp": "e", "tid": target.thread, "ts": self._time(target.start)}
-
-
-def _schedule_of(timeline: Timeline) -> Schedule:
-    """The compute order that the timeline shows, which is what precedence is defined over."""
-    actions = tuple(tuple(span.action for span in lanes_of(s).compute) for s in timeline.spans)
-    microbatches = [a.microbatch for order in actions for a in order if a.microbatch is not None]
-    units = (1 + max(microbatches, default=0),)
-    return Schedule(timeline.title, timeline.placement, units, actions)
+        for (forward, stage, microbatch), (thread, span) in boxes.items():
+            before = forward, stage - 1 if forward else stage + 1, microbatch
+            source, made = boxes.get(before, (thread, span))
+            if source != thread:
+                arrow = {"name": "input", "cat": "input", "id": next(self.numbers), "pid": self.pid}
+                # from inside the box, since its end may already be the next action's start
+                middle, start = self._time((made.start + made.end) / 2), self._time(span.start)
+                yield {**arrow, "ph": "s", "tid": source, "ts": middle}
+                yield {**arrow, "ph": "f", "bp": "e", "tid": thread, "ts": start}

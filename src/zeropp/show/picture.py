@@ -1,33 +1,30 @@
-"""Pictures: timelines stacked in one SVG or PNG, one row of boxes per rank.
+"""Pictures: timelines stacked in one SVG or PNG, on one time axis where their units agree."""
 
-title  sizes                                     makespan, bubble ratio
-         floor (dashed)
-rank 0   [ compute boxes, numbered by micro-batch ]
-         [ collectives, thin ] [ p2p, thin ]
-         memory: filled steps                     peak
-rank 1   ...
-         time axis
-legend
-"""
-
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zeropp.ir.action import COMPUTE
 from zeropp.ir.timeline import Timeline
-from zeropp.show.layout import Floor, Layout, Panel, lay_out
-from zeropp.show.legend import draw_legend
+from zeropp.show.caption import MEANING, kinds_of
+from zeropp.show.lanes import start_of
 from zeropp.show.memory import MemoryCurves
-from zeropp.show.panel import draw_panel
+from zeropp.show.palette import HELD, IDLE, QUIET, Colour, lighten, shade
+from zeropp.show.panel import Panel, draw_frame, draw_time_axis, fill_frame
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Floor = float | Sequence[float] | None  # of all timelines in the first one's unit, or of each
 
 # text stays text, and the same picture gives the same file
 STYLE: list[str | dict[str, Any]] = ["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]
 _SUFFIXES = (".svg", ".png")
-_DPI = 180
+_WIDTH = 11.0  # inches: of every picture, so that text is as large in all of them on a page
+_ROWS, _LOWEST, _HIGHEST = 10.0, 0.17, 0.34  # inches: of all rows, and of one
+_DPI, _FINEST, _PER_BOX = 180.0, 330.0, 3.5  # PNGs have more where there are many boxes
+_LETTERS, _SWATCH = 120, 7  # in a line of the legend, and those that a swatch takes the room of
 
 
 def draw_picture(
@@ -55,21 +52,94 @@ def draw_picture(
     """
     from matplotlib import style
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     path = check_picture(path)
-    layout = lay_out(timelines, floor, memory)
+    shared = len({timeline.unit for timeline in timelines}) == 1
+    panels = _panels(timelines, shared, floor, memory)
+    rows = [panel.height for panel in panels]
+    row = min(_HIGHEST, max(_LOWEST, _ROWS / sum(rows)))
     with style.context(STYLE):
-        figure = Figure(figsize=(layout.width, layout.height), facecolor="white")
-        for panel in layout.panels:
-            _add_panel(figure, layout, panel)
-        draw_legend(figure, timelines, memory, layout.scale)
-        save_picture(figure, path)
+        figure = Figure((_WIDTH, row * sum(rows) + 0.7 * len(panels) + 1.1))
+        grid = figure.subplots(len(panels), 1, sharex=shared, squeeze=False, height_ratios=rows)
+        framed = list(zip(grid[:, 0], panels, strict=True))
+        for axes, panel in framed:
+            draw_frame(axes, panel)
+        for axes, panel in framed[-1:] if shared else framed:
+            draw_time_axis(axes, panel.timeline.unit)
+        _draw_legend(figure, _legend(timelines, memory))
+        # once: a figure that owns its layout makes it again whenever it is drawn
+        ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1).execute(figure)
+        for axes, panel in framed:
+            fill_frame(axes, panel)
+        boxes = max(panel.end / panel.box for panel in panels)
+        save_picture(figure, path, min(_FINEST, max(_DPI, _PER_BOX * boxes)))
 
 
-def _add_panel(figure: "Figure", layout: Layout, panel: Panel) -> None:
-    left, width = layout.left / layout.width, layout.axis / layout.width
-    bottom, height = panel.bottom / layout.height, panel.height / layout.height
-    draw_panel(figure.add_axes((left, bottom, width, height)), panel, layout.axis, layout.scale)
+def _panels(
+    timelines: Sequence[Timeline], shared: bool, floor: Floor, memory: MemoryCurves | None
+) -> list[Panel]:
+    if not timelines:
+        raise ValueError("timelines must hold at least one timeline")
+    if memory is not None:
+        memory.refuse_others(timelines)
+    starts = [start_of(timeline) for timeline in timelines]
+    floors = _floors(timelines, floor)
+    ends = [1.002 * max(t.makespan, f or 0.0) for t, f in zip(timelines, floors, strict=True)]
+    ends = [max(ends)] * len(ends) if shared else ends
+    curves = memory.curves if memory else [()] * len(ends)
+    most = memory.largest if memory else 0.0
+    each = zip(timelines, starts, ends, floors, curves, strict=True)
+    return [Panel(*fields, most) for fields in each]
+
+
+def _floors(timelines: Sequence[Timeline], floor: Floor) -> Sequence[float | None]:
+    """Each timeline's floor; one number is that of all timelines in the first one's unit."""
+    if not isinstance(floor, Sequence):
+        floors = [floor if t.unit == timelines[0].unit else None for t in timelines]
+    elif len(floors := list(floor)) != len(timelines):
+        raise ValueError(f"floor must list {len(timelines)}, one a timeline; got {len(floors)}")
+    for bound in floors:
+        if bound is not None and not 0 < bound < math.inf:
+            raise ValueError(f"floor must be a positive time, got {bound}")
+    return floors
+
+
+def _legend(timelines: Sequence[Timeline], memory: MemoryCurves | None) -> dict[str, list[Colour]]:
+    """Every kind in the picture, with one swatch per chunk, and what else has a colour."""
+    chunks = range(max(timeline.placement.num_chunks for timeline in timelines))
+    entries: dict[str, list[Colour]] = {}
+    for kind in kinds_of(timelines):
+        label = MEANING[kind] if kind in COMPUTE else kind.partition("_")[0]
+        entries[label] = [shade(kind, v, len(chunks)) for v in chunks]
+    if len(chunks) > 1:
+        entries[f"chunk 0 to {chunks[-1]}"] = [lighten(QUIET, v, len(chunks)) for v in chunks]
+    entries["idle"] = [IDLE]
+    if memory is not None:
+        entries[memory.label] = [HELD]
+    return entries
+
+
+def _draw_legend(figure: "Figure", entries: dict[str, list[Colour]]) -> None:
+    """Below the panels, in as many lines as it needs."""
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.patches import Patch
+
+    swatches: list[Any] = [  # tuples, which HandlerTuple takes though the annotations do not
+        tuple(Patch(facecolor=colour) for colour in colours) for colours in entries.values()
+    ]
+    lines = math.ceil(sum(_SWATCH + len(label) for label in entries) / _LETTERS)
+    figure.legend(
+        swatches,
+        list(entries),
+        handler_map={tuple: HandlerTuple(ndivide=None, pad=0.0)},
+        loc="outside lower center",
+        ncols=math.ceil(len(entries) / lines),
+        frameon=False,
+        fontsize=9,
+        labelcolor=QUIET,
+        columnspacing=1.6,
+    )
 
 
 def check_picture(path: str | Path) -> Path:
@@ -84,9 +154,9 @@ def check_picture(path: str | Path) -> Path:
     return path
 
 
-def save_picture(figure: "Figure", path: Path) -> None:
+def save_picture(figure: "Figure", path: Path, dpi: float = _DPI) -> None:
     """Write without a date, so that the same timelines give the same file."""
     if path.suffix == ".svg":
         figure.savefig(path, metadata={"Date": None})
     else:
-        figure.savefig(path, dpi=_DPI)
+        figure.savefig(path, dpi=dpi)

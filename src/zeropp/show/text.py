@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
+from zeropp.ir.action import Action
 from zeropp.ir.placement import Placement
 from zeropp.ir.timeline import Span, Timeline
-from zeropp.show.caption import bubble_ratio, makespan, number, sizes
+from zeropp.show.caption import MEANING, bubble_ratio, kinds_of, makespan, number, sizes
 from zeropp.show.lanes import lanes_of, start_of
-from zeropp.show.tokens import key_of, letters_of, token_of
 
 _FINEST = 1000  # the largest denominator of a time that still counts as exact
 _LONGEST = 4000  # the most characters of an exact row where no width is asked for
@@ -25,21 +25,13 @@ _NARROWEST = 40  # below this not even the time labels fit
 
 @dataclass(frozen=True)
 class _Scale:
-    """The map from time to characters.
+    """The map from time to characters."""
 
-    Attributes:
-        start: the time of column 0.
-        step: time of one cell.
-        cell: characters per cell.
-        columns: characters of the whole time axis.
-        exact: whether every span starts and ends at a cell's edge.
-    """
-
-    start: float
-    step: float
-    cell: int
-    columns: int
-    exact: bool
+    start: float  # the time of column 0
+    step: float  # time of one cell
+    cell: int  # characters per cell
+    columns: int  # characters of the whole time axis
+    exact: bool  # whether every span starts and ends at a cell's edge
 
     def column(self, time: float) -> int:
         return round((time - self.start) / self.step) * self.cell
@@ -70,15 +62,16 @@ def draw_text(timeline: Timeline, width: int | None = None) -> str:
     start = start_of(timeline)
     rows = list(_rows(timeline))
     margin = max(len(label) for label, _, _ in rows) + 1
-    scale = _exact(timeline, start, (width or _LONGEST + margin) - margin)
+    scale = _exact(timeline, start, width - margin if width else _LONGEST)
     if scale is None:
-        scale = _scaled(timeline, start, (width or _SCALED + margin) - margin)
+        columns = width - margin if width else _SCALED
+        scale = _Scale(start, timeline.makespan / columns, 1, columns, exact=False)
     lines = [_caption(timeline, scale), f"{'time':<{margin}}{_ruler(scale)}"]
     for label, gap, spans in rows:
         row = _row(spans, scale, timeline.placement, gap)
         if row.strip():
             lines.append(f"{label:<{margin}}{row}")
-    lines.append(key_of(timeline))
+    lines.append(_key(timeline))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
@@ -98,7 +91,7 @@ def _exact(timeline: Timeline, start: float, room: int) -> _Scale | None:
     if step is None or timeline.makespan > room * step:
         return None
     cell = max(
-        math.ceil((len(token_of(span.action, timeline.placement)) + 1) / cells)
+        math.ceil((len(_token(span.action, timeline.placement)) + 1) / cells)
         for span in spans
         if (cells := round((span.end - span.start) / step))
     )
@@ -118,22 +111,18 @@ def _common_step(times: Iterable[float]) -> Fraction | None:
     return Fraction(math.gcd(*(int(step * common) for step in steps)), common)
 
 
-def _scaled(timeline: Timeline, start: float, columns: int) -> _Scale:
-    return _Scale(start, timeline.makespan / columns, 1, columns, exact=False)
-
-
 def _row(spans: Iterable[Span], scale: _Scale, placement: Placement, gap: str) -> str:
     characters = list(gap.ljust(scale.cell) * (scale.columns // scale.cell))
     for span in spans:
         first, end = scale.column(span.start), scale.column(span.end)
-        characters[first:end] = _bar(token_of(span.action, placement), end - first, scale)
+        characters[first:end] = _bar(_token(span.action, placement), end - first, scale)
     return "".join(characters)
 
 
 def _bar(token: str, columns: int, scale: _Scale) -> str:
     """`F0-- `: the token, dashes beyond its first cell, and a blank before the next action."""
     if len(token) > columns:
-        return letters_of(token)[:columns].ljust(columns, "-")
+        return token.rstrip("0123456789:'")[:columns].ljust(columns, "-")
     filler = "-" if columns > scale.cell else " "
     return token.ljust(columns - 1, filler).ljust(columns)
 
@@ -156,12 +145,8 @@ def _ruler(scale: _Scale) -> str:
 def _tick_exact(scale: _Scale) -> float:
     """The time between labels: whole cells, and a whole number if one is near."""
     fewest = math.ceil(8 / scale.cell)
-    whole = (n for n in range(fewest, fewest + 100) if _is_whole(n * scale.step))
-    return next(whole, fewest) * scale.step
-
-
-def _is_whole(value: float) -> bool:
-    return math.isclose(value, round(value), abs_tol=1e-9)
+    times = [cells * scale.step for cells in range(fewest, fewest + 100)]
+    return next((t for t in times if math.isclose(t, round(t), abs_tol=1e-9)), times[0])
 
 
 def _tick_scaled(scale: _Scale) -> float:
@@ -169,3 +154,25 @@ def _tick_scaled(scale: _Scale) -> float:
     least = 10 * scale.step
     power = 10.0 ** math.floor(math.log10(least))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)
+
+
+def _token(action: Action, placement: Placement) -> str:
+    """Kind and micro-batch, with a mark for the chunk; a collective has its stage instead."""
+    letters, _, _ = MEANING[action.kind].partition(" ")
+    if action.microbatch is None:
+        return f"{letters}{action.stage}"
+    chunk = placement.chunk_of(action.stage)
+    return f"{letters}{action.microbatch}{_mark(chunk, placement.num_chunks)}"
+
+
+def _mark(chunk: int, num_chunks: int) -> str:
+    if num_chunks <= 3:
+        return "'" * chunk
+    return f":{chunk}" if chunk else ""
+
+
+def _key(timeline: Timeline) -> str:
+    """What the letters and marks in this picture mean."""
+    num_chunks = timeline.placement.num_chunks
+    marks = [f"{_mark(chunk, num_chunks)} chunk {chunk}" for chunk in range(1, num_chunks)]
+    return "   ".join([*(MEANING[kind] for kind in kinds_of([timeline])), *marks, ". idle"])
