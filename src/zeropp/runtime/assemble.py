@@ -14,12 +14,12 @@ from zeropp.ir.program import Recompute
 from zeropp.plan import Plan
 from zeropp.runtime import compat
 from zeropp.runtime.boundary import Boundaries
+from zeropp.runtime.channel import Transport
 from zeropp.runtime.machine import Machine
-from zeropp.runtime.mesh import PP, data_mesh, pipelines
+from zeropp.runtime.mesh import PP, data_mesh, own_pipeline
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import Tie, tie_inside
-from zeropp.runtime.transport import Transport
 from zeropp.runtime.watchdog import Watchdog
 
 Init = Callable[[int, nn.Module], None]
@@ -56,7 +56,7 @@ def assemble(
     return Machine(
         placement,
         {s: Stage(modules[s], placed[s], precision, recompute) for s in modules},
-        transport.messages(placement, pipelines(mesh), device),
+        transport.messages(placement, own_pipeline(mesh), device),
         boundaries,
         device,
         Watchdog(placement, rank, compat.common_store(), timeout),

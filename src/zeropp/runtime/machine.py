@@ -8,11 +8,11 @@ from torch import Tensor
 
 from zeropp.ir import Placement
 from zeropp.runtime.boundary import Boundaries, Tensors
+from zeropp.runtime.channel import Messages
 from zeropp.runtime.constants import Constants
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.microbatches import Microbatch
 from zeropp.runtime.stage import Stage
-from zeropp.runtime.transport import Messages
 from zeropp.runtime.watchdog import Watchdog
 
 Head = Callable[[Microbatch, Tensors], Tensors]

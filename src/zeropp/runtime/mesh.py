@@ -1,9 +1,13 @@
 """The device mesh: pipeline ranks on the outside, data-parallel copies and shards inside."""
 
+from collections.abc import Iterable
+
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from zeropp.plan import Plan
+from zeropp.runtime.compat import forget_mesh
 
 PP, REPLICATE, SHARD = "pp", "dp_replicate", "dp_shard"
 
@@ -17,6 +21,17 @@ def make_mesh(plan: Plan, device_type: str) -> DeviceMesh:
     check_world_size(plan, dist.get_world_size())
     shape = (plan.pp_size, plan.dp_replicate, plan.dp_shard)
     return init_device_mesh(device_type, shape, mesh_dim_names=(PP, REPLICATE, SHARD))
+
+
+def close_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
+    """Destroy the process groups of a mesh of `make_mesh`, all that is on it being `modules`.
+
+    The default group stays, where it serves as an axis of the mesh.
+    """
+    for group in mesh.get_all_groups():
+        if group != dist.group.WORLD:
+            dist.destroy_process_group(group)
+    forget_mesh(mesh, modules)
 
 
 def check_world_size(plan: Plan, world_size: int) -> None:
@@ -37,6 +52,12 @@ def data_mesh(mesh: DeviceMesh) -> DeviceMesh:
 def pipelines(mesh: DeviceMesh) -> list[list[int]]:
     """For every pipeline of the mesh, the global ranks along it."""
     ranks: list[list[int]] = mesh.mesh.flatten(1).t().tolist()
+    return ranks
+
+
+def own_pipeline(mesh: DeviceMesh) -> list[int]:
+    """The global ranks along this rank's pipeline."""
+    ranks: list[int] = mesh[PP].mesh.tolist()
     return ranks
 
 

@@ -1,6 +1,7 @@
 """The public face: a model cut into stages, trained by a plan's program."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -15,18 +16,18 @@ from zeropp.program.forward_only import forward_only
 from zeropp.program.verifier import require_valid
 from zeropp.runtime.assemble import assemble, default_device, require_same_program
 from zeropp.runtime.boundary import Tensors
+from zeropp.runtime.channel import Direct, Transport
 from zeropp.runtime.compiled import require_unwrapped
 from zeropp.runtime.constants import Constants, ConstantSender
 from zeropp.runtime.executor import Execution
 from zeropp.runtime.instructions import Instruction, instructions
 from zeropp.runtime.machine import Feed, Head
-from zeropp.runtime.mesh import PP, check_world_size, make_mesh, pipelines
+from zeropp.runtime.mesh import PP, check_world_size, close_mesh, make_mesh, own_pipeline
 from zeropp.runtime.microbatches import Batch, Microbatch, Nested, microbatches_of, on_device
 from zeropp.runtime.observer import Laps, no_lap
 from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import TiedCopies, find_ties, local_part
-from zeropp.runtime.transport import Direct, Transport
 
 LossFn = Callable[..., Tensor]
 
@@ -104,7 +105,7 @@ class Pipeline:
         self.program = require_valid(plan.lower(plan.compute, sharded=self._sharded))
         require_same_program(self.program)
         self.ties = find_ties(blocks, stages)
-        self._constants = ConstantSender(blocks, self.mesh[PP].get_group(), self.device, precision)
+        self._constants = ConstantSender(blocks, self.mesh[PP], self.device, precision)
         self._machine = assemble(
             blocks,
             stages,
@@ -118,7 +119,12 @@ class Pipeline:
             transport or Direct(),
         )
         modules = {s: stage.module for s, stage in self._machine.stages.items()}
-        self._copies = TiedCopies(self.ties, plan.placement, pipelines(self.mesh), modules)
+        self._copies = TiedCopies(self.ties, plan.placement, own_pipeline(self.mesh), modules)
+        self._closing = ExitStack()
+        if mesh is None:
+            self._closing.callback(close_mesh, self.mesh, self.modules)
+        self._closing.callback(self._machine.close)
+        self._closing.callback(self._copies.close)
         self._training = self._ready(self.program)
         self._evaluations: dict[int, tuple[Instruction, ...]] = {}
 
@@ -235,8 +241,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Destroy the channels' process groups; the pipeline cannot run afterwards."""
-        self._machine.close()
-        self._copies.close()
+        self._closing.close()
 
     def follow(self, plan: Plan) -> None:
         """Run another order from the next step on; collective, on all ranks.
