@@ -18,12 +18,12 @@ from zeropp.measure.alive import Alive
 from zeropp.measure.clock import clock_of
 from zeropp.planner.profile import Block
 from zeropp.runtime.boundary import Boundaries, Specs, skeleton
+from zeropp.runtime.channel import Direct
 from zeropp.runtime.inputs import Microbatch, on_device
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Block as Called
 from zeropp.runtime.stage import Head, Stage, StageModule, Tensors, run_blocks
-from zeropp.runtime.transport import Direct
 
 _WARM_UP = 3
 _BACKWARD_FLOPS = 2  # B and W each take as many as F

@@ -12,6 +12,7 @@ from torch import Tensor
 from zeropp.planner.link import Link
 from zeropp.runtime.boundary import TensorSpec
 from zeropp.runtime.channel import PeerLink
+from zeropp.runtime.compat import new_group
 
 SMALL = 64  # bytes of a message whose time is all latency
 _ROUNDS = 30
@@ -32,13 +33,12 @@ def measure_link(ranks: Sequence[int], per_node: int, device: torch.device) -> L
     """
     if len(ranks) == 1:
         return None
-    group = dist.new_group(list(ranks))
     found: list[Link | None] = [None]
-    if dist.get_rank() in ranks and group is not None:
+    if dist.get_rank() in ranks:
+        group = new_group(ranks, "link")
         found[0] = _measure(ranks, per_node, device, group)
-    dist.broadcast_object_list(found, src=ranks[0])
-    if group is not None and dist.get_rank() in ranks:
         dist.destroy_process_group(group)
+    dist.broadcast_object_list(found, src=ranks[0])
     return found[0]
 
 

@@ -16,10 +16,9 @@ from torch.distributed.fsdp import FSDPModule
 from zeropp.ir import Action, Placement
 from zeropp.ir.precedence import Channel, channel_of
 from zeropp.runtime.boundary import Specs
-from zeropp.runtime.channel import Arrival
+from zeropp.runtime.channel import Arrival, Direct, Messages
 from zeropp.runtime.lane import Lane, ThreadLane, Wait
 from zeropp.runtime.stage import Tensors
-from zeropp.runtime.transport import Direct, Messages
 
 
 class SlowLinks:
@@ -43,10 +42,10 @@ class SlowLinks:
         self._gather, self._reduce = gather, reduce
 
     def messages(
-        self, placement: Placement, pipelines: Sequence[Sequence[int]], device: torch.device
+        self, placement: Placement, ranks: Sequence[int], device: torch.device
     ) -> Messages:
         """Real channels, each behind a thread that keeps messages back."""
-        real = Direct().messages(placement, pipelines, device)
+        real = Direct().messages(placement, ranks, device)
         return _SlowMessages(real, placement, self._latency, self._transfer)
 
     def lane(self, device: torch.device) -> Lane:

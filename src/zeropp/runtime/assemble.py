@@ -15,12 +15,12 @@ from zeropp.ir.placement import Placement
 from zeropp.ir.program import Program, Recompute
 from zeropp.ir.text import format_program
 from zeropp.runtime.boundary import Boundaries
+from zeropp.runtime.channel import Transport
 from zeropp.runtime.executor import Machine
-from zeropp.runtime.mesh import PP, data_mesh, data_size, pipelines
+from zeropp.runtime.mesh import PP, data_mesh, data_size, own_pipeline
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import Tie, tie_inside
-from zeropp.runtime.transport import Transport
 from zeropp.runtime.watchdog import Watchdog
 
 Init = Callable[[int, nn.Module], None]
@@ -87,7 +87,7 @@ def assemble(
     placed = place_parameters(modules, dp_mesh, precision, lane)
     return Machine(
         {s: Stage(modules[s], placed[s], precision, model.recompute) for s in modules},
-        transport.messages(placement, pipelines(mesh), device),
+        transport.messages(placement, own_pipeline(mesh), device),
         boundaries,
         device,
         Watchdog(placement, rank, compat.common_store(), timeout),

@@ -1,11 +1,13 @@
-"""Point-to-point between ranks: one process group for each direction and each kind of traffic.
+"""What carries tensors between ranks: a process group for each direction and kind of traffic.
 
-Separate groups keep a forward transfer from queueing behind a backward one on NCCL's streams.
+Separate groups keep a forward transfer from queueing behind a backward one on NCCL's streams. A
+rank makes only its own, in an order common to all, so that both ends of each meet. `Transport` is
+the seam behind which a rehearsal puts slower links.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -15,6 +17,8 @@ from zeropp.ir import Action, Placement
 from zeropp.ir.action import RECEIVES, Kind
 from zeropp.ir.precedence import Channel, channel_of, outgoing
 from zeropp.runtime.boundary import Specs, TensorSpec
+from zeropp.runtime.compat import new_group
+from zeropp.runtime.lane import Lane, StreamLane, ThreadLane
 from zeropp.runtime.stage import Tensors
 
 _UNFINISHED = 2  # messages that a link may be sending before it waits for the oldest
@@ -80,32 +84,64 @@ def _real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
+class Messages(Protocol):
+    """Point-to-point, as the executor sees it."""
+
+    def send(self, action: Action, tensors: Tensors) -> None:
+        """Start sending for a SEND action; the tensors stay alive until they are sent."""
+
+    def receive(self, action: Action, specs: Specs) -> Arrival:
+        """Post the receive of a RECV action."""
+
+    def flush(self) -> None:
+        """Wait until everything is sent."""
+
+    def close(self) -> None:
+        """Nothing can be sent afterwards."""
+
+
+class Transport(Protocol):
+    """Makes what a pipeline communicates by."""
+
+    def messages(
+        self, placement: Placement, ranks: Sequence[int], device: torch.device
+    ) -> Messages:
+        """Point-to-point of the pipeline with the global ranks `ranks`; collective on these."""
+
+    def lane(self, device: torch.device) -> Lane:
+        """Where this rank's collectives run."""
+
+
+class Direct:
+    """The process groups of torch.distributed, as they are."""
+
+    def messages(
+        self, placement: Placement, ranks: Sequence[int], device: torch.device
+    ) -> Messages:
+        """A process group for each channel."""
+        return Channels(placement, ranks, device)
+
+    def lane(self, device: torch.device) -> Lane:
+        """FSDP2's streams on a GPU, a thread on a CPU."""
+        return ThreadLane() if device.type == "cpu" else StreamLane()
+
+
 class Channels:
-    """All channels of this rank's pipeline, with their communicators made.
+    """All channels of this rank, with their communicators made.
 
     Args:
         placement: stage -> rank.
-        pipelines: for each pipeline of the world, the global ranks of its ranks, in order.
+        ranks: the global ranks of this rank's pipeline, in order.
         device: where tensors are received.
     """
 
-    def __init__(
-        self,
-        placement: Placement,
-        pipelines: Sequence[Sequence[int]],
-        device: torch.device,
-    ) -> None:
+    def __init__(self, placement: Placement, ranks: Sequence[int], device: torch.device) -> None:
         self._placement = placement
         self._links: dict[Channel, PeerLink] = {}
-        me = dist.get_rank()
+        me = ranks.index(dist.get_rank())
         for channel in _channels(placement):
-            for ranks in pipelines:  # torch wants every rank at the birth of every group
-                ends = (ranks[channel.source], ranks[channel.destination])
-                group = dist.new_group(list(ends))
-                if me in ends and group is not None:
-                    link = PeerLink(group, ends[me == ends[0]], device)
-                    self._links[channel] = link
-                    _connect(link, sends=me == ends[0], device=device)
+            if me in (channel.source, channel.destination):
+                self._links[channel] = _open(channel, ranks, me, device)
 
     def send(self, action: Action, tensors: Tensors) -> None:
         """Start sending for a SEND action; the tensors stay alive until they are sent."""
@@ -133,17 +169,24 @@ class Channels:
 
 
 def _channels(placement: Placement) -> list[Channel]:
-    """Every channel between neighbouring stages, in an order that all ranks agree on."""
+    """Every channel between neighbouring stages, in an order that all ranks agree on.
+
+    Pairs whose lower rank is even come first: they meet all at once, and so do the others then.
+    """
     passes = [Action(kind, s, 0) for s in range(placement.num_stages) for kind in (Kind.F, Kind.B)]
     sends = [send for action in passes if (send := outgoing(action, placement)) is not None]
-    return sorted({channel_of(send, placement) for send in sends})
+    channels = {channel_of(send, placement) for send in sends}
+    return sorted(channels, key=lambda c: (min(c.source, c.destination) % 2, c))
 
 
-def _connect(link: PeerLink, *, sends: bool, device: torch.device) -> None:
-    """Pass one byte, so that the communicator exists before the first step."""
-    if sends:
-        byte = torch.zeros(1, dtype=torch.uint8, device=device)
-        link.send((byte,))
+def _open(channel: Channel, ranks: Sequence[int], me: int, device: torch.device) -> PeerLink:
+    """Meet the other end, and pass one byte so that a communicator exists before the first step."""
+    source, destination, kind = channel
+    group = new_group((ranks[source], ranks[destination]), f"channel {kind}")
+    link = PeerLink(group, ranks[destination if me == source else source], device)
+    if me == source:
+        link.send((torch.zeros(1, dtype=torch.uint8, device=device),))
         link.flush()
     else:
         link.receive((TensorSpec((1,), torch.uint8, False),)).wait()
+    return link

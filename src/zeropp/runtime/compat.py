@@ -23,16 +23,31 @@ What torch 2.15's public finalisation cannot express, and what its source says
 
 Public in torch 2.15, and used: the place of the sums, which is the full parameters' `.grad` in
 their `grad_dtype`, and the end of the reductions, HSDP's included.
+
+Process groups are named here. `dist.new_group` wants every rank of the world; with
+`use_local_synchronization=True` only the members, but then it names the group by its ranks and by
+the number of groups that the calling rank has (`_hash_ranks_to_str`; a later torch: has made).
+Neighbours in a pipeline have different numbers, so they would wait for each other under two names;
+and a name that comes again after its group's end leads to addresses that are gone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import Store as Store  # dist.Store, where there is distributed
-from torch.distributed.distributed_c10d import _get_default_store
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.distributed_c10d import (
+    _get_default_group,
+    _get_default_store,
+    _get_default_timeout,
+    _new_process_group_helper,
+    _world,
+)
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 
 class _Reduction(Protocol):
@@ -115,6 +130,53 @@ def finish_reductions(module: FSDPModule) -> None:
 def common_store() -> Store:
     """The store by which the ranks met; torch keeps it, but has no public name for it."""
     return _get_default_store()
+
+
+def new_group(ranks: Sequence[int], purpose: str) -> dist.ProcessGroup:
+    """A process group of the global ranks `ranks`, this one among them; collective on these alone.
+
+    Members agree on its name by counting, each for itself, what they made of the same ranks for the
+    same purpose.
+    """
+    store, me, backend = common_store(), dist.get_rank(), dist.Backend(dist.get_backend())
+    kind = f"zeropp {purpose} {'-'.join(map(str, ranks))}"
+    name: Any = f"{kind} #{store.add(f'{kind} on {me}', 1)}"  # torch's type for it is private
+    with _world_unbound():
+        group, _ = _new_process_group_helper(
+            len(ranks),
+            ranks.index(me),
+            list(ranks),
+            backend,
+            store,
+            name,
+            timeout=_get_default_timeout(backend),
+        )
+    _world.pg_group_ranks[group] = {rank: index for index, rank in enumerate(ranks)}
+    return group
+
+
+def forget_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
+    """Drop what torch keeps of a mesh whose groups are destroyed, and on which `modules` were.
+
+    The mesh and FSDP2's states hold the groups' sockets and threads. DTensor remembers of every
+    operation the mesh of its result, and would give it to the results of an equal mesh.
+    """
+    infos = [g.mesh_info for m in modules if isinstance(m, FSDPModule) for g in _groups(m)]
+    for info in infos:
+        vars(info).update({name: None for name in vars(info) if name.endswith("process_group")})
+    getattr(mesh, "_pg_registry", {}).clear()
+    _clear_sharding_prop_cache()
+
+
+@contextmanager
+def _world_unbound() -> Iterator[None]:
+    """A world bound to a device has its communicator split for every group, by all its ranks."""
+    world = _get_default_group()
+    device, world.bound_device_id = world.bound_device_id, None
+    try:
+        yield
+    finally:
+        world.bound_device_id = device
 
 
 @contextmanager

@@ -9,13 +9,12 @@ from torch import Tensor
 
 from zeropp.ir.action import Action, Kind
 from zeropp.runtime.boundary import Boundaries, Specs
-from zeropp.runtime.channel import Arrival
+from zeropp.runtime.channel import Arrival, Messages
 from zeropp.runtime.inputs import Constants
 from zeropp.runtime.instructions import Instruction
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.observer import Observer, Phase
 from zeropp.runtime.stage import Head, Stage, Tensors
-from zeropp.runtime.transport import Messages
 from zeropp.runtime.watchdog import Watchdog
 
 

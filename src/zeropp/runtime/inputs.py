@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.runtime.shard import compute_dtype
@@ -99,7 +100,7 @@ class ConstantSender:
 
     Args:
         blocks: all blocks of the model, which say what they ask for.
-        group: the pipeline's ranks; the first of them gives.
+        pipeline: its axis of the mesh; the first of its ranks gives.
         device: where the constants are needed.
         precision: the dtype in which blocks compute, to which floating-point constants are cast.
     """
@@ -107,14 +108,14 @@ class ConstantSender:
     def __init__(
         self,
         blocks: Sequence[nn.Module],
-        group: dist.ProcessGroup,
+        pipeline: DeviceMesh,
         device: torch.device,
         precision: MixedPrecisionPolicy,
     ) -> None:
         asked = [constants_of(block) for block in blocks]
         self._names = {name for names in asked for name in names}
         self._required = {name for names in asked for name, must in names.items() if must}
-        self._group, self._device, self._precision = group, device, precision
+        self._pipeline, self._device, self._precision = pipeline, device, precision
 
     def share(self, given: Constants | None) -> dict[str, Tensor]:
         """What the first rank gave, on every rank; no communication where no block asks.
@@ -127,13 +128,14 @@ class ConstantSender:
             if given:
                 raise ValueError(self._complaint(given))
             return {}
-        leads = dist.get_group_rank(self._group, dist.get_rank()) == 0
+        group = self._pipeline.get_group()
+        leads = dist.get_group_rank(group, dist.get_rank()) == 0
         header: list[Any] = [None]
         if leads:
             bad = given.keys() - self._names or self._required - given.keys()
             specs = {name: (t.shape, t.dtype) for name, t in given.items()}
             header = [self._complaint(given) if bad else specs]
-        dist.broadcast_object_list(header, group=self._group, group_src=0)
+        dist.broadcast_object_list(header, group=group, group_src=0)
         if isinstance(header[0], str):
             raise ValueError(header[0])
         return {name: self._share(given.get(name), *spec) for name, spec in header[0].items()}
@@ -143,7 +145,7 @@ class ConstantSender:
             tensor = given.detach().to(self._device).contiguous()
         else:
             tensor = torch.empty(shape, dtype=dtype, device=self._device)
-        dist.broadcast(tensor, group=self._group, group_src=0)
+        dist.broadcast(tensor, group=self._pipeline.get_group(), group_src=0)
         return tensor.to(compute_dtype(self._precision, dtype))
 
     def _complaint(self, given: Constants) -> str:

@@ -1,8 +1,13 @@
 """The device mesh: pipeline ranks on the outside, data-parallel copies and shards inside."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from zeropp.runtime.compat import forget_mesh
 
 PP, REPLICATE, SHARD = "pp", "dp_replicate", "dp_shard"
 
@@ -61,6 +66,12 @@ def pipelines(mesh: DeviceMesh) -> list[list[int]]:
     return ranks
 
 
+def own_pipeline(mesh: DeviceMesh) -> list[int]:
+    """The global ranks along this rank's pipeline."""
+    ranks: list[int] = mesh[PP].mesh.tolist()
+    return ranks
+
+
 def data_rank(mesh: DeviceMesh) -> int:
     """Which of the D pipelines this rank belongs to, that is which part of the data it sees."""
     return int(mesh[REPLICATE].get_local_rank() * mesh[SHARD].size() + mesh[SHARD].get_local_rank())
@@ -79,8 +90,12 @@ def check_mesh(mesh: DeviceMesh, pp_size: int) -> None:
     check_world_size(*sizes, dist.get_world_size())
 
 
-def destroy_mesh(mesh: DeviceMesh) -> None:
-    """Destroy the process groups of a mesh that `make_mesh` made."""
-    groups = {mesh.get_group(name) for name in (PP, REPLICATE, SHARD)} - {dist.group.WORLD}
-    for group in groups:
-        dist.destroy_process_group(group)
+def close_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
+    """Destroy the process groups of a mesh of `make_mesh`, all that is on it being `modules`.
+
+    The default group stays, where it serves as an axis of the mesh.
+    """
+    for group in mesh.get_all_groups():
+        if group != dist.group.WORLD:
+            dist.destroy_process_group(group)
+    forget_mesh(mesh, modules)

@@ -1,6 +1,7 @@
 """The public face of the engine: a model cut into stages, trained by a program."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from operator import attrgetter
@@ -22,6 +23,7 @@ from zeropp.program import (
     without_collectives,
 )
 from zeropp.runtime.assemble import Model, assemble, require_same_program
+from zeropp.runtime.channel import Direct, Transport
 from zeropp.runtime.executor import Execution, Feed, Work
 from zeropp.runtime.inputs import (
     Batch,
@@ -37,16 +39,15 @@ from zeropp.runtime.mesh import (
     PP,
     REPLICATE,
     check_mesh,
+    close_mesh,
     data_size,
     default_device,
-    destroy_mesh,
-    pipelines,
+    own_pipeline,
 )
 from zeropp.runtime.observer import Observer, Observers
 from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import Stage, StageModule, Tensors
 from zeropp.runtime.ties import TiedCopies, find_ties, local_part
-from zeropp.runtime.transport import Direct, Transport
 
 LossFn = Callable[..., Tensor]
 
@@ -127,7 +128,7 @@ class Pipeline:
         precision = precision or MixedPrecisionPolicy()
         self.mesh, self.device = mesh, device or default_device()
         self.rank = mesh[PP].get_local_rank()
-        self._owns_mesh, self._program_for = owns_mesh, program_for
+        self._program_for = program_for
         self._sharded = needs_sharding(data_size(mesh), precision)
         self._loss_fn, self._tokens = loss_fn, tokens or _count_elements
         self.program = self._accepted(program)
@@ -135,14 +136,19 @@ class Pipeline:
         stages = stage_blocks(len(blocks), self.placement.num_stages, cut)
         again = _agreed("recompute", recompute, program.recompute) or Recompute.NONE
         self.ties = find_ties(blocks, stages)
-        self._constants = ConstantSender(blocks, mesh[PP].get_group(), self.device, precision)
+        self._constants = ConstantSender(blocks, mesh[PP], self.device, precision)
         model = Model(blocks, stages, self.ties, init, Recompute(again), precision)
         carried = transport or Direct()
         self._machine = assemble(model, self.placement, mesh, self.device, timeout, carried)
         modules = {s: stage.module for s, stage in self._machine.stages.items()}
-        self._copies = TiedCopies(self.ties, self.placement, pipelines(mesh), modules)
+        self._copies = TiedCopies(self.ties, self.placement, own_pipeline(mesh), modules)
         self._training = {self.num_microbatches: self._ready(self.program)}
         self._evaluations: dict[int, tuple[Instruction, ...]] = {}
+        self._closing = ExitStack()
+        if owns_mesh:
+            self._closing.callback(close_mesh, mesh, self.modules)
+        self._closing.callback(self._machine.close)
+        self._closing.callback(self._copies.close)
 
     @property
     def placement(self) -> Placement:
@@ -268,10 +274,7 @@ class Pipeline:
 
     def close(self) -> None:
         """End communication and leave nothing behind; the pipeline cannot run afterwards."""
-        self._machine.close()
-        self._copies.close()
-        if self._owns_mesh:
-            destroy_mesh(self.mesh)
+        self._closing.close()
 
     def follow(self, program: Program) -> None:
         """Run another order from the next step on; collective, on all ranks.

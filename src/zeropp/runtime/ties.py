@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from zeropp.ir import Placement
+from zeropp.runtime.compat import new_group
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class TiedCopies:
     Args:
         ties: of the whole model.
         placement: stage -> rank.
-        pipelines: for each pipeline of the world, the global ranks of its ranks, in order.
+        pipeline: the global ranks of this rank's pipeline, in order.
         modules: stages of this rank, parameters placed and, where they are, sharded.
     """
 
@@ -90,30 +91,25 @@ class TiedCopies:
         self,
         ties: Sequence[Tie],
         placement: Placement,
-        pipelines: Sequence[Sequence[int]],
+        pipeline: Sequence[int],
         modules: Mapping[int, nn.Module],
     ) -> None:
         self._copies: list[tuple[list[nn.Parameter], dist.ProcessGroup | None]] = []
         self._owned_elsewhere: set[nn.Parameter] = set()
-        self._groups: list[dist.ProcessGroup] = []
-        groups: dict[tuple[int, ...], dist.ProcessGroup | None] = {}
+        self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
         for tie in ties:
-            if len(tie.names) == 1:
-                continue
-            ranks = tuple(sorted({placement.rank_of(stage) for stage in tie.names}))
-            if ranks not in groups:
-                groups[ranks] = self._group(ranks, pipelines)
-            copies = [
+            held = [
                 modules[stage].get_parameter(names[0])
                 for stage, names in tie.names.items()
                 if stage in modules
             ]
-            if copies:
-                owns = next(iter(tie.names)) in modules
-                self._owned_elsewhere |= set(copies[owns:])
-                self._copies.append((copies, groups[ranks]))
-                source = placement.rank_of(next(iter(tie.names)))
-                self._equalise(copies, groups[ranks], pipelines, source)
+            if len(tie.names) == 1 or not held:
+                continue
+            first = next(iter(tie.names))
+            group = self._group({pipeline[placement.rank_of(stage)] for stage in tie.names})
+            self._owned_elsewhere |= set(held[first in modules :])
+            self._copies.append((held, group))
+            _equalise(held, group, source=pipeline[placement.rank_of(first)])
 
     def owns(self, parameter: nn.Parameter) -> bool:
         """Whether `parameter` is no tie's copy but its owner, or not tied."""
@@ -145,38 +141,29 @@ class TiedCopies:
 
     def close(self) -> None:
         """Destroy the process groups."""
-        for group in self._groups:
+        for group in self._groups.values():
             dist.destroy_process_group(group)
+        self._groups.clear()
+        self._copies.clear()
 
-    def _group(
-        self, ranks: tuple[int, ...], pipelines: Sequence[Sequence[int]]
-    ) -> dist.ProcessGroup | None:
-        """This rank's group of the pipeline ranks `ranks`; None if one rank has all copies."""
+    def _group(self, ranks: set[int]) -> dist.ProcessGroup | None:
+        """The group of the global ranks `ranks`; None if one rank has all copies."""
         if len(ranks) == 1:
             return None
-        mine = None
-        for pipeline in pipelines:  # torch wants every rank at the birth of every group
-            members = [pipeline[rank] for rank in ranks]
-            group = dist.new_group(members)
-            if dist.get_rank() in members and group is not None:
-                mine = group
-                self._groups.append(group)
-        return mine
+        members = tuple(sorted(ranks))
+        if members not in self._groups:
+            self._groups[members] = new_group(members, "tie")
+        return self._groups[members]
 
-    def _equalise(
-        self,
-        copies: list[nn.Parameter],
-        group: dist.ProcessGroup | None,
-        pipelines: Sequence[Sequence[int]],
-        source: int,
-    ) -> None:
-        with torch.no_grad():
-            value = local_part(copies[0].detach())
-            if group is not None:
-                own = next(pipeline for pipeline in pipelines if dist.get_rank() in pipeline)
-                dist.broadcast(value, own[source], group=group)
-            for copy in copies[1:]:
-                local_part(copy.detach()).copy_(value)
+
+@torch.no_grad()
+def _equalise(copies: list[nn.Parameter], group: dist.ProcessGroup | None, source: int) -> None:
+    """Give all copies the first one's value, which global rank `source` has."""
+    value = local_part(copies[0].detach())
+    if group is not None:
+        dist.broadcast(value, source, group=group)
+    for copy in copies[1:]:
+        local_part(copy.detach()).copy_(value)
 
 
 def local_part(tensor: Tensor) -> Tensor:
