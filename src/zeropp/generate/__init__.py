@@ -21,7 +21,7 @@ from zeropp.generate.zb_h1 import zb_h1
 from zeropp.generate.zb_h2 import zb_h2
 from zeropp.generate.zb_v import zb_v
 from zeropp.generate.zeropp import zeropp
-from zeropp.ir.collector import collector_paused
+from zeropp.ir.action import collector_paused
 from zeropp.ir.schedule import Schedule
 
 Auto = Literal["auto"]
@@ -88,7 +88,7 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
 )
 
 
-@collector_paused
+@collector_paused()
 def generate(
     name: str,
     pp_size: int,

@@ -21,8 +21,7 @@ from random import Random
 from typing import NamedTuple
 
 from zeropp.costs import Costs, floor
-from zeropp.ir.action import Action
-from zeropp.ir.collector import collector_paused
+from zeropp.ir.action import Action, collector_paused
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule, peak_slots, peak_slots_per_rank
 
@@ -35,7 +34,7 @@ _SAME = 1 + 1e-12  # sums of the same times in another order
 Orders = list[list[int]]
 
 
-@collector_paused
+@collector_paused()
 def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Schedule:
     """`schedule`, or another order of the same actions on the same ranks that ends sooner.
 

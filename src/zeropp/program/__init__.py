@@ -1,10 +1,14 @@
 """From a schedule to the program that ranks execute, and the proof that it is sound."""
 
 from zeropp.program.collectives import Policy
-from zeropp.program.forward_only import forward_only
-from zeropp.program.lowering import lower
-from zeropp.program.verifier import InvalidProgramError, Limits, require_valid, verify
-from zeropp.program.violation import Violation
+from zeropp.program.lowering import forward_only, forward_only_program, lower
+from zeropp.program.verifier import (
+    InvalidProgramError,
+    Limits,
+    Violation,
+    require_valid,
+    verify,
+)
 
 __all__ = [
     "InvalidProgramError",
@@ -12,6 +16,7 @@ __all__ = [
     "Policy",
     "Violation",
     "forward_only",
+    "forward_only_program",
     "lower",
     "require_valid",
     "verify",

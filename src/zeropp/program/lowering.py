@@ -1,13 +1,15 @@
-"""Pure passes from a schedule to the program that ranks execute."""
+"""From a schedule to the program that ranks execute: collectives, then messages."""
 
-from zeropp.ir.collector import collector_paused
+from zeropp.ir.action import Action, Kind, collector_paused
+from zeropp.ir.placement import Placement
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.program.collectives import shard
 from zeropp.program.messages import p2p
+from zeropp.program.verifier import require_valid
 
 
-@collector_paused
+@collector_paused()
 def lower(
     schedule: Schedule,
     shard_policy: str | None = None,
@@ -26,3 +28,32 @@ def lower(
     else:
         program = shard(schedule, shard_policy, max_resident, prefetch)
     return p2p(program, recv_ahead)
+
+
+def forward_only(placement: Placement, num_microbatches: int) -> Schedule:
+    """What evaluation and generation of text run: each chunk's micro-batches before the next's.
+
+    So each stage is gathered once.
+
+    Raises:
+        ValueError: no micro-batch.
+    """
+    actions = tuple(
+        tuple(
+            Action(Kind.F, s, m) for s in placement.stages_of(rank) for m in range(num_microbatches)
+        )
+        for rank in range(placement.pp_size)
+    )
+    return Schedule("forward-only", placement, (num_microbatches,), actions)
+
+
+def forward_only_program(like: Program, num_microbatches: int) -> Program:
+    """The verified program of `forward_only`, placed and sharded as `like` is.
+
+    Raises:
+        ValueError: no micro-batch.
+    """
+    placement = like.placement
+    schedule = forward_only(placement, num_microbatches)
+    resident = like.max_resident or placement.num_chunks
+    return require_valid(lower(schedule, like.shard, max_resident=resident))

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir import Program
 from zeropp.plan import Plan
-from zeropp.program.forward_only import forward_only
+from zeropp.program.lowering import forward_only
 from zeropp.program.verifier import require_valid
 from zeropp.runtime.assemble import assemble, default_device, require_same_program
 from zeropp.runtime.boundary import Tensors

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zeropp.costs import Bytes, Costs, PerStage, Traffic, at_stage, floor
-from zeropp.ir.action import SENDS, Action, Kind
-from zeropp.ir.collector import collector_paused
+from zeropp.ir.action import SENDS, Action, Kind, collector_paused
 from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import peak_slots_per_rank
@@ -119,7 +118,7 @@ class Report:
         }
 
 
-@collector_paused
+@collector_paused()
 def simulate(
     program: Program,
     costs: Costs,
