@@ -9,7 +9,7 @@ import pytest
 
 from zeropp.generate import generate
 from zeropp.ir import Action, Kind, Order, Program, Schedule, format_program, parse
-from zeropp.program.lowering import lower
+from zeropp.program.lowering import forward_only, forward_only_program, lower
 from zeropp.program.verifier import (
     InvalidProgramError,
     Limits,
@@ -139,6 +139,18 @@ def test_economy() -> None:
 def test_errors_list_the_violations() -> None:
     with pytest.raises(InvalidProgramError, match=r"economy: rank 0, position 1: 0UNSHARD"):
         require_valid(edited(0, lambda order: order.insert(0, Action(Kind.UNSHARD, 0))))
+
+
+@pytest.mark.parametrize("policy", [None, "unit", "step", "microbatch"])
+def test_forward_only_programs_are_sharded_as_the_one_they_are_like(policy: str | None) -> None:
+    like = lower(SCHEDULE, policy, max_resident=1)
+    program = forward_only_program(like, 3)
+    assert program.schedule == forward_only(like.placement, 3)
+    assert (program.shard, program.max_resident) == (like.shard, like.max_resident)
+    gathers = {None: 0, "microbatch": 2 * 3}.get(policy, 2)
+    assert program.count(Kind.UNSHARD) == (gathers, gathers)
+    with pytest.raises(ValueError, match="units must be positive"):
+        forward_only_program(like, 0)
 
 
 def test_programs_round_trip_and_unknown_text_is_refused() -> None:

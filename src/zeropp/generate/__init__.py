@@ -5,12 +5,12 @@ from zeropp.generate.automatic import Budget, within_budget
 from zeropp.generate.catalogue import GENERATORS, Generator
 from zeropp.generate.refine import refined
 from zeropp.generate.request import Request
-from zeropp.ir.collector import collector_paused
+from zeropp.ir.action import collector_paused
 from zeropp.ir.order import Order
 from zeropp.ir.schedule import Schedule
 
 
-@collector_paused
+@collector_paused()
 def generate(
     order: Order,
     pp_size: int,

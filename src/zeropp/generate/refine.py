@@ -22,8 +22,7 @@ from typing import NamedTuple
 
 from zeropp.costs import Costs, floor
 from zeropp.generate.request import in_blocks
-from zeropp.ir.action import Action
-from zeropp.ir.collector import collector_paused
+from zeropp.ir.action import Action, collector_paused
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule, peak_slots, peak_slots_per_rank
 
@@ -36,7 +35,7 @@ _SAME = 1 + 1e-12  # sums of the same times in another order
 Orders = list[list[int]]
 
 
-@collector_paused
+@collector_paused()
 def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Schedule:
     """`schedule`, or another order of the same actions on the same ranks that ends sooner.
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from zeropp.ir.action import Action
-from zeropp.ir.collector import collector_paused
+from zeropp.ir.action import Action, collector_paused
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import Span, Timeline
@@ -60,7 +59,7 @@ class DeadlockError(ValueError):
     """No rank can go on; the message names what each blocked rank awaits."""
 
 
-@collector_paused
+@collector_paused()
 def evaluate(
     schedule: Schedule, duration: Callable[[Action], float], latency: float = 0.0
 ) -> Timeline:

@@ -28,17 +28,6 @@ def predecessors(action: Action, schedule: Schedule) -> tuple[Action, ...]:
     return (forward, schedule.backward_of(stage + 1, m))
 
 
-def successor(action: Action, schedule: Schedule) -> Action | None:
-    """The compute action, of a neighbouring stage, that consumes what `action` makes, if any."""
-    kind, stage, m = action
-    if kind is Kind.F:
-        last = stage == schedule.placement.num_stages - 1
-        return None if last else Action(Kind.F, stage + 1, m)
-    if kind in BACKWARD and stage > 0:
-        return schedule.backward_of(stage - 1, m)
-    return None
-
-
 class Channel(NamedTuple):
     """An ordered link between two ranks; forward and backward traffic have one each."""
 
@@ -61,7 +50,7 @@ def outgoing(action: Action, placement: Placement) -> Action | None:
 
 
 def incoming(action: Action, placement: Placement) -> Action | None:
-    """The RECV that a compute action consumes, or None if its input is made on the same rank."""
+    """The RECV that an action consumes, or None if it has no input from another rank."""
     kind, stage, m = action
     if kind is Kind.F:
         return Action(Kind.RECV_F, stage, m) if stage > 0 and placement.hops[stage - 1] else None

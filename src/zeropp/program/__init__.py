@@ -1,16 +1,15 @@
 """From a schedule to the program that ranks execute, and the proof that it is sound."""
 
 from zeropp.program.collectives import Policy
-from zeropp.program.forward_only import forward_only_program
-from zeropp.program.lowering import lower, without_collectives
+from zeropp.program.lowering import forward_only_program, lower, without_collectives
 from zeropp.program.verifier import (
     InvalidProgramError,
     Limits,
+    Violation,
     require_collectives,
     require_valid,
     verify,
 )
-from zeropp.program.violation import Violation
 
 __all__ = [
     "InvalidProgramError",

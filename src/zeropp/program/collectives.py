@@ -11,7 +11,7 @@ With one resident stage the paper's order gathers 1 + (2V-2)B/U times per rank.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -48,20 +48,14 @@ def shard(schedule: Schedule, policy: str, max_resident: int = 2, prefetch: int 
         raise ValueError(f"max_resident must be at least 1, got {max_resident}")
     if prefetch < 0:
         raise ValueError(f"prefetch must be 0 or more, got {prefetch}")
-    if policy == Policy.MICROBATCH:
-        limit = 1
-    else:
-        chunks = schedule.placement.num_chunks
-        limit = min(max_resident, chunks) if policy == Policy.UNIT else chunks
-    actions = tuple(
-        tuple(
-            _insert(
-                order, _gathers(order, policy, limit, prefetch), _reduces(schedule, rank, policy)
-            )
-        )
-        for rank, order in enumerate(schedule.actions)
-    )
-    return Program(schedule, actions, shard=str(policy), max_resident=limit)
+    policy, chunks = Policy(policy), schedule.placement.num_chunks
+    residents = {Policy.UNIT: max_resident, Policy.STEP: chunks, Policy.MICROBATCH: 1}
+    limit = min(residents[policy], chunks)
+    actions = []
+    for order in schedule.actions:
+        gathers = _gathers(order, policy, limit, prefetch)
+        actions.append(tuple(_insert(order, gathers, _reduces(order, policy, schedule.unit_of))))
+    return Program(schedule, tuple(actions), str(policy), limit)
 
 
 class _Gather(NamedTuple):
@@ -73,34 +67,30 @@ class _Gather(NamedTuple):
 
 
 def _gathers(
-    order: tuple[Action, ...], policy: str, limit: int, prefetch: int
-) -> Iterator[_Gather]:
-    if policy == Policy.MICROBATCH:
-        uses = (index for index, a in enumerate(order) if a.kind in NEEDS_PARAMETERS)
-        return (_Gather(order[index].stage, index, index) for index in uses)
-    return _prefetched(_visits(order, limit), limit, prefetch, len(order))
+    order: tuple[Action, ...], policy: Policy, limit: int, prefetch: int
+) -> Iterable[_Gather]:
+    uses = [_Gather(a.stage, i, i) for i, a in enumerate(order) if a.kind in NEEDS_PARAMETERS]
+    if policy is Policy.MICROBATCH:
+        return uses
+    return _prefetched(_visits(uses, limit), limit, prefetch, len(order))
 
 
-def _visits(order: tuple[Action, ...], limit: int) -> list[_Gather]:
+def _visits(uses: list[_Gather], limit: int) -> list[_Gather]:
     """Visits of stages, keeping the `limit` stages that are needed soonest (Belady's rule)."""
-    uses: dict[int, list[int]] = defaultdict(list)
-    for index in range(len(order) - 1, -1, -1):
-        if order[index].kind in NEEDS_PARAMETERS:
-            uses[order[index].stage].append(index)
+    later: dict[int, list[int]] = defaultdict(list)
+    for use in reversed(uses):
+        later[use.stage].append(use.first)
     resident: dict[int, _Gather] = {}
     visits: list[_Gather] = []
-    for index, action in enumerate(order):
-        if action.kind not in NEEDS_PARAMETERS:
-            continue
-        stage = action.stage
-        uses[stage].pop()
-        if stage not in resident and len(resident) == limit:
-            latest = max(resident, key=lambda s: uses[s][-1])
+    for use in uses:
+        later[use.stage].pop()
+        if use.stage not in resident and len(resident) == limit:
+            latest = max(resident, key=lambda stage: later[stage][-1])
             visits.append(resident.pop(latest))
-        first = resident[stage].first if stage in resident else index
-        resident[stage] = _Gather(stage, first, index)
-        if not uses[stage]:
-            visits.append(resident.pop(stage))
+        first = resident.get(use.stage, use).first
+        resident[use.stage] = _Gather(use.stage, first, use.last)
+        if not later[use.stage]:
+            visits.append(resident.pop(use.stage))
     return sorted(visits, key=lambda visit: visit.first)
 
 
@@ -121,18 +111,20 @@ def _prefetched(visits: list[_Gather], limit: int, prefetch: int, length: int) -
         yield _Gather(stage, start, last)
 
 
-def _reduces(schedule: Schedule, rank: int, policy: str) -> dict[int, int]:
+def _reduces(order: tuple[Action, ...], policy: Policy, unit_of: tuple[int, ...]) -> dict[int, int]:
     """After which action's index which stage is reduced."""
-    last: dict[tuple[int, int | None], int] = {}
-    for index, (kind, stage, m) in enumerate(schedule.actions[rank]):
+    batch = range(len(unit_of))
+    spans = {Policy.UNIT: unit_of, Policy.STEP: [0 for _ in batch], Policy.MICROBATCH: batch}
+    span_of: Sequence[int] = spans[policy]
+    last: dict[tuple[int, int], int] = {}
+    for index, (kind, stage, m) in enumerate(order):
         if kind in WEIGHT and m is not None:
-            span = {Policy.UNIT: schedule.unit_of[m], Policy.STEP: None, Policy.MICROBATCH: m}
-            last[stage, span[Policy(policy)]] = index
+            last[stage, span_of[m]] = index
     return {index: stage for (stage, _), index in last.items()}
 
 
 def _insert(
-    order: tuple[Action, ...], gathers: Iterator[_Gather], reduces: dict[int, int]
+    order: tuple[Action, ...], gathers: Iterable[_Gather], reduces: dict[int, int]
 ) -> Iterator[Action]:
     before: dict[int, list[int]] = defaultdict(list)
     after: dict[int, list[int]] = defaultdict(list)

@@ -10,10 +10,12 @@ until its RECV is posted.
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import chain
 
-from zeropp.ir.action import COMPUTE, Action, Kind
+from zeropp.ir.action import COMPUTE, Action
 from zeropp.ir.evaluate import evaluate
-from zeropp.ir.precedence import outgoing, successor
+from zeropp.ir.precedence import Channel, channel_of, incoming, matching_receive, outgoing
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 
@@ -35,43 +37,28 @@ def p2p(program: Program, recv_ahead: int = 1) -> Program:
     actions = tuple(
         tuple(_insert(order, receives[rank], program)) for rank, order in enumerate(program.actions)
     )
-    return Program(program.schedule, actions, program.shard, program.max_resident)
+    return replace(program, actions=actions)
 
 
 def _receives(schedule: Schedule, recv_ahead: int) -> list[dict[int, list[Action]]]:
     """For each rank: before which of its compute actions which RECVs are posted, in send order."""
+    placement = schedule.placement
     spans = evaluate(schedule, lambda action: 1.0).spans
     ends = [[span.end for span in rank] for rank in spans]
-    index_of = {action: i for order in schedule.actions for i, action in enumerate(order)}
-    ranks = schedule.placement.ranks
-    posts: dict[tuple[int, int, Kind], list[tuple[int, Action]]] = defaultdict(list)
-    for source, rank in enumerate(spans):
-        for action, _, end in rank:
-            consumer = successor(action, schedule)
-            if consumer is None or ranks[consumer.stage] == source:
-                continue
-            destination = ranks[consumer.stage]
-            reached = bisect_right(ends[destination], end)
-            position = max(0, min(reached, index_of[consumer] - recv_ahead))
-            kind = Kind.RECV_F if action.kind is Kind.F else Kind.RECV_B
-            receive = Action(kind, consumer.stage, action.microbatch)
-            posts[source, destination, kind].append((position, receive))
-    return _in_send_order(posts, len(schedule.actions))
-
-
-def _in_send_order(
-    positions: dict[tuple[int, int, Kind], list[tuple[int, Action]]], ranks: int
-) -> list[dict[int, list[Action]]]:
-    """Post no RECV of a channel after one that is sent later."""
-    receives: list[dict[int, list[Action]]] = [defaultdict(list) for _ in range(ranks)]
-    for (_, destination, _), posts in sorted(positions.items()):
-        earliest = posts[-1][0]
-        ordered = []
-        for position, receive in reversed(posts):
-            earliest = min(earliest, position)
-            ordered.append((earliest, receive))
-        for position, receive in reversed(ordered):
-            receives[destination][position].append(receive)
+    used = {incoming(a, placement): i for order in schedule.actions for i, a in enumerate(order)}
+    posts: dict[Channel, list[tuple[int, Action]]] = defaultdict(list)
+    for action, _, end in reversed(list(chain.from_iterable(spans))):
+        if (send := outgoing(action, placement)) is not None:
+            receive, channel = matching_receive(send), channel_of(send, placement)
+            reached = bisect_right(ends[channel.destination], end)
+            position = max(0, min(reached, used[receive] - recv_ahead))
+            if later := posts[channel]:
+                position = min(position, later[-1][0])  # no RECV after one that is sent later
+            later.append((position, receive))
+    receives: list[dict[int, list[Action]]] = [defaultdict(list) for _ in spans]
+    for channel, last_first in sorted(posts.items()):
+        for position, receive in reversed(last_first):
+            receives[channel.destination][position].append(receive)
     return receives
 
 

@@ -1,18 +1,21 @@
-"""Proof before launch: rules that a schedule and a program must hold, one file each."""
+"""Proof before launch: a schedule or a program is held against every rule."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from zeropp.ir.collector import collector_paused
+from zeropp.ir.action import collector_paused
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
-from zeropp.program.channels import channels
-from zeropp.program.complete import complete
-from zeropp.program.deadlock import compute_deadlock, rendezvous_deadlock
-from zeropp.program.economy import economy
-from zeropp.program.in_order import messages_in_time, precedence
-from zeropp.program.residency import residency
-from zeropp.program.slots import slots
-from zeropp.program.violation import Violation
+from zeropp.program.compute_rules import Finding, complete, compute_deadlock, precedence, slots
+from zeropp.program.program_rules import (
+    channels,
+    economy,
+    messages_in_time,
+    rendezvous_deadlock,
+    residency,
+)
+
+_AROUND = 4
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,36 @@ class Limits:
     max_resident: int | None = None
 
 
+@dataclass(frozen=True)
+class Violation:
+    """One broken rule.
+
+    Attributes:
+        rule: the rule's name.
+        message: what is wrong, in words.
+        rank: where; None if it concerns the whole.
+        position: index of the action in its rank's order; None if an action is missing.
+        context: the actions around it, the offending one in brackets.
+    """
+
+    rule: str
+    message: str
+    rank: int | None = None
+    position: int | None = None
+    context: str = ""
+
+    def __str__(self) -> str:
+        where = "" if self.rank is None else f"rank {self.rank}"
+        where += "" if self.position is None else f", position {self.position}"
+        head = f"{self.rule}: " + (f"{where}: " if where else "") + self.message
+        return f"{head}\n    {self.context}" if self.context else head
+
+
 class InvalidProgramError(ValueError):
     """A schedule or program breaks a rule; the message lists the first violations."""
 
 
-@collector_paused
+@collector_paused()
 def verify(subject: Schedule | Program, limits: Limits | None = None) -> tuple[Violation, ...]:
     """All violations of a schedule, or of a program and its schedule; empty if it is sound.
 
@@ -43,17 +71,33 @@ def verify(subject: Schedule | Program, limits: Limits | None = None) -> tuple[V
     schedule = subject.schedule if isinstance(subject, Program) else subject
     found = list(complete(schedule)) or [*precedence(schedule), *slots(schedule, limits.slots)]
     if found:
-        return tuple(found)
+        return _violations(found, schedule)
     if isinstance(subject, Schedule):
-        found = list(compute_deadlock(schedule))
-    else:
-        found = [
-            *messages_in_time(subject),
-            *channels(subject),
-            *residency(subject, limits.max_resident),
-            *economy(subject),
-        ] or list(rendezvous_deadlock(subject))
-    return tuple(found)
+        return _violations(compute_deadlock(subject), subject)
+    found = [
+        *messages_in_time(subject),
+        *channels(subject),
+        *residency(subject, limits.max_resident),
+        *economy(subject),
+    ]
+    return _violations(found or rendezvous_deadlock(subject), subject)
+
+
+def _violations(found: Iterable[Finding], subject: Schedule | Program) -> tuple[Violation, ...]:
+    return tuple(_violation(subject, *finding) for finding in found)
+
+
+def _violation(
+    subject: Schedule | Program, rule: str, rank: int | None, position: int | None, message: str
+) -> Violation:
+    if rank is None or position is None:
+        return Violation(rule, message, rank)
+    order = subject.actions[rank]
+    first, end = max(0, position - _AROUND), position + _AROUND + 1
+    shown = [f"[{a}]" if i == position else str(a) for i, a in enumerate(order[first:end], first)]
+    before, after = "... " if first else "", " ..." if end < len(order) else ""
+    context = before + " ".join(shown) + after
+    return Violation(rule, f"{order[position]} {message}", rank, position, context)
 
 
 def require_valid(program: Program, limits: Limits | None = None) -> Program:
@@ -67,15 +111,6 @@ def require_valid(program: Program, limits: Limits | None = None) -> Program:
         more = f"\n... and {len(violations) - 5} more" if len(violations) > 5 else ""
         raise InvalidProgramError(f"{len(violations)} violations:\n{shown}{more}")
     return program
-
-
-__all__ = [
-    "InvalidProgramError",
-    "Limits",
-    "Violation",
-    "require_valid",
-    "verify",
-]
 
 
 def require_collectives(program: Program) -> None:

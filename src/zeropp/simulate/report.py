@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zeropp.costs import Costs, floor
-from zeropp.ir.action import SENDS, Action, Kind
-from zeropp.ir.collector import collector_paused
+from zeropp.ir.action import SENDS, Action, Kind, collector_paused
 from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import peak_slots_per_rank
@@ -116,7 +115,7 @@ class Report:
         }
 
 
-@collector_paused
+@collector_paused()
 def simulate(program: Program, costs: Costs) -> Report:
     """Run a program in simulated time; equal inputs give equal floats.
 

@@ -1,0 +1,137 @@
+"""Rules on the messages and collectives of a program whose compute order is sound."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import chain, zip_longest
+
+from zeropp.ir.action import NEEDS_PARAMETERS, RECEIVES, SENDS, SHARDING, WEIGHT, Action, Kind
+from zeropp.ir.evaluate import run_in_order
+from zeropp.ir.precedence import (
+    Channel,
+    channel_of,
+    incoming,
+    matching_receive,
+    matching_send,
+    producer,
+)
+from zeropp.ir.program import Program
+from zeropp.program.compute_rules import Finding, in_order
+
+
+def messages_in_time(program: Program) -> Iterator[Finding]:
+    """Compute comes after the RECV that it consumes, and a SEND after what it sends."""
+    placement = program.placement
+
+    def needs(action: Action) -> tuple[Action, ...]:
+        if action.kind in SENDS:
+            return (producer(action, program.schedule),)
+        receive = incoming(action, placement)
+        return (receive,) if receive else ()
+
+    return in_order(program.actions, needs)
+
+
+def channels(program: Program) -> Iterator[Finding]:
+    """What is sent is received, once, in the same order; of a channel, the first difference."""
+    placement = program.placement
+    ends: dict[Channel, tuple[list[Action], list[Action]]] = defaultdict(lambda: ([], []))
+    for action in chain.from_iterable(program.actions):
+        if action.kind in SENDS:
+            ends[channel_of(action, placement)][0].append(matching_receive(action))
+        elif action.kind in RECEIVES:
+            ends[channel_of(action, placement)][1].append(action)
+    for channel, (sent, posted) in sorted(ends.items()):
+        for index, (left, right) in enumerate(zip_longest(sent, posted)):
+            if left != right:
+                message = (
+                    f"channel {channel}, message {index}: rank {channel.source} sends for "
+                    f"{left or 'nothing'}, rank {channel.destination} posts {right or 'nothing'}"
+                )
+                yield "channels", None, None, message
+                break
+
+
+def residency(program: Program, limit: int | None = None) -> Iterator[Finding]:
+    """F, B and BW find their stage gathered, and no rank gathers more stages than the limit.
+
+    The limit is `limit`, or the program's own `max_resident`.
+    """
+    if program.shard is None:
+        return
+    most = limit if limit is not None else program.max_resident
+    for rank, order in enumerate(program.actions):
+        resident: set[int] = set()
+        for position, (kind, stage, _) in enumerate(order):
+            if kind is Kind.UNSHARD:
+                resident.add(stage)
+                if most is not None and len(resident) > most:
+                    message = f"makes {len(resident)} stages resident, above the limit of {most}"
+                    yield "residency", rank, position, message
+            elif kind is Kind.RESHARD:
+                resident.discard(stage)
+            elif kind in NEEDS_PARAMETERS and stage not in resident:
+                yield "residency", rank, position, "runs while its stage is not gathered"
+
+
+def economy(program: Program) -> Iterator[Finding]:
+    """Nothing is gathered or reduced twice without need, and every gradient is reduced."""
+    for rank, order in enumerate(program.actions):
+        if program.shard is None:
+            for position, action in enumerate(order):
+                if action.kind in SHARDING:
+                    yield "economy", rank, position, "in a program that is not sharded"
+        else:
+            yield from _gathers(rank, order)
+            yield from _reduces(rank, order)
+
+
+def _gathers(rank: int, order: Sequence[Action]) -> Iterator[Finding]:
+    used: dict[int, bool] = {}  # resident stage -> whether anything used it
+    for position, (kind, stage, _) in enumerate(order):
+        if kind is Kind.UNSHARD:
+            if stage in used:
+                yield "economy", rank, position, "gathers a stage that is gathered"
+            used[stage] = False
+        elif kind is Kind.RESHARD:
+            if stage not in used:
+                yield "economy", rank, position, "frees a stage that is not gathered"
+            elif not used[stage]:
+                yield "economy", rank, position, "frees a stage that nothing used"
+            used.pop(stage, None)
+        elif kind in NEEDS_PARAMETERS and stage in used:
+            used[stage] = True
+    for stage in used:
+        yield "economy", rank, None, f"stage {stage} is never freed"
+
+
+def _reduces(rank: int, order: Sequence[Action]) -> Iterator[Finding]:
+    pending: dict[int, int] = {}  # stage -> position of its latest weight gradient
+    for position, (kind, stage, _) in enumerate(order):
+        if kind in WEIGHT:
+            pending[stage] = position
+        elif kind is Kind.REDUCE and pending.pop(stage, None) is None:
+            yield "economy", rank, position, "reduces no new gradient"
+    for position in sorted(pending.values()):
+        yield "economy", rank, position, "makes a gradient that is never reduced"
+
+
+def rendezvous_deadlock(program: Program) -> Iterator[Finding]:
+    """No rank blocks for ever, even if every SEND blocks until its RECV is posted.
+
+    Channels are in order at both ends by the rule `channels`, so a SEND waits for its own RECV.
+    """
+    placement = program.placement
+    done: set[Action] = set()
+
+    def attempt(rank: int, action: Action) -> Action | None:
+        receive = incoming(action, placement)
+        awaited = matching_send(receive) if receive else None
+        if action.kind in SENDS:
+            awaited = matching_receive(action)
+        if awaited is not None and awaited not in done:
+            return awaited
+        done.add(action)
+        return None
+
+    for rank, position, _, awaited in run_in_order(program.actions, attempt):
+        yield "deadlock", rank, position, f"waits for ever for {awaited}"
