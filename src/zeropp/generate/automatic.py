@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from zeropp.generate.blockwise import carries, zeropp
 from zeropp.generate.request import Request
-from zeropp.ir.evaluate import evaluate
+from zeropp.ir.earliest import evaluate
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
 
 _AS_FAST = 1.001

@@ -1,7 +1,7 @@
 """Floor 0: what schedules, programs and timelines are."""
 
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.evaluate import DeadlockError, evaluate
+from zeropp.ir.earliest import DeadlockError, evaluate
 from zeropp.ir.order import Order
 from zeropp.ir.placement import Placement, Shape, stage_blocks
 from zeropp.ir.program import Program, Recompute

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.evaluate import DeadlockError, evaluate
+from zeropp.ir.earliest import DeadlockError, evaluate
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
 

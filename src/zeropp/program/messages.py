@@ -14,7 +14,7 @@ from dataclasses import replace
 from itertools import chain
 
 from zeropp.ir.action import COMPUTE, Action
-from zeropp.ir.evaluate import evaluate
+from zeropp.ir.earliest import evaluate
 from zeropp.ir.precedence import Channel, channel_of, incoming, matching_receive, outgoing
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import chain, zip_longest
 
 from zeropp.ir.action import NEEDS_PARAMETERS, RECEIVES, SENDS, SHARDING, WEIGHT, Action, Kind
-from zeropp.ir.evaluate import run_in_order
+from zeropp.ir.earliest import run_in_order
 from zeropp.ir.precedence import (
     Channel,
     channel_of,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from zeropp.costs import Costs
 from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, RECEIVES, SENDS, Action, Kind
-from zeropp.ir.evaluate import DeadlockError, run_in_order
+from zeropp.ir.earliest import DeadlockError, run_in_order
 from zeropp.ir.precedence import (
     Channel,
     boundary_of,
