@@ -69,7 +69,7 @@ def test_an_unsound_edit_is_refused_with_rank_position_and_action(name: str) -> 
 
 
 def test_two_weight_gradients_may_change_places() -> None:
-    program = require_valid(edited(swapped("0W2", "0W3")))
+    program = require_valid(edited(swapped("1W0", "1W1"), rank=1))
     assert program != parse(TEXT)
 
 

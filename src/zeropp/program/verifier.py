@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from zeropp.ir.action import collector_paused
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
-from zeropp.program.compute_rules import Finding, complete, compute_deadlock, precedence, slots
-from zeropp.program.program_rules import (
+from zeropp.program.rules import (
+    Finding,
     channels,
+    complete,
+    compute_deadlock,
     economy,
     messages_in_time,
+    precedence,
     rendezvous_deadlock,
     residency,
+    slots,
 )
 
 _AROUND = 4
