@@ -26,7 +26,7 @@ lint: $(READY)
 	.venv/bin/ruff check src tests benchmarks scripts
 	.venv/bin/ruff format --check src tests benchmarks scripts
 	.venv/bin/mypy
-	.venv/bin/mypy scripts/schedules_doc.py scripts/performance_doc.py
+	.venv/bin/mypy scripts/docs.py
 	.venv/bin/lint-imports
 
 # each with its result in build/bench, then docs/performance.md; takes an hour
@@ -39,5 +39,5 @@ bench: $(READY)
 	    then mv build/bench/$$name.part build/bench/$$name.json; \
 	    else failed="$$failed $$name"; fi; \
 	done; \
-	.venv/bin/python scripts/performance_doc.py build/bench || exit 1; \
+	.venv/bin/python scripts/docs.py --results build/bench || exit 1; \
 	[ -z "$$failed" ] || { echo "no result of:$$failed" >&2; exit 1; }

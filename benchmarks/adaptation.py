@@ -9,65 +9,61 @@ The loss is the step's time above that of the order which is made for the true t
 same memory, measured in the same run.
 """
 
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from statistics import median
 
 import torch
 
-from claim import Figure, parser, report
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.claim import Figure, Row, run
 from support.ranks import run_ranks
+from support.sides import seconds
+from support.torch_runtime import CPU
+from zeropp.build import pipeline
 from zeropp.costs import Costs
 from zeropp.measure.adapt import Adapter, better_order
 from zeropp.measure.rehearsal import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
 from zeropp.plan import Plan
-from zeropp.runtime.observer import Several
+from zeropp.runtime.observer import Observer, Observers
 from zeropp.runtime.pipeline import Pipeline
 
 CLAIM = "Half of a loss is won back within ten steps"
 
 P, V, B, U = 4, 2, 16, 4
 ACTION_S = 0.015
+BATCH = torch.zeros(B, WIDTH), torch.zeros(B, WIDTH)
 EVERY, WITHIN, MEASURED, SLOWER = 4, 10, 5, 1.3
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class Case:
-    """What was assumed when the plan was made, what is so, and who slows down."""
+    """What is so where it was assumed that W takes what F does, and which stages slow down."""
 
     name: str
     seam: str
-    assumed_weight: float = 1.0
-    true_weight: float = 1.0
-    slow_rank: int | None = None
+    weight: float = 1.0
+    slow_stages: tuple[int, ...] = ()
 
     @property
     def plan(self) -> Plan:
         """Made for what was assumed."""
-        return Plan(P, V, B, unit_size=U, seam=self.seam, costs=costs(self.assumed_weight))
+        return Plan(P, V, B, unit_size=U, seam=self.seam, costs=costs(1.0))
 
     @property
     def true_costs(self) -> Costs:
         """As it is after the slow-down."""
-        made = costs(self.true_weight)
-        if self.slow_rank is not None:
-            for stage in self.plan.placement.stages_of(self.slow_rank):
-                made = made.scaled(stage, SLOWER)
+        made = costs(self.weight)
+        for stage in self.slow_stages:
+            made = made.scaled(stage, SLOWER)
         return made
 
 
 CASES = (
-    Case("rank 0 slows, drained", "drain", slow_rank=0),
-    Case("rank 1 slows, drained", "drain", slow_rank=1),
-    Case("rank 2 slows, drained", "drain", slow_rank=2),
-    Case("W half as long, carried", "carry", true_weight=0.5),
-    Case("W half as long, drained", "drain", true_weight=0.5),
+    Case("rank 0 slows, drained", "drain", slow_stages=(0, P)),
+    Case("rank 1 slows, drained", "drain", slow_stages=(1, P + 1)),
+    Case("rank 2 slows, drained", "drain", slow_stages=(2, P + 2)),
+    Case("W half as long, carried", "carry", weight=0.5),
+    Case("W half as long, drained", "drain", weight=0.5),
 )
 
 
@@ -77,74 +73,59 @@ def costs(weight: float) -> Costs:
     return Costs(times, times, tuple(weight * t for t in times))
 
 
-def seconds_of(step: Callable[[], object], times: int) -> float:
-    """Median of so many steps."""
-    found = []
-    for _ in range(times):
-        start = time.perf_counter()
-        step()
-        found.append(time.perf_counter() - start)
-    return median(found)
+def seconds_of(pipe: Pipeline, laps: Observer) -> float:
+    """Median of a few steps."""
+    step = partial(pipe.step, BATCH, observer=laps)
+    return median(seconds(step) for _ in range(MEASURED))
 
 
-def run_case(case: Case) -> tuple[float, float, float, int]:
+def run_case(case: Case) -> Row:
     """Seconds of a step: with the loss, adapted, and as it could be; and when it switched."""
-    batch, true = torch.zeros(B, WIDTH), case.true_costs
-    pipe = Pipeline(tiny_blocks(P * V), tiny_loss, case.plan, device=CPU)
-    adapter, emulated = Adapter(pipe, EVERY), EmulatedCompute(costs(case.true_weight))
-    laps = Several(emulated, adapter.times)
-
-    def step() -> None:
-        pipe.step((batch, batch), trace=laps)
-
+    pipe = pipeline(tiny_blocks(P * V), tiny_loss, case.plan, device=CPU)
+    adapter, emulated = Adapter(pipe, EVERY), EmulatedCompute(costs(case.weight))
+    laps = Observers(emulated, adapter.times)
     for _ in range(3):
-        step()
-    if case.slow_rank == pipe.rank:
-        for stage in case.plan.placement.stages_of(pipe.rank):
-            emulated.slow_down(stage, SLOWER)
-    loss = seconds_of(step, MEASURED)
+        pipe.step(BATCH, observer=laps)
+    for stage in case.slow_stages:
+        emulated.slow_down(stage, SLOWER)
+    loss = seconds_of(pipe, laps)
     adapter.times.take()
     switched = WITHIN + 1
     for number in range(WITHIN):
-        step()
+        pipe.step(BATCH, observer=laps)
         if adapter.after_step() is not None:
             switched = min(switched, number + 1)
-    adapted = seconds_of(step, MEASURED)
+    adapted = seconds_of(pipe, laps)
     pipe.close()
-    return loss, adapted, as_it_could_be(case, true, batch), switched
+    row = {"case": case.name, "with_the_loss_s": round(loss, 4), "adapted_s": round(adapted, 4)}
+    return row | {"could_be_s": round(as_it_could_be(case), 4), "switched_after_steps": switched}
 
 
-def as_it_could_be(case: Case, true: Costs, batch: torch.Tensor) -> float:
+def as_it_could_be(case: Case) -> float:
     """Seconds of a step of the order that is made for the true times."""
     program = case.plan.lower(case.plan.compute, sharded=False)
-    ideal = better_order(case.plan, program, true)
-    plan = case.plan if ideal is None else ideal.plan
-    pipe = Pipeline(tiny_blocks(P * V), tiny_loss, plan, device=CPU)
-    emulated = EmulatedCompute(true)
-    pipe.step((batch, batch), trace=emulated)
-    found = seconds_of(lambda: pipe.step((batch, batch), trace=emulated), MEASURED)
+    ideal = better_order(case.plan, program, case.true_costs)
+    plan, emulated = ideal.plan if ideal else case.plan, EmulatedCompute(case.true_costs)
+    pipe = pipeline(tiny_blocks(P * V), tiny_loss, plan, device=CPU)
+    pipe.step(BATCH, observer=emulated)
+    found = seconds_of(pipe, emulated)
     pipe.close()
     return found
 
 
-def run_all() -> list[tuple[float, float, float, int]]:
+def run_all() -> list[Row]:
     """Every case, on one rank."""
     return [run_case(case) for case in CASES]
 
 
-def main() -> int:
-    """Measure and report."""
-    wanted = parser(CLAIM).parse_args()
-    rows, figures = [], []
-    for case, found in zip(CASES, run_ranks(P, run_all, timeout=560)[0], strict=True):
-        loss, adapted, could_be, switched = found
-        won = (loss - adapted) / (loss - could_be)
-        row = {"case": case.name, "with_the_loss_s": round(loss, 3), "adapted_s": round(adapted, 3)}
-        rows.append(row | {"could_be_s": round(could_be, 3), "switched_after_steps": switched})
-        figures.append(Figure(f"{case.name}: loss not won back", 100 * (1 - won), 50.0))
-    return report(CLAIM, rows, figures, wanted)
+def measure() -> tuple[list[Row], list[Figure]]:
+    """A row and a figure for each case."""
+    rows, figures = run_ranks(P, run_all, timeout=560)[0], []
+    for row in rows:
+        left, loss = (row[k] - row["could_be_s"] for k in ("adapted_s", "with_the_loss_s"))
+        figures.append(Figure(f"{row['case']}: loss not won back", 100 * left / loss, 50.0))
+    return rows, figures
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.exit(main())
+    run(CLAIM, measure)

@@ -6,9 +6,9 @@ Run: python benchmarks/cluster.py [--json] [--plot FILE]; as root with iproute2,
 Four hosts of two ranks (P=4, D=2); eight with --hosts 8, 19 minutes; with --all much longer.
 
 Hosts are network namespaces joined by a switch; each link sends through a token bucket at both
-ends. torchrun starts the ranks. Blocks sleep for compute, 15 ms for each of F, B and W; their
-parameters, activations, gradients and messages are real, in a transformer's proportions
-(cluster_block.py): over 200 Mbit/s, both ranks of a host gather a block in two F.
+ends. Blocks sleep for compute, 15 ms for each of F, B and W; their parameters, activations,
+gradients and messages are real, in a transformer's proportions (cluster/cases.py): over 200 Mbit/s,
+both ranks of a host gather a block in two F.
 
 ZeroPP, breadth-first and interleaved 1F1B have V=4 stages of one block. 1F1B has one stage of four
 a rank; this library gathers it as a whole, `microbatch` for every F and backward and reduces after
@@ -19,34 +19,26 @@ and gradients; there is no optimizer. Every place has a verdict: what ZeroPP doe
 """
 
 import argparse
+import json
 import os
-import shutil
+import pickle
 import signal
+import subprocess
 import sys
 import tempfile
+import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-from claim import parser, report
-from cluster_cases import Batch, Job, Mapping
-from cluster_hosts import ClusterError, make_cluster
-from cluster_launch import run_job
-from cluster_plot import plot
-from cluster_verdict import figures, verdicts
+from cluster.cases import Batch, D, Job, Mapping
+from cluster.hosts import DEVICE, ClusterError, make_cluster, refusal
+from cluster.verdict import figures, verdicts
+from support.claim import Row, parser, report
+from support.memory import ALLOCATOR
+from support.pictures import rates_picture
 
-NEEDED = ("ip", "tc")
-PICTURES = (".png", ".svg", ".pdf")
 CLAIM = "ZeroPP over slow links: faster than breadth-first and 1F1B + ZeRO-3, in less memory"
-
-
-def refusal(user: int) -> str | None:
-    """Why this machine cannot run it, if it cannot."""
-    missing = [tool for tool in NEEDED if shutil.which(tool) is None]
-    if missing:
-        return f"needs iproute2, but {' and '.join(missing)} cannot be found; install iproute2"
-    if user != 0:
-        return "needs root, to make network namespaces and limit their links; run it with sudo"
-    return None
+PICTURES = (".png", ".svg", ".pdf")
 
 
 def chosen_options() -> argparse.Namespace:
@@ -56,11 +48,63 @@ def chosen_options() -> argparse.Namespace:
     options.add_argument("--hosts", type=int, choices=(4, 8), default=4, help="P, and ranks / 2")
     options.add_argument("--all", action="store_true", help="more batches, rates and steps")
     chosen = options.parse_args()
-    if chosen.plot is not None and not chosen.plot.absolute().parent.is_dir():
-        options.error(f"--plot: there is no folder {chosen.plot.parent}; make it first")
-    if chosen.plot is not None and chosen.plot.suffix not in PICTURES:
-        options.error(f"--plot: a file ending in {', '.join(PICTURES)}, got {chosen.plot.name!r}")
+    if (plot := chosen.plot) is not None and not plot.absolute().parent.is_dir():
+        options.error(f"--plot: there is no folder {plot.parent}; make it first")
+    if plot is not None and plot.suffix not in PICTURES:
+        options.error(f"--plot: a file ending in {', '.join(PICTURES)}, got {plot.name!r}")
     return chosen
+
+
+def batches(P: int, everything: bool) -> tuple[Batch, ...]:
+    """Fewer and more micro-batches than ranks."""
+    if not everything:
+        return Batch(P // 2, 3, (50, 200, 500, None)), Batch(3 * P, 1, (50, 500))
+    rates = (50, 100, 200, 500, 1000, None)
+    few = [Batch(size, 5, rates) for size in (P // 2, 3 * P // 4, P)]
+    return *few, *(Batch(size, 3, rates) for size in (2 * P, 3 * P, 4 * P))
+
+
+def run_job(job: Job) -> list[Row]:
+    """The rows of a job; what the ranks say goes to our error stream.
+
+    Raises:
+        RuntimeError: a rank failed.
+    """
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        given, rows = Path(folder) / "job", Path(folder) / "rows"
+        given.write_bytes(pickle.dumps(job))
+        ranks = [_start(job, rank, given, rows) for rank in range(job.P * D)]
+        for process in ranks:
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        codes: list[int | None] = [None]
+        while None in codes and not any(codes):
+            time.sleep(0.5)
+            codes = [process.poll() for process in ranks]
+        if any(codes):
+            raise RuntimeError(f"ranks ended with status {codes}")
+        found: list[Row] = json.loads(rows.read_text(encoding="utf-8"))
+        return found
+
+
+def _start(job: Job, rank: int, given: Path, rows: Path) -> subprocess.Popen[bytes]:
+    """D ranks are on a host, as torchrun numbers them."""
+    host = ["ip", "netns", "exec", job.cluster.hosts[rank // D]]
+    environment = {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(job.P * D),
+        "MASTER_ADDR": job.cluster.address(0),
+        "MASTER_PORT": "29500",
+        "GLOO_SOCKET_IFNAME": DEVICE,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+    return subprocess.Popen(
+        [*host, sys.executable, "-m", "cluster.worker", str(given), str(rows)],
+        env=os.environ | ALLOCATOR | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        start_new_session=True,  # Ctrl-C reaches the launcher alone, which then cleans up
+    )
 
 
 def main() -> int:
@@ -69,39 +113,18 @@ def main() -> int:
     if reason := refusal(os.geteuid()):
         print(f"cluster.py {reason}", file=sys.stderr)
         return 2
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGHUP, _stop)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
-        rows = measure(chosen.hosts, everything=chosen.all)
+        with make_cluster(chosen.hosts) as cluster:
+            rows = run_job(Job(cluster, chosen.hosts, batches(chosen.hosts, chosen.all)))
     except ClusterError as error:
         print(f"cluster.py cannot make its hosts here: {error}", file=sys.stderr)
         return 2
     if chosen.plot is not None:
-        plot(rows, chosen.plot)
+        rates_picture(rows, chosen.plot)
     stated = figures(rows, Mapping.ACROSS, chosen.hosts // 2, 500)
     return report(CLAIM, [*rows, *verdicts(rows)], stated, chosen)
-
-
-def measure(P: int, *, everything: bool) -> list[dict[str, Any]]:
-    """All rows, from a cluster of P hosts that is gone afterwards."""
-    batches = _every(P) if everything else _few(P)
-    with tempfile.TemporaryDirectory() as folder, make_cluster(P) as cluster:
-        results = str(Path(folder) / "rows")
-        return run_job(Job(cluster, P, batches, tuple(Mapping), results))
-
-
-def _few(P: int) -> tuple[Batch, ...]:
-    return Batch(P // 2, 3, (50, 200, 500, None)), Batch(3 * P, 1, (50, 500))
-
-
-def _every(P: int) -> tuple[Batch, ...]:
-    rates = (50, 100, 200, 500, 1000, None)
-    few = [Batch(size, 5, rates) for size in (P // 2, 3 * P // 4, P)]
-    return *few, *(Batch(size, 3, rates) for size in (2 * P, 3 * P, 4 * P))
-
-
-def _stop(number: int, _: object) -> None:
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,10 @@ executor's time per action.
 Run: python benchmarks/overhead.py [--json]; about two minutes on two cores.
 """
 
-import sys
-from pathlib import Path
-from typing import Any
-
-import torch
-
-from claim import Figure, parser, report
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from support.ranks import run_ranks  # the tests' own way to run processes
+from support.claim import Figure, Row, run
+from support.ranks import run_ranks
 from zeropp.costs import Costs
-from zeropp.measure.rehearsal import rehearse
+from zeropp.measure.rehearsal import Rehearsal, rehearse
 from zeropp.plan import Plan
 
 CLAIM = "A step takes what the simulator says"
@@ -23,15 +15,21 @@ CLAIM = "A step takes what the simulator says"
 ACTION_S = 0.020
 
 
-def emulated(plans: list[Plan]) -> list[tuple[float, float, float]]:
-    """For each plan, simulated and measured step and the latency, in seconds; on a rank."""
-    found = []
-    for plan in plans:
-        stages = plan.placement.num_stages
-        times = (ACTION_S,) * stages
-        result = rehearse(plan, Costs(times, times, times), steps=3)
-        found.append((result.simulated_s, result.measured_s, result.latency_s))
-    return found
+def plans(P: int) -> list[Plan]:
+    """With 2P micro-batches."""
+    return [
+        Plan(P, 2, 2 * P, "zeropp", P),
+        Plan(P, 2, 2 * P, "zeropp", P, "drain"),
+        Plan(P, 2, 2 * P, "interleaved-1f1b"),
+        Plan(P, 1, 2 * P, "1f1b"),
+        Plan(P, 2, 2 * P, "zb-v"),
+    ]
+
+
+def rehearsed(P: int) -> list[Rehearsal]:
+    """Every plan, on a rank."""
+    every = ((plan, (ACTION_S,) * plan.placement.num_stages) for plan in plans(P))
+    return [rehearse(plan, Costs(times, times, times), steps=3) for plan, times in every]
 
 
 def executor_cost() -> float:
@@ -43,30 +41,22 @@ def executor_cost() -> float:
     return result.measured_s / (3 * 4 * 32)
 
 
-def main() -> int:
-    """Measure and report."""
-    wanted = parser(CLAIM).parse_args()
+def measure() -> tuple[list[Row], list[Figure]]:
+    """A row and a figure for each plan."""
     figures, rows = [], []
     for P in (4, 8):
-        plans = [
-            Plan(P, 2, 2 * P, "zeropp", P),
-            Plan(P, 2, 2 * P, "zeropp", P, "drain"),
-            Plan(P, 2, 2 * P, "interleaved-1f1b"),
-            Plan(P, 1, 2 * P, "1f1b"),
-            Plan(P, 2, 2 * P, "zb-v"),
-        ]
-        measured = run_ranks(P, emulated, plans, timeout=300)[0]
-        for plan, (simulated, seconds, latency) in zip(plans, measured, strict=True):
+        ranks = run_ranks(P, rehearsed, P, timeout=300)
+        for plan, found in zip(plans(P), ranks[0], strict=True):
             name = f"{plan.schedule}{'' if plan.seam is None else ' ' + plan.seam}"
-            figures.append(Figure(f"P={P} {name}: step", seconds / simulated, 1.03, "times"))
-            row: dict[str, Any] = {"P": P, "schedule": name}
-            row |= {"simulated_s": round(simulated, 3), "measured_s": round(seconds, 3)}
-            rows.append(row | {"latency_us": round(latency * 1e6)})
+            ratio = found.measured_s / found.simulated_s
+            figures.append(Figure(f"P={P} {name}: step", ratio, 1.03, "times"))
+            row: Row = {"P": P, "schedule": name, "simulated_s": round(found.simulated_s, 3)}
+            row |= {"measured_s": round(found.measured_s, 3)}
+            rows.append(row | {"latency_us": round(found.latency_s * 1e6)})
     (cost,) = run_ranks(1, executor_cost)
     figures.append(Figure("executor, per action", cost * 1e6, 200, "us"))
-    return report(CLAIM, rows, figures, wanted)
+    return rows, figures
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.exit(main())
+    run(CLAIM, measure)

@@ -19,27 +19,21 @@ with its weights.
 """
 
 import os
-import sys
-import time
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from functools import partial
 from statistics import median, quantiles
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
-from claim import Figure, parser, report
-from gpt_sides import Alone, Running, Task, require_equal
-from resident import ALLOCATOR, Peak
-from sides import Side, torch_sides
-from torch_peer import CPU, PEERS
-from traced import shares
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.claim import Figure, Row, run
+from support.gpt import Alone, Task, adapt, require_equal
+from support.memory import ALLOCATOR, grown
 from support.ranks import run_ranks
+from support.sides import Running, Side, forget_gradients, seconds, shares, torch_sides, trace_of
+from support.torch_runtime import PEERS, Batch
 from zeropp.ir.model import GPTConfig
-from zeropp.measure.trace import Trace
 
 CLAIM = "A real GPT over two ranks, against torch's runtime"
 
@@ -47,7 +41,6 @@ P, ROUNDS, FINAL = 2, 6, 22
 CONFIG = GPTConfig(vocab_size=256, seq_len=128, layers=8, hidden=256, heads=4)
 TASKS = tuple(Task(CONFIG, B, samples=2) for B in (P, 2 * P))
 Seconds = dict[Side | None, list[float]]  # by round; None: each rank's half of the model alone
-
 Peaks = dict[Side, float]  # MiB
 
 
@@ -69,38 +62,39 @@ def sides(task: Task) -> list[Side]:
 def run_sides(task: Task) -> Timed:
     """On one rank: the seconds of every side, after its gradients were checked."""
     loss, gradients = task.plain_step()
-    running = {side: _ready(task, side) for side in sides(task)}
-    for one in running.values():
-        require_equal(one, loss, gradients)
+    batch = task.batch()
+    running = {side: task.start(side) for side in sides(task)}
+    for side, one in running.items():
+        one.step(batch)  # makes buffers, and has torch infer shapes
+        adapt(side, one, batch)
+        require_equal(side, one, batch, loss, gradients)
     alone = Alone(task)
-    alone.step()
+    alone.step(batch)
     ours = {side: one for side, one in running.items() if side.ours}
     theirs = {side: one for side, one in running.items() if not side.ours}
-    rounds = _in_turn({**theirs, None: alone}, ROUNDS)
+    rounds = _in_turn(batch, {**theirs, None: alone}, ROUNDS)
     agreed = [_fastest_few(rounds)]
     dist.broadcast_object_list(agreed)
     chosen = {side: theirs[side] for side in agreed[0]}
-    final = _in_turn({**ours, **chosen, None: alone}, FINAL)
-    where = {side: _shares(one) for side, one in running.items()}
-    for one in running.values():
+    final = _in_turn(batch, {**ours, **chosen, None: alone}, FINAL)
+    where = {}
+    for side, one in running.items():
+        one.step(batch)
+        trace = trace_of(one)
+        one.step(batch, observer=trace)
+        where[side] = shares(one, trace)
         one.close()
     return Timed(rounds, final, where)
 
 
-def _ready(task: Task, side: Side) -> Running:
-    """With its buffers, torch's inference of shapes, and an order for the measured times."""
-    running = Running(task, side)
-    running.step()
-    if side.follows_times:
-        running.adapt(3)
-    return running
-
-
-def _in_turn(running: Mapping[Side | None, Running | Alone], rounds: int) -> Seconds:
+def _in_turn(batch: Batch, running: Mapping[Side | None, Running | Alone], rounds: int) -> Seconds:
     taken: Seconds = {side: [] for side in running}
     for _ in range(rounds):
         for side, one in running.items():
-            taken[side].append(_seconds(one))
+            forget_gradients(one.modules)
+            one.step(batch)
+            forget_gradients(one.modules)
+            taken[side].append(seconds(partial(one.step, batch)))
     return taken
 
 
@@ -117,67 +111,47 @@ def _goes_round(side: Side) -> bool:
     return not PEERS[side.name].vee
 
 
-def _shares(running: Running) -> dict[str, float]:
-    if running.pipeline is None:
-        return {}
-    running.step()
-    trace = Trace(CPU)
-    running.step(trace)
-    return shares(running.pipeline, trace)
-
-
-def _seconds(running: Running | Alone) -> float:
-    running.forget_gradients()
-    running.step()
-    running.forget_gradients()
-    dist.barrier()
-    start = time.perf_counter()
-    running.step()
-    dist.barrier()
-    return time.perf_counter() - start
-
-
 def peak_of(task: Task, side: Side) -> float:
     """On one rank: the most MiB of a side's steps above what the process held with its weights.
 
     What the first step leaves, such as torch's buffers for every micro-batch, counts, and so do the
     steps in which an order follows the times.
     """
-    running = Running(task, side)
+    running, batch = task.start(side), task.batch()
     torch.ones(1, requires_grad=True).sum().backward()  # autograd's own first needs are met
-    with Peak() as peak:
-        if side.follows_times:
-            running.adapt(3)
+
+    def steps() -> None:
+        adapt(side, running, batch)
         for _ in range(3):
-            running.forget_gradients()
-            running.step()
+            forget_gradients(running.modules)
+            running.step(batch)
+
+    most = grown(steps)
     running.close()
-    return peak.most
+    return most
 
 
-def main() -> int:
-    """Measure and report."""
-    wanted = parser(CLAIM).parse_args()
+def measure() -> tuple[list[Row], list[Figure]]:
+    """First all times, then all peaks."""
     timed = [run_ranks(P, run_sides, task, timeout=500, own_cores=True)[0] for task in TASKS]
     os.environ.update(ALLOCATOR)  # the ranks that start from here on have it
-    listed: list[dict[str, Any]] = []
+    listed: list[Row] = []
     claims: list[Figure] = []
     for task, times in zip(TASKS, timed, strict=True):
         peaks = {side: max(run_ranks(P, peak_of, task, side)) for side in sides(task)}
         listed += rows(task, times, peaks)
         claims += figures(task, times.final, peaks)
-    return report(CLAIM, listed, claims, wanted)
+    return listed, claims
 
 
-def rows(task: Task, times: Timed, peaks: Peaks) -> Iterator[dict[str, Any]]:
+def rows(task: Task, times: Timed, peaks: Peaks) -> Iterator[Row]:
     """One for each of torch's sides in the first rounds, then one for each in the final."""
     own = times.final[fastest(times.final, ours=True)]
     for rounds, taken in ((ROUNDS, times.rounds), (FINAL, times.final)):
         for side in filter(None, taken):
-            row: dict[str, Any] = {"B": task.B, "rounds": rounds}
-            row |= {"schedule": side.title, "V": side.V}
-            row |= {"tokens_per_s": round(task.tokens / median(taken[side]))}
-            row |= {"peak_MiB": round(peaks[side], 1)}
+            row: Row = {"B": task.B, "rounds": rounds, "schedule": side.title, "V": side.V}
+            speed = round(task.tokens / median(taken[side]))
+            row |= {"tokens_per_s": speed, "peak_MiB": round(peaks[side], 1)}
             possible = median(_ratios(taken[None], taken[side]))
             row |= {"most_possible": round(possible, 3), "shares": times.shares[side]}
             if rounds == FINAL:
@@ -192,9 +166,8 @@ def figures(task: Task, final: Seconds, peaks: Peaks) -> Iterator[Figure]:
     own = fastest(final, ours=True)
     for kind, loops in (("", False), (" that goes round", True)):
         best = fastest(final, ours=False, loops=loops)
-        name = (
-            f"B={task.B} our {own.title} V={own.V} over torch's best{kind}, {best.name} V={best.V}"
-        )
+        mine, other = f"our {own.title} V={own.V}", f"{best.name} V={best.V}"
+        name = f"B={task.B} {mine} over torch's best{kind}, {other}"
         speed = median(_ratios(final[own], final[best]))
         yield Figure(f"{name}: tokens/s", speed, 1.05, "times", at_least=True)
         yield Figure(f"{name}: peak memory", peaks[own] / peaks[best], 1.0, "times")
@@ -212,5 +185,4 @@ def _ratios(own: list[float], other: list[float]) -> list[float]:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.exit(main())
+    run(CLAIM, measure)

@@ -5,16 +5,13 @@ Run: python benchmarks/soak.py [--json]; four ranks, about four minutes on two c
 
 import os
 import random
-import sys
 import threading
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from claim import Figure, parser, report
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.claim import Figure, Row, run
+from support.memory import resident
 from support.parity import Case, batch, make_pipeline, own_part  # the tests' small GPT
 from support.ranks import run_ranks
 from zeropp.generate import GENERATORS
@@ -24,33 +21,32 @@ from zeropp.runtime.mesh import make_mesh
 CLAIM = "Long use is flat, varied use does not hang"
 
 STEPS, SETTLED, RANDOM = 2_000, 200, 200
+Resources = dict[str, float]
 
 
-def resources() -> dict[str, float]:
+def resources() -> Resources:
     """Memory in MiB, open files, threads and process groups of this process."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        pages = int(file.read().split()[1])
     return {
-        "MiB": pages * os.sysconf("SC_PAGE_SIZE") / 2**20,
+        "MiB": resident(),
         "files": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
         "groups": len(dist.distributed_c10d._world.pg_map),
     }
 
 
-def many_steps() -> tuple[dict[str, float], dict[str, float]]:
+def many_steps() -> tuple[Resources, Resources]:
     """Resources after the first steps and after the last."""
     case = Case(Plan(2, 2, 4, "zeropp", 2, dp_shard=2, max_resident=1))
     pipe = make_pipeline(case, None)
     optimizer = torch.optim.AdamW(pipe.parameters(), lr=1e-3)
     part = own_part(pipe, batch(case))
     for step in range(STEPS):
+        if step == SETTLED:
+            settled = resources()
         pipe.step(part)
         pipe.clip_grad_norm_(1.0)
         optimizer.step()
         optimizer.zero_grad()
-        if step + 1 == SETTLED:
-            settled = resources()
     last = resources()
     pipe.close()
     return settled, last
@@ -80,23 +76,22 @@ def random_case(generator: random.Random) -> Case:
     return Case(plan, bias=generator.random() < 0.5)
 
 
-def random_runs() -> tuple[int, dict[str, float], dict[str, float]]:
+def random_runs() -> tuple[int, Resources, Resources]:
     """How many random pipelines ran, and the resources before and after the later half of them."""
     generator = random.Random(7)
-    cases = [random_case(generator) for _ in range(RANDOM)]
     meshes = {p: make_mesh(Plan(p, dp_shard=4 // p), "cpu") for p in (1, 2, 4)}
-    for done, case in enumerate(cases):
-        if done == RANDOM // 2:
+    for number in range(RANDOM):
+        if number == RANDOM // 2:
             half = resources()
+        case = random_case(generator)
         pipe = make_pipeline(case, meshes[case.plan.pp_size])
         pipe.step(own_part(pipe, batch(case)))
         pipe.close()
-    return len(cases), half, resources()
+    return number + 1, half, resources()
 
 
-def main() -> int:
-    """Measure and report."""
-    wanted = parser(CLAIM).parse_args()
+def measure() -> tuple[list[Row], list[Figure]]:
+    """One rank's resources."""
     settled, last = run_ranks(4, many_steps, timeout=560)[0]
     ran, half, end = run_ranks(4, random_runs, timeout=560)[0]
     figures = [Figure(f"memory after {STEPS} steps", last["MiB"] / settled["MiB"], 1.02, "times")]
@@ -104,10 +99,8 @@ def main() -> int:
     for name in ("files", "threads", "groups"):
         figures.append(Figure(f"more {name}, {STEPS} steps", last[name] - settled[name], 0, ""))
         figures.append(Figure(f"more {name}, random runs", end[name] - half[name], 0, ""))
-    rows = [{"when": when, **what} for when, what in (("steps", last), ("random", end))]
-    return report(CLAIM, rows, figures, wanted)
+    return [{"when": "steps"} | last, {"when": "random"} | end], figures
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    sys.exit(main())
+    run(CLAIM, measure)

@@ -5,11 +5,9 @@ Run: python benchmarks/split.py [--json]; one thread, about a minute.
 """
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from functools import partial
 from statistics import median, quantiles
 
 import torch
@@ -17,9 +15,11 @@ from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
-from claim import Figure, parser, report
+from support.claim import Figure, Row, run
+from support.gpt import Task
+from support.memory import ALLOCATOR, resident
+from support.ranks import run_ranks
 from zeropp.ir.model import GPTConfig
-from zeropp.models import gpt_blocks, init_block
 from zeropp.runtime.lane import ThreadLane
 from zeropp.runtime.shard import place_parameters
 from zeropp.runtime.stage import Stage, StageModule
@@ -28,14 +28,12 @@ CLAIM = "The split costs no time and holds only what W needs"
 
 CONFIG = GPTConfig(vocab_size=256, seq_len=256, layers=4, hidden=512, heads=8)
 BATCH, PAIRS = 4, 15
+Runner = Callable[[Tensor, Tensor], Callable[[], object]]  # F and B of input and output gradient
 
 
 def stack() -> StageModule:
     """The decoder layers, without embedding and head."""
-    blocks = gpt_blocks(CONFIG)
-    for index, block in enumerate(blocks):
-        init_block(block, CONFIG, index, seed=0)
-    return StageModule(dict(enumerate(blocks[1:-1])))
+    return StageModule(dict(enumerate(Task(CONFIG, 1, BATCH).blocks()[1:-1])))
 
 
 def tensors() -> tuple[Tensor, Tensor]:
@@ -46,123 +44,87 @@ def tensors() -> tuple[Tensor, Tensor]:
     return x.requires_grad_(), grad
 
 
-class Ours:
-    """F, B and W of a stage."""
-
-    def __init__(self) -> None:
-        self.module = stack()
-        policy = MixedPrecisionPolicy()
-        placed = place_parameters({0: self.module}, None, policy, ThreadLane())
-        self.stage = Stage(self.module, placed[0], policy)
-
-    def until_weight(self, x: Tensor, grad: Tensor) -> Callable[[], None]:
-        """F and B; what is returned runs W."""
-        self.stage.forward(0, (x,), {}, torch.tensor(1.0))
-        self.stage.backward(0, (grad,), fused=False)
-        return lambda: self.stage.weight(0)
-
-
-class Rewalk:
-    """The same by torch's own functions."""
-
-    def __init__(self) -> None:
-        self.module = stack()
-
-    def until_weight(self, x: Tensor, grad: Tensor) -> Callable[[], None]:
-        """F and B; what is returned runs W."""
-        y = x
-        for block in self.module.blocks:
-            y = block(y)
-        weights = list(self.module.parameters())
-        _, groups = stage_backward_input([y], [grad], [x], iter(weights))
-        return lambda: _discard(stage_backward_weight(iter(weights), groups))
-
-
-def _discard(value: object) -> None:
-    del value
-
-
-def fused(module: StageModule, x: Tensor, grad: Tensor) -> None:
-    """Plain forward and backward."""
-    y = x
+def forward(module: StageModule, x: Tensor) -> Tensor:
+    """Plain PyTorch."""
     for block in module.blocks:
-        y = block(y)
-    y.backward(grad)
+        x = block(x)
+    return x
+
+
+def ours() -> Runner:
+    """F and B of a stage; what is returned runs W."""
+    module, policy = stack(), MixedPrecisionPolicy()
+    placed = place_parameters({0: module}, None, policy, ThreadLane())
+    stage = Stage(module, placed[0], policy)
+
+    def until_weight(x: Tensor, grad: Tensor) -> Callable[[], object]:
+        stage.forward(0, (x,), {}, torch.tensor(1.0))
+        stage.backward(0, (grad,), fused=False)
+        return partial(stage.weight, 0)
+
+    return until_weight
+
+
+def rewalk() -> Runner:
+    """The same by torch's own functions."""
+    module = stack()
+    weights = list(module.parameters())
+
+    def until_weight(x: Tensor, grad: Tensor) -> Callable[[], object]:
+        _, groups = stage_backward_input([forward(module, x)], [grad], [x], iter(weights))
+        return lambda: stage_backward_weight(iter(weights), groups)
+
+    return until_weight
 
 
 def paired_ratios() -> list[float]:
-    """Time of F + B + W over that of plain forward and backward, pair by pair, in turn."""
-    ours, plain = Ours(), stack()
+    """Time of F + B + W over that of plain forward and backward, run in turn.
+
+    Each split run is held against the mean of the plain runs before and after it.
+    """
+    split, plain = ours(), stack()
     x, grad = tensors()
-    times = []
-    for index in range(2 * PAIRS + 3):
+    splits, fuseds = [], []
+    for _ in range(PAIRS + 2):
         start = time.perf_counter()
-        if index % 2:
-            ours.until_weight(x, grad)()
-        else:
-            fused(plain, x, grad)
-        times.append(time.perf_counter() - start)
-    # each split run against the mean of the plain runs before and after it
-    later = times[2:]
-    return [
-        2 * split / (before + after)
-        for (before, split), (_, after) in zip(
-            pairwise(later[:-1]), pairwise(later[1:]), strict=False
-        )
-    ][::2]
+        forward(plain, x).backward(grad)
+        between = time.perf_counter()
+        split(x, grad)()
+        fuseds.append(between - start)
+        splits.append(time.perf_counter() - between)
+    around = zip(splits[1:], fuseds[1:], fuseds[2:], strict=False)  # the first ones warm up
+    return [2 * own / (before + after) for own, before, after in around]
 
 
-def resident() -> int:
-    """Bytes of this process in memory."""
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def held(side: str) -> int:
-    """Bytes that are alive between B and W, and were not before F."""
-    runner = {"ours": Ours, "re-walk": Rewalk}[side]()
+def held(make: Callable[[], Runner]) -> float:
+    """MiB that are alive between B and W, and were not before F."""
+    until_weight = make()
     x, grad = tensors()
-    runner.until_weight(x, grad)()  # buffers of gradients exist from here on
+    until_weight(x, grad)()  # buffers of gradients exist from here on
     before = resident()
-    finish = runner.until_weight(x, grad)
+    finish = until_weight(x, grad)
     between = resident() - before
     finish()
     return between
 
 
-def measured_held(side: str) -> int:
-    """`held` in a fresh process whose allocator returns every freed tensor at once."""
-    fixed = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
-    done = subprocess.run(
-        [sys.executable, __file__, "--held", side],
-        env=os.environ | fixed,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(done.stdout)
-
-
-def main() -> int:
-    """Measure and report."""
-    wanted = parser(CLAIM).parse_args()
+def measure() -> tuple[list[Row], list[Figure]]:
+    """Times here, memory in fresh processes."""
+    torch.set_num_threads(1)
     ratios = paired_ratios()
     low, _, high = quantiles(ratios, n=4)
-    ours, theirs = measured_held("ours"), measured_held("re-walk")
+    os.environ.update(ALLOCATOR)
+    own, theirs = (run_ranks(1, held, make)[0] for make in (ours, rewalk))
     rows = [
         {"pairs": len(ratios), "quartiles": f"{low:.3f} to {high:.3f}"},
-        {"MiB between B and W": f"{ours / 2**20:.1f}", "re-walking": f"{theirs / 2**20:.1f}"},
+        {"MiB between B and W": f"{own:.1f}", "re-walking": f"{theirs:.1f}"},
     ]
     figures = [
         Figure("F + B + W over forward + backward", median(ratios), 1.03, "times"),
-        Figure("bytes between B and W over re-walking", ours / theirs, 0.75, "times"),
+        Figure("bytes between B and W over re-walking", own / theirs, 0.75, "times"),
     ]
-    return report(CLAIM, rows, figures, wanted)
+    return rows, figures
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    if "--held" in sys.argv:
-        print(held(sys.argv[-1]))
-        sys.exit(0)
-    sys.exit(main())
+    run(CLAIM, measure)

@@ -1,4 +1,4 @@
-"""The cluster benchmark refuses a machine that cannot run it; it is not run here."""
+"""The cluster benchmark refuses a machine that cannot run it; verdicts say what does not win."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def refusal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from cluster import refusal
+    from cluster.hosts import refusal
 
     return refusal
 
@@ -55,3 +55,25 @@ def test_a_plot_without_a_folder_is_refused_before_anything_runs(tmp_path: Path)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--plot: there is no folder" in done.stderr.splitlines()[-1]
+
+
+def test_a_verdict_names_what_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from cluster.cases import Mapping
+    from cluster.verdict import figures, verdicts
+
+    steps = {
+        "zeropp breadth-first unit": 1.3,
+        "zeropp 1f1b microbatch": 2.0,
+        "zeropp 1f1b step": 1.0,
+        "zeropp drain U=2": 1.0,
+        "zeropp carry U=2": 1.2,
+    }
+    place = {"mapping": "across", "B": 2, "rate": "500 Mbit/s", "peak_MiB": 8.0}
+    rows = [place | {"case": case, "step_s": step} for case, step in steps.items()]
+    (verdict,) = verdicts(rows)
+    assert verdict["fastest_zeropp"] == "zeropp drain U=2"
+    assert verdict["does_not_win_over"] == {"zeropp 1f1b step": 1.0}
+    assert verdict["zeropp_over_breadth_first"]["zeropp carry U=2"] == 1.08
+    found = figures(rows, Mapping.ACROSS, 2, 500)
+    assert [figure.holds for figure in found] == [True, True, False, False]

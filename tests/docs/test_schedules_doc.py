@@ -1,90 +1,99 @@
-"""The page about schedules is what its script writes, and the script refuses what is not so."""
+"""The page about schedules: its formulas equal what is simulated, and its advice is given."""
 
+import json
+import math
 import re
-import shutil
-import subprocess
-import sys
-from dataclasses import replace
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from sympy import Float, Max, Min, floor
+from sympy.parsing.sympy_parser import (
+    implicit_multiplication,
+    parse_expr,
+    standard_transformations,
+)
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+from zeropp.cli.main import main
+from zeropp.generate import GENERATORS
+from zeropp.ir import Schedule
 
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import schedules_doc
-
-    return schedules_doc
-
-
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    shutil.copy(DOCS / "schedules.md", tmp_path)
-    shutil.copytree(DOCS / "schedules", tmp_path / "schedules")
-    return tmp_path
-
-
-def test_the_page_and_its_pictures_are_up_to_date() -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "schedules_doc.py"), "--check"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "schedules.md").read_text("utf-8")
+Times = tuple[float, float, float]
+EQUAL, SHORT_W, UNEQUAL = (1, 1, 1), (1, 1, 0.7), (1, 1.3, 0.9)
+HOLDS = {"equal": (EQUAL,), "short W": (EQUAL, SHORT_W), "any": (EQUAL, SHORT_W, UNEQUAL)}
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split(" | ")]
+    for line in re.findall(r"^\|.*\| (?:equal|short W|any) \|.*\|$", PAGE, re.MULTILINE)
+]
+ADVICE = re.findall(r"^    zeropp (simulate .*  # .*)$", PAGE, re.MULTILINE)
 
 
-def test_every_picture_that_is_shown_is_there() -> None:
-    shown = re.findall(r"\]\((schedules/[\w-]+\.svg)\)", (DOCS / "schedules.md").read_text("utf-8"))
-    assert len(shown) == 13
-    assert all((DOCS / name).is_file() for name in shown)
+def value(formula: str, schedule: Schedule, times: Times = EQUAL) -> float:
+    """What a formula of the page gives at the schedule's size."""
+    numbers = {
+        "P": schedule.placement.pp_size,
+        "V": schedule.placement.num_chunks,
+        "B": schedule.num_microbatches,
+        "U": max(schedule.units),
+        **dict(zip(("T_F", "T_B", "T_W"), times, strict=True)),
+    }
+    known = {name: Float(number) for name, number in numbers.items()}
+    (text,) = re.findall(r"`(.*)`", formula)
+    how = (*standard_transformations, implicit_multiplication)
+    functions = {"floor": floor, "min": Min, "max": Max}
+    return float(parse_expr(text, local_dict=known | functions, transformations=how))
 
 
-@pytest.mark.parametrize("name", ["schedules.md", "schedules/zb-v.svg"])
-def test_an_edited_or_missing_file_is_named(script: ModuleType, copy: Path, name: str) -> None:
-    script.compare(copy, DOCS)
-    (copy / name).write_text((DOCS / name).read_text("utf-8") + " ", "utf-8")
-    with pytest.raises(script.RefusedError, match=f"{name} differs; run scripts/schedules_doc.py"):
-        script.compare(copy, DOCS)
-    (copy / name).unlink()
-    with pytest.raises(script.RefusedError, match=f"{name} is missing"):
-        script.compare(copy, DOCS)
+def claimed(simulated: ModuleType, row: list[str]) -> Iterator[tuple[float, float]]:
+    """What a row says, and what is simulated."""
+    label, bubble, holds, _, peak, gathers = row
+    for size in simulated.SIZES:
+        for times in HOLDS[holds]:
+            schedule = simulated.made(label, size, times)
+            found = simulated.idle(schedule, times)[1 if "*span*" in bubble else 0]
+            yield value(bubble, schedule, times), found
+        equal = simulated.made(label, size)
+        yield value(peak, equal), simulated.peak(equal)
+    if gathers != "-":
+        schedule = simulated.made(label, (8, 4, 32))
+        wanted = value(gathers, schedule)
+        yield from ((wanted, count) for count in simulated.gathers(schedule, 1))
 
 
-def test_a_picture_of_another_matplotlib_counts_by_what_it_shows(
-    script: ModuleType, copy: Path
+def test_every_schedule_has_its_rows_and_its_section(simulated: ModuleType) -> None:
+    assert [row[0] for row in ROWS] == list(simulated.LABELS)
+    assert {label.split(", ")[0] for label in simulated.LABELS} == set(GENERATORS)
+    sections = re.findall(r"^### (.*)$", PAGE, re.MULTILINE)
+    assert sorted(sections) == sorted({re.sub(", U=.*", "", row[0]) for row in ROWS})
+    shown = re.findall(r"\]\(schedules/([\w-]+)\.svg\)", PAGE)
+    assert [name.replace("zeropp-", "zeropp, ") for name in shown] == sections
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])
+def test_formulas_are_what_is_simulated(simulated: ModuleType, row: list[str]) -> None:
+    for said, found in claimed(simulated, row):
+        assert math.isclose(said, found, rel_tol=1e-4, abs_tol=1e-6), row[0]
+
+
+def test_false_formulas_would_be_noticed(simulated: ModuleType) -> None:
+    for column, formula in ((1, "`P`"), (4, "`2P`"), (5, "`B`")):
+        row = list(ROWS[[row[0] for row in ROWS].index("1f1b")])
+        row[column] = formula
+        assert any(not math.isclose(said, found) for said, found in claimed(simulated, row))
+
+
+@pytest.mark.parametrize("line", ADVICE)
+def test_the_advice_is_what_simulate_recommends(
+    line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    picture = copy / "schedules" / "1f1b.svg"
-    there = picture.read_text("utf-8")
-    other = re.sub(r"Matplotlib v[\d.]+", "Matplotlib v1.2.3", there)
-    picture.write_text(re.sub(r'x="(\d+)\.\d+"', r'x="\1.5"', other), "utf-8")
-    script.compare(copy, DOCS)
-    picture.write_text(other.replace(">rank 3<", ">rank 4<"), "utf-8")
-    with pytest.raises(script.RefusedError, match=r"1f1b\.svg differs"):
-        script.compare(copy, DOCS)
+    command, _, choice = line.partition("  # ")
+    assert main([*shlex.split(command), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["recommended"] == choice
 
 
-def test_a_superfluous_picture_is_named(script: ModuleType, copy: Path) -> None:
-    (copy / "schedules" / "old.svg").touch()
-    with pytest.raises(script.RefusedError, match=r"old\.svg is no picture of the page"):
-        script.compare(copy, DOCS)
-
-
-def test_false_figures_are_refused(script: ModuleType) -> None:
-    from schedules_figures import Formula, time_and_memory, traffic
-
-    (row,) = next(entry.rows for entry in script.ENTRIES if entry.slug == "1f1b")
-    size = script.SIZES[0]
-    assert time_and_memory(row, size).bubble == 9
-    with pytest.raises(script.RefusedError, match=r"1f1b: bubble `P` gives 4, but 9 is simulated"):
-        time_and_memory(replace(row, bubble=Formula("P")), size)
-    with pytest.raises(script.RefusedError, match="1f1b: peak `2P` gives 8, but 4 is simulated"):
-        time_and_memory(replace(row, peak=Formula("2*P")), size)
-    with pytest.raises(script.RefusedError, match="1f1b: gathers `B` gives 32, but 1"):
-        traffic(replace(row, gathers=Formula("B")))
-
-
-def test_false_advice_is_refused(script: ModuleType) -> None:
-    with pytest.raises(script.RefusedError, match="recommends zb-h1, not gpipe"):
-        script._require_choice("--compare gpipe,zb-h1 --pp 2 --microbatches 4", "gpipe")
+def test_there_is_advice() -> None:
+    assert len(ADVICE) == len(re.findall(r"^    zeropp simulate ", PAGE, re.MULTILINE)) == 12

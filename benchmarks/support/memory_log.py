@@ -8,9 +8,9 @@ between B and W       was made in F or B, B has run, and it dies in W or later, 
 messages, buffers     was made outside of any action, or outlives the action that it was made for
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from zeropp.ir import Action, Kind
+from zeropp.runtime.observer import Phase
 
 GRADIENTS, OWN, UNTIL_B, UNTIL_W, MESSAGES = CATEGORIES = (
     "gradients",
@@ -31,20 +32,16 @@ GRADIENTS, OWN, UNTIL_B, UNTIL_W, MESSAGES = CATEGORIES = (
 
 @dataclass
 class _Made:
-    """One storage: its size and its life, in operators that had run."""
+    """One storage: its size, the action that ran at its birth, and when it died."""
 
     size: int
-    born: int
     action: Action | None
-    died: float = float("inf")
+    died: float = inf
     gradient: bool = False
-
-    def alive(self, now: int) -> bool:
-        return self.born <= now < self.died
 
 
 class MemoryLog(TorchDispatchMode):
-    """Logs one rank's steps, of which the last counts.
+    """Logs one rank's steps, of which the last counts; told of the actions that compute.
 
     Attributes:
         order: the compute actions of the last step, as they ran.
@@ -56,8 +53,8 @@ class MemoryLog(TorchDispatchMode):
         self._began: dict[Action, int] = {}
         self._ended: dict[Action, int] = {}
         self._running: Action | None = None
-        self._now = self._first = 0
-        self._made: list[_Made] = []
+        self._now = self._most = self._at = 0  # times count operators
+        self._fullest: list[_Made] = []
         self._alive: dict[int, tuple[StorageWeakRef, _Made]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -68,27 +65,31 @@ class MemoryLog(TorchDispatchMode):
         self._bury()
         for storage in _storages(results):
             if storage._cdata not in given and storage._cdata not in self._alive:
-                made = _Made(storage.nbytes(), self._now, self._running)
-                self._made.append(made)
+                made = _Made(storage.nbytes(), self._running)
                 self._alive[storage._cdata] = StorageWeakRef(storage), made
+        alive = [made for _, made in self._alive.values()]
+        total = sum(made.size for made in alive)
+        if total > self._most:
+            self._most, self._at, self._fullest = total, self._now, alive
         return results
 
-    def mark(self, action: Action | None) -> None:
-        """An action begins, or, with None, the one that ran has ended."""
+    def observe(self, action: Action, phase: Phase) -> None:
+        """A phase of an action ends; all but W wait for what they need before they compute."""
         self._bury()
-        if self._running is not None:
-            self._ended[self._running] = self._now
-        if action is not None and action not in self._began:
-            self._began[action] = self._now
-            self.order.append(action)
-        self._running = action
+        if phase is Phase.COMPUTE:
+            self._ended[action] = self._now
+            self._running = None
+        elif phase is Phase.PARAMETERS or action.kind is Kind.W:
+            self._running = action
+            if action not in self._began:
+                self._began[action] = self._now
+                self.order.append(action)
 
     def begin_step(self) -> None:
         """A new step; what an earlier one has left is a buffer."""
         self._bury()
-        self.order, self._began, self._ended = [], {}, {}
-        self._first, self._made = self._now, [made for _, made in self._alive.values()]
-        for made in self._made:
+        self.order, self._began, self._ended, self._most = [], {}, {}, 0
+        for _, made in self._alive.values():
             made.action = None
 
     def peak(self, gradients: Iterable[Tensor]) -> dict[str, int]:
@@ -96,43 +97,25 @@ class MemoryLog(TorchDispatchMode):
         self._bury()
         for gradient in gradients:
             self._alive[gradient.untyped_storage()._cdata][1].gradient = True
-        changes: Counter[float] = Counter()
-        for made in self._made:
-            changes[max(made.born, self._first)] += made.size
-            changes[made.died] -= made.size
-        total, most, at = 0, 0, self._first
-        for now in sorted(t for t in changes if t <= self._now):
-            total += changes[now]
-            if total > most:
-                most, at = total, int(now)
-        return self._by_category(at)
-
-    def _by_category(self, now: int) -> dict[str, int]:
         sizes = dict.fromkeys(CATEGORIES, 0)
-        for made in self._made:
-            if made.alive(now):
-                sizes[self._category(made, now)] += made.size
+        for made in self._fullest:
+            sizes[self._category(made)] += made.size
         return sizes
 
-    def _category(self, made: _Made, now: int) -> str:
-        if made.gradient:
-            return GRADIENTS
-        if made.action is None:
-            return MESSAGES
-        if self._began[made.action] <= now <= self._ended[made.action]:
+    def _category(self, made: _Made) -> str:
+        if made.gradient or made.action is None:
+            return GRADIENTS if made.gradient else MESSAGES
+        if self._began[made.action] <= self._at <= self._ended[made.action]:
             return OWN
         _, stage, microbatch = made.action
-        fused, backward, weight = (
-            Action(kind, stage, microbatch) for kind in (Kind.BW, Kind.B, Kind.W)
-        )
-        if self._over(fused, now) or self._over(weight, now):
+        kinds = (Kind.BW, Kind.B, Kind.W)
+        fused, backward, weight = (Action(kind, stage, microbatch) for kind in kinds)
+        over = {action for action, end in self._ended.items() if end <= self._at}
+        if fused in over or weight in over:
             return MESSAGES
-        if not self._over(backward, now):
+        if backward not in over:
             return UNTIL_B
         return UNTIL_W if made.died >= self._began[weight] else MESSAGES
-
-    def _over(self, action: Action, now: int) -> bool:
-        return self._ended.get(action, self._now + 1) <= now
 
     def _bury(self) -> None:
         for key in [k for k, (storage, _) in self._alive.items() if storage.expired()]:

@@ -2,12 +2,19 @@
 
 import argparse
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
+
+# tests/support and benchmarks/support are one package: ranks are run by the tests' means
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,17 @@ class Figure:
             return self.value >= self.target - 1e-6
         return self.value <= self.target + 1e-6
 
+    @property
+    def bound(self) -> str:
+        """The target in words."""
+        return f"at {'least' if self.at_least else 'most'} {self.target:g} {self.unit}".rstrip()
+
+
+def run(claim: str, measure: Callable[[], tuple[Sequence[Row], Sequence[Figure]]]) -> NoReturn:
+    """The whole of a benchmark without options of its own: `measure` gives rows and figures."""
+    wanted = parser(claim).parse_args()
+    sys.exit(report(claim, *measure(), wanted))
+
 
 def parser(claim: str) -> argparse.ArgumentParser:
     """Of the options that every benchmark has."""
@@ -36,27 +54,18 @@ def parser(claim: str) -> argparse.ArgumentParser:
 
 
 def report(
-    claim: str,
-    rows: Sequence[dict[str, Any]],
-    figures: Sequence[Figure],
-    wanted: argparse.Namespace,
+    claim: str, rows: Sequence[Row], figures: Sequence[Figure], wanted: argparse.Namespace
 ) -> int:
     """Print everything, as `wanted`, the options, say; the exit status, 1 if a figure misses."""
     if wanted.json:
         listed = [asdict(figure) | {"holds": figure.holds} for figure in figures]
         print(json.dumps({"claim": claim, "rows": list(rows), "figures": listed}))
     else:
-        _print_table(claim, figures)
+        table = Table("figure", "measured", "target", "holds", title=claim)
+        for f in figures:
+            verdict = "yes" if f.holds else "NO"
+            table.add_row(f.name, f"{f.value:.3f} {f.unit}", f.bound, verdict)
+        Console().print(table)
         for row in rows:
             print("  ".join(f"{key}={value}" for key, value in row.items()))
     return 0 if all(figure.holds for figure in figures) else 1
-
-
-def _print_table(claim: str, figures: Sequence[Figure]) -> None:
-    table = Table(title=claim)
-    for column in ("figure", "measured", "target", "holds"):
-        table.add_column(column)
-    for f in figures:
-        bound = f"at {'least' if f.at_least else 'most'} {f.target:g}"
-        table.add_row(f.name, f"{f.value:.3f} {f.unit}", bound, "yes" if f.holds else "NO")
-    Console().print(table)

@@ -9,23 +9,34 @@ Its burst is what the link carries in two milliseconds: short messages are not l
 """
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 DEVICE = "eth0"
-HOST = "ZEROPP_CLUSTER_HOST"  # environment: number of the host that a process runs on
 _MTU = 9000  # frames cost the processor, which is the ranks' too
 _BURST_S = 2e-3
 _LEAST_BURST = 10_000  # bytes, above a frame
 _QUEUE = "16mb"  # so that nothing is dropped; TCP's windows keep it short
+_STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
 class ClusterError(RuntimeError):
     """The machine would not make, limit or remove a host or a link."""
+
+
+def refusal(user: int) -> str | None:
+    """Why this machine cannot have such hosts, if it cannot."""
+    missing = [tool for tool in ("ip", "tc") if shutil.which(tool) is None]
+    if missing:
+        return f"needs iproute2, but {' and '.join(missing)} cannot be found; install iproute2"
+    if user != 0:
+        return "needs root, to make network namespaces and limit their links; run it with sudo"
+    return None
 
 
 @dataclass(frozen=True)
@@ -42,11 +53,13 @@ class Cluster:
 
     def limit(self, mbit: float | None) -> None:
         """Give every link a rate in Mbit/s, both ways; None: as fast as the machine."""
-        ends = [(name, DEVICE) for name in self.hosts]
-        ends += [(self.switch, f"port{host}") for host in range(len(self.hosts))]
-        for namespace, device in ends:
-            rule = "noqueue" if mbit is None else _bucket(mbit)
-            _run(f"tc -n {namespace} qdisc replace dev {device} root {rule}")
+        rule = "noqueue"
+        if mbit is not None:
+            burst = max(_LEAST_BURST, int(mbit * 1e6 / 8 * _BURST_S))
+            rule = f"tbf rate {mbit}mbit burst {burst} limit {_QUEUE}"
+        for number, host in enumerate(self.hosts):
+            _run(f"tc -n {host} qdisc replace dev {DEVICE} root {rule}")
+            _run(f"tc -n {self.switch} qdisc replace dev port{number} root {rule}")
 
 
 def bytes_sent() -> int:
@@ -60,56 +73,30 @@ def make_cluster(num_hosts: int) -> Iterator[Cluster]:
     prefix = f"zeropp-{os.getpid()}"
     cluster = Cluster(f"{prefix}-switch", tuple(f"{prefix}-{h}" for h in range(num_hosts)))
     with ExitStack() as stack:
-        stack.callback(_end_quiet)  # last: one more Ctrl-C does not stop the cleaning
+        # one more Ctrl-C does not stop the cleaning; what is pushed last is called first
+        stack.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, _STOPPING)
         for name in (cluster.switch, *cluster.hosts):
             _run(f"ip netns add {name}")
             stack.callback(_remove, name)
             _run(f"ip -n {name} link set dev lo up")
         _run(f"ip -n {cluster.switch} link add name bridge type bridge")
         _run(f"ip -n {cluster.switch} link set dev bridge up")
-        for host in range(num_hosts):
-            _join(cluster, host)
-        stack.callback(_begin_quiet)  # first
+        for number, host in enumerate(cluster.hosts):
+            link = f"link add name port{number} mtu {_MTU} type veth peer name {DEVICE} mtu {_MTU}"
+            _run(f"ip -n {cluster.switch} {link} netns {host}")
+            _run(f"ip -n {cluster.switch} link set dev port{number} master bridge up")
+            _run(f"ip -n {host} addr add {cluster.address(number)}/24 dev {DEVICE}")
+            _run(f"ip -n {host} link set dev {DEVICE} up")
+        stack.callback(signal.pthread_sigmask, signal.SIG_BLOCK, _STOPPING)
         yield cluster
-
-
-def _join(cluster: Cluster, host: int) -> None:
-    name, port = cluster.hosts[host], f"port{host}"
-    add = f"link add name {port} mtu {_MTU} type veth peer name {DEVICE} mtu {_MTU} netns {name}"
-    _run(f"ip -n {cluster.switch} {add}")
-    _run(f"ip -n {cluster.switch} link set dev {port} master bridge up")
-    _run(f"ip -n {name} addr add {cluster.address(host)}/24 dev {DEVICE}")
-    _run(f"ip -n {name} link set dev {DEVICE} up")
 
 
 def _remove(name: str) -> None:
     """End what runs in a namespace, and delete it; its devices and their queues go with it."""
     for pid in _run(f"ip netns pids {name}").split():
-        _kill(int(pid))
+        with suppress(ProcessLookupError):  # it ended by itself meanwhile, which is what is wanted
+            os.kill(int(pid), signal.SIGKILL)
     _run(f"ip netns delete {name}")
-
-
-def _kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:  # it ended by itself meanwhile, which is what is wanted
-        return
-
-
-def _begin_quiet() -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, _STOPPING)
-
-
-def _end_quiet() -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPPING)
-
-
-_STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
-
-
-def _bucket(mbit: float) -> str:
-    burst = max(_LEAST_BURST, int(mbit * 1e6 / 8 * _BURST_S))
-    return f"tbf rate {mbit}mbit burst {burst} limit {_QUEUE}"
 
 
 def _run(command: str) -> str:

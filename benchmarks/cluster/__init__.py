@@ -1,0 +1,1 @@
+"""Hosts made of network namespaces, what runs on them, and where ZeroPP wins there."""
