@@ -36,14 +36,10 @@ Choice = Callable[[int, int], tuple[int, int]]  # rank, now -> what to run, when
 
 @dataclass(frozen=True)
 class Rule:
-    """How ranks choose.
+    """How ranks choose."""
 
-    Attributes:
-        slope: forwards of depth per hop to the last rank.
-        patience: the share of a W for which an eager rank would rather wait; None: keep the rhythm.
-    """
-
-    slope: float
+    slope: float  # forwards of depth per hop to the last rank
+    # the share of a W for which an eager rank would rather wait; None: keep the rhythm
     patience: float | None = None
 
 
@@ -126,17 +122,13 @@ def run_pass(
 
 @dataclass(frozen=True)
 class _Progress:
-    """What has been started, and when inputs arrive; the pass writes, the rule reads.
-
-    Attributes:
-        started: for F, B and W, for each rank, how many.
-        arrivals: for F and B, for each rank, for each index, from when on it may run.
-    """
+    """What has been started, and when inputs arrive; the pass writes, the rule reads."""
 
     problem: Problem
     orders: Orders
     slots: int
-    started: tuple[list[int], list[int], list[int]]
+    started: tuple[list[int], list[int], list[int]]  # for F, B and W, for each rank, how many
+    # for F and B, for each rank, for each index, from when on it may run
     arrivals: tuple[list[list[int]], list[list[int]]]
 
     @classmethod

@@ -65,17 +65,12 @@ def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Sched
 
 @dataclass(frozen=True)
 class _Work:
-    """A schedule's actions, numbered rank by rank.
-
-    Attributes:
-        rank: where each runs.
-        duration: how long each takes.
-        needs: for each, the actions that end before it starts, and the hop that lies between.
-    """
+    """A schedule's actions, numbered rank by rank."""
 
     actions: tuple[Action, ...]
-    rank: tuple[int, ...]
-    duration: tuple[float, ...]
+    rank: tuple[int, ...]  # where each runs
+    duration: tuple[float, ...]  # how long each takes
+    # for each, the actions that end before it starts, and the hop that lies between
     needs: tuple[tuple[tuple[int, float], ...], ...]
 
     @classmethod

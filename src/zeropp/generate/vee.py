@@ -110,19 +110,12 @@ def _squeezed(name: str, request: Request, block: "BuildingBlock", early: bool =
 
 @dataclass(frozen=True)
 class BuildingBlock:
-    """The hops and turns of one micro-batch, in ticks.
+    """The hops and turns of one micro-batch, in ticks."""
 
-    Attributes:
-        down: per hop away from rank 0.
-        up: per hop towards rank 0.
-        wait_at_first: between F and B of the last stage, on rank 0.
-        wait_at_last: on rank P-1, between F of stages P-1 and P, and between B of P and P-1.
-    """
-
-    down: int
-    up: int
-    wait_at_first: int = 0
-    wait_at_last: int = 0
+    down: int  # per hop away from rank 0
+    up: int  # per hop towards rank 0
+    wait_at_first: int = 0  # between F and B of the last stage, on rank 0
+    wait_at_last: int = 0  # on rank P-1, between F of stages P-1 and P, and between B of P and P-1
 
     def ticks(self, pp_size: int, rank: int) -> dict[tuple[Kind, int], int]:
         """When (kind, chunk) of micro-batch 0 runs on `rank`."""

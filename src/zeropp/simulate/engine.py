@@ -28,20 +28,16 @@ from zeropp.ir.timeline import Cause, Span
 
 @dataclass(frozen=True)
 class Run:
-    """What happened in simulated time.
+    """What happened in simulated time."""
 
-    Attributes:
-        spans: for each rank, compute actions, UNSHARDs, REDUCEs and SENDs with their times, each
-            kind of stream in its order.
-        points: for each rank, its RESHARDs, as (stage, time).
-        idle: for each rank, idle time by cause; with the compute times it sums to the makespan.
-        makespan: until the last rank has done its optimizer step.
-    """
-
+    # for each rank, compute actions, UNSHARDs, REDUCEs and SENDs with their times, each kind of
+    # stream in its order
     spans: tuple[tuple[Span, ...], ...]
+    # for each rank, its RESHARDs, as (stage, time)
     points: tuple[tuple[tuple[int, float], ...], ...]
+    # for each rank, idle time by cause; with the compute times it sums to the makespan
     idle: tuple[dict[Cause, float], ...]
-    makespan: float
+    makespan: float  # until the last rank has done its optimizer step
 
 
 def run_program(program: Program, costs: Costs) -> Run:
