@@ -19,7 +19,7 @@ What a rank starts makes an input of a neighbour arrive:
     B of rank p       B of rank p-1, or the previous chunk's B on the last rank
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import repeat
@@ -51,17 +51,14 @@ class Outcome:
     kinds: tuple[bytes, ...]
     makespan: int
 
-    def actions(self) -> tuple[tuple[Action, ...], ...]:
-        """The kinds as actions of the loop placement."""
-        return tuple(map(self._rank_actions, range(len(self.kinds))))
-
-    def _rank_actions(self, rank: int) -> tuple[Action, ...]:
+    def order(self, rank: int) -> Iterator[Action]:
+        """The kinds of `rank` as actions of the loop placement."""
         P, microbatches = len(self.kinds), self.orders.microbatch
         queues = [
             map(Action, repeat(kind), [chunk * P + rank for chunk in chunks], microbatches)
             for kind, chunks in zip((Kind.F, Kind.B, Kind.W), self.orders.chunk, strict=True)
         ]
-        return tuple([next(queues[kind]) for kind in self.kinds[rank]])
+        return (next(queues[kind]) for kind in self.kinds[rank])
 
 
 def run_pass(

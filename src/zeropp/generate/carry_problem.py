@@ -38,11 +38,7 @@ class Problem:
 
     @classmethod
     def of(cls, placement: Placement, num_microbatches: int, costs: Costs) -> "Problem":
-        """Round `costs` to ticks.
-
-        Raises:
-            ValueError: `costs` lists another number of stages than `placement` has.
-        """
+        """Round `costs` to ticks."""
         bound = floor(placement, num_microbatches, costs)
         scale = _TICKS / costs.forward[0]
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 
 from zeropp.generate.request import Request
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.placement import Placement, Shape
+from zeropp.ir.placement import Shape
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule
 
@@ -104,8 +104,7 @@ def held(request: Request, ticks: int) -> int:
 
 
 def _squeezed(name: str, request: Request, block: "BuildingBlock", early: bool = False) -> Schedule:
-    order = block.repeat(name, request.placement(Shape.VEE), request.num_microbatches)
-    return squeeze(order, held(request, block.down + block.up), early)
+    return squeeze(block.repeat(name, request), held(request, block.down + block.up), early)
 
 
 @dataclass(frozen=True)
@@ -129,19 +128,19 @@ class BuildingBlock:
             (Kind.B, 0): first + turn + above * self.up,
         }
 
-    def repeat(self, name: str, placement: Placement, num_microbatches: int) -> Schedule:
+    def repeat(self, name: str, request: Request) -> Schedule:
         """F and B of every micro-batch in the order of their ticks; W is left out."""
+        placement = request.placement(Shape.VEE)
 
-        def order(rank: int) -> tuple[Action, ...]:
+        def order(rank: int) -> list[Action]:
             timed = {
                 Action(kind, placement.stage_of(rank, chunk), m): tick + _INTERVAL * m
                 for (kind, chunk), tick in self.ticks(placement.pp_size, rank).items()
-                for m in range(num_microbatches)
+                for m in range(request.num_microbatches)
             }
-            return tuple(sorted(timed, key=timed.__getitem__))
+            return sorted(timed, key=timed.__getitem__)
 
-        actions = tuple(map(order, range(placement.pp_size)))
-        return Schedule(name, placement, (num_microbatches,), actions)
+        return request.schedule(name, order, Shape.VEE)
 
 
 def squeeze(order: Schedule, slots: int, early: bool = False) -> Schedule:

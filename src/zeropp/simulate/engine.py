@@ -28,16 +28,20 @@ from zeropp.ir.timeline import Cause, Span
 
 @dataclass(frozen=True)
 class Run:
-    """What happened in simulated time."""
+    """What happened in simulated time.
 
-    # for each rank, compute actions, UNSHARDs, REDUCEs and SENDs with their times, each kind of
-    # stream in its order
+    Attributes:
+        spans: for each rank, compute actions, UNSHARDs, REDUCEs and SENDs with their times, each
+            kind of stream in its order.
+        points: for each rank, its RESHARDs, as (stage, time).
+        idle: for each rank, idle time by cause; with the compute times it sums to the makespan.
+        makespan: until the last rank has done its optimizer step.
+    """
+
     spans: tuple[tuple[Span, ...], ...]
-    # for each rank, its RESHARDs, as (stage, time)
     points: tuple[tuple[tuple[int, float], ...], ...]
-    # for each rank, idle time by cause; with the compute times it sums to the makespan
     idle: tuple[dict[Cause, float], ...]
-    makespan: float  # until the last rank has done its optimizer step
+    makespan: float
 
 
 def run_program(program: Program, costs: Costs) -> Run:
@@ -116,8 +120,7 @@ class _Engine:
         channel = channel_of(action, self.program.placement)
         self.compute[rank] += self.costs.host
         self.idle[rank][Cause.HOST] += self.costs.host
-        start = max(self.compute[rank], self.done[receive])
-        start = max(start, self.channel[channel])
+        start = max(self.compute[rank], self.done[receive], self.channel[channel])
         self.channel[channel] = start + self.costs.transfer[boundary_of(action)]
         arrival = self.channel[channel] + self.costs.latency
         self.arrived[receive] = arrival

@@ -32,11 +32,17 @@ Change = tuple[float, float, Category]  # when, by how much, what; sorted, frees
 
 @dataclass(frozen=True)
 class Memory:
-    """One rank's memory."""
+    """One rank's memory.
 
-    curve: tuple[tuple[float, float], ...]  # (time, total) after every change, in time order
-    peak: float  # the largest total
-    at_peak: dict[Category, float]  # what the peak consists of
+    Attributes:
+        curve: (time, total) after every change, in time order.
+        peak: the largest total.
+        at_peak: what the peak consists of.
+    """
+
+    curve: tuple[tuple[float, float], ...]
+    peak: float
+    at_peak: dict[Category, float]
 
 
 def memory_of(program: Program, run: Run, costs: Costs, rank: int) -> Memory:
