@@ -83,8 +83,11 @@ def draw_frame(axes: "Axes", panel: Panel) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     _draw_titles(axes, panel)
-    if panel.floor is not None:
-        _draw_floor(axes, panel, panel.floor)
+    if (floor := panel.floor) is not None:
+        axes.axvline(floor, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), clip_on=False)
+        side = "right" if floor > panel.end / 2 else "left"
+        label = f"floor {number(floor)} {panel.timeline.unit}"
+        _note(axes, label, (floor, 1), (0, 4), ("data", "axes fraction"), ha=side, color=INK)
     for curve, base in zip(panel.curves, _bases(panel), strict=False):
         peak, place = f"peak {number(peak_of(curve))}", (1, base - _MEMORY / 2)
         _note(axes, peak, place, (5, 0), ("axes fraction", "data"), va="center", color=QUIET)
@@ -134,13 +137,6 @@ def _over_floor(panel: Panel) -> str:
         return ""
     over = f"{100 * (panel.timeline.makespan / panel.floor - 1):.1f}"
     return " (the floor)" if over in ("0.0", "-0.0") else f" ({over} % over the floor)"
-
-
-def _draw_floor(axes: "Axes", panel: Panel, floor: float) -> None:
-    axes.axvline(floor, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), clip_on=False)
-    side = "right" if floor > panel.end / 2 else "left"
-    label = f"floor {number(floor)} {panel.timeline.unit}"
-    _note(axes, label, (floor, 1), (0, 4), ("data", "axes fraction"), ha=side, color=INK)
 
 
 def _bases(panel: Panel) -> list[float]:
