@@ -6,15 +6,13 @@ from itertools import accumulate
 import pytest
 
 from zeropp.costs import Costs
-from zeropp.generate import GENERATORS, generate
+from zeropp.generate import GENERATORS, Request, generate
 from zeropp.generate.vee import BuildingBlock, squeeze
 from zeropp.ir import (
     Action,
     Kind,
     Order,
-    Placement,
     Schedule,
-    Shape,
     Timeline,
     evaluate,
     format_schedule,
@@ -245,12 +243,12 @@ def test_building_blocks_never_put_two_passes_on_one_tick(name: str, P: int) -> 
 @pytest.mark.parametrize("P", [*range(1, 25), 48])
 def test_building_blocks_fit_into_the_slots_that_they_are_squeezed_into(name: str, P: int) -> None:
     slots = {"v-min": 2 * ((P + 4) // 3), "v-half": 2 * ((P + 2) // 2), "zb-v": 2 * P}[name]
-    order = VEES[name](P).repeat(name, Placement(Shape.VEE, P, 2), 2 * P + 6)
+    order = VEES[name](P).repeat(name, Request(P, 2, 2 * P + 6))
     for actions in order.actions:
         assert max(accumulate(1 if a.kind is Kind.F else -1 for a in actions)) <= slots
 
 
 def test_squeeze_says_which_order_cannot_run_in_too_few_slots() -> None:
-    order = BuildingBlock(1, 1).repeat("v-min", Placement(Shape.VEE, 4, 2), 8)
+    order = BuildingBlock(1, 1).repeat("v-min", Request(4, 2, 8))
     with pytest.raises(AssertionError, match="v-min stalls with 1 slots"):
         squeeze(order, slots=1)

@@ -25,9 +25,7 @@ def generate(
     Args:
         order: a key of `GENERATORS` and knobs; refined within `slots`, by default those that the
             schedule holds.
-        pp_size: P.
-        num_chunks: V.
-        num_microbatches: B.
+        pp_size, num_chunks, num_microbatches: P, V and B.
         costs: what the schedule is made for; generators that do not go by times ignore it.
         budget: memory for activations, which knobs that are `auto` may need.
 

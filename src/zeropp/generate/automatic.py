@@ -7,7 +7,6 @@ are as fast the largest.
 
 import math
 from dataclasses import dataclass, replace
-from typing import NoReturn
 
 from zeropp.generate.blockwise import carries, zeropp
 from zeropp.generate.request import Request
@@ -51,7 +50,15 @@ def within_budget(request: Request, budget: Budget) -> Schedule:
     """
     fitting = [made for U in _unit_sizes(request) if (made := _within(request, U, budget.slots))]
     if not fitting:
-        _refuse(request, budget)
+        U = request.unit_size or 1
+        needed = _least_slots(request, U)
+        if not carries(request):
+            needed = max(peak_slots_per_rank(zeropp(replace(request, unit_size=U))))
+        raise ValueError(
+            f"budget: {budget.memory:g} bytes hold {budget.slots} slots of {budget.slot:g}; "
+            f"unit_size {U} with {request.num_chunks} chunks needs at least "
+            f"{needed * budget.slot:g}"
+        )
     costs = request.costs_or_equal
     spans = [evaluate(made, costs.duration, costs.latency).makespan for made in fitting]
     near = min(spans) * _AS_FAST
@@ -78,15 +85,3 @@ def _within(request: Request, unit_size: int, slots: int) -> Schedule | None:
 
 def _least_slots(request: Request, unit_size: int) -> int:
     return (request.num_chunks - 1) * unit_size + 1
-
-
-def _refuse(request: Request, budget: Budget) -> NoReturn:
-    """Name the smallest budget that works."""
-    U = request.unit_size or 1
-    needed = _least_slots(request, U)
-    if not carries(request):
-        needed = max(peak_slots_per_rank(zeropp(replace(request, unit_size=U))))
-    raise ValueError(
-        f"budget: {budget.memory:g} bytes hold {budget.slots} slots of {budget.slot:g}; "
-        f"unit_size {U} with {request.num_chunks} chunks needs at least {needed * budget.slot:g}"
-    )

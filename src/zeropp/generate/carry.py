@@ -21,6 +21,7 @@ B and W. The first that reaches the floor ends the search, and a pass stops as s
 beat the best so far.
 """
 
+from dataclasses import replace
 from itertools import product
 
 from zeropp.generate.carry_pass import NEVER, Outcome, Rule, run_pass
@@ -47,32 +48,27 @@ def carried(request: Request) -> Schedule:
     """The best order found within `slots`.
 
     Raises:
-        ValueError: fewer slots than (V-1)U+1, or costs for another number of stages.
+        ValueError: fewer slots than (V-1)U+1.
     """
     V, total, unit_size = request.num_chunks, request.num_microbatches, request.unit_size_or_ranks
     slots = request.slots or default_slots(request)
-    _refuse_few_slots(V, split_within(total, unit_size)[0], slots)
+    largest = split_within(total, unit_size)[0]
+    # one micro-batch must reach the last chunk while all of its unit wait in the others
+    if slots < (needed := (V - 1) * largest + 1):
+        raise ValueError(
+            f"slots: rank 0, as every rank, needs at least {needed} ((num_chunks - 1) x {largest} "
+            f"micro-batches of a unit + 1), got {slots}; raise slots or lower unit_size"
+        )
     problem = Problem.of(request.placement(), total, request.costs_or_equal)
     found = _search(problem, unit_sizes(problem, total, request.unit_size, slots), slots)
     params = (("seam", "carry"), ("slots", str(slots)), ("unit_size", str(unit_size)))
-    units = found.orders.units
-    return Schedule("zeropp", request.placement(), units, found.actions(), params)
+    return replace(request.schedule("zeropp", found.order), units=found.orders.units, params=params)
 
 
 def default_slots(request: Request) -> int:
     """Those of interleaved 1F1B: PV+P-1 at U=P."""
     P, V = request.pp_size, request.num_chunks
     return (V - 1) * max(request.unit_size_or_ranks, P) + 2 * P - 1
-
-
-def _refuse_few_slots(num_chunks: int, largest: int, slots: int) -> None:
-    """One micro-batch must reach the last chunk while all of its unit wait in the others."""
-    needed = (num_chunks - 1) * largest + 1
-    if slots < needed:
-        raise ValueError(
-            f"slots: rank 0, as every rank, needs at least {needed} ((num_chunks - 1) x {largest} "
-            f"micro-batches of a unit + 1), got {slots}; raise slots or lower unit_size"
-        )
 
 
 def _search(problem: Problem, sizes: list[Sizes], slots: int) -> Outcome:

@@ -19,7 +19,7 @@ What a rank starts makes an input of a neighbour arrive:
     B of rank p       B of rank p-1, or the previous chunk's B on the last rank
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import repeat
@@ -36,14 +36,10 @@ Choice = Callable[[int, int], tuple[int, int]]  # rank, now -> what to run, when
 
 @dataclass(frozen=True)
 class Rule:
-    """How ranks choose.
+    """How ranks choose."""
 
-    Attributes:
-        slope: forwards of depth per hop to the last rank.
-        patience: the share of a W for which an eager rank would rather wait; None: keep the rhythm.
-    """
-
-    slope: float
+    slope: float  # forwards of depth per hop to the last rank
+    # the share of a W for which an eager rank would rather wait; None: keep the rhythm
     patience: float | None = None
 
 
@@ -55,17 +51,14 @@ class Outcome:
     kinds: tuple[bytes, ...]
     makespan: int
 
-    def actions(self) -> tuple[tuple[Action, ...], ...]:
-        """The kinds as actions of the loop placement."""
-        return tuple(map(self._rank_actions, range(len(self.kinds))))
-
-    def _rank_actions(self, rank: int) -> tuple[Action, ...]:
+    def order(self, rank: int) -> Iterator[Action]:
+        """The kinds of `rank` as actions of the loop placement."""
         P, microbatches = len(self.kinds), self.orders.microbatch
         queues = [
             map(Action, repeat(kind), [chunk * P + rank for chunk in chunks], microbatches)
             for kind, chunks in zip((Kind.F, Kind.B, Kind.W), self.orders.chunk, strict=True)
         ]
-        return tuple([next(queues[kind]) for kind in self.kinds[rank]])
+        return (next(queues[kind]) for kind in self.kinds[rank])
 
 
 def run_pass(
@@ -126,17 +119,13 @@ def run_pass(
 
 @dataclass(frozen=True)
 class _Progress:
-    """What has been started, and when inputs arrive; the pass writes, the rule reads.
-
-    Attributes:
-        started: for F, B and W, for each rank, how many.
-        arrivals: for F and B, for each rank, for each index, from when on it may run.
-    """
+    """What has been started, and when inputs arrive; the pass writes, the rule reads."""
 
     problem: Problem
     orders: Orders
     slots: int
-    started: tuple[list[int], list[int], list[int]]
+    started: tuple[list[int], list[int], list[int]]  # for F, B and W, for each rank, how many
+    # for F and B, for each rank, for each index, from when on it may run
     arrivals: tuple[list[list[int]], list[list[int]]]
 
     @classmethod

@@ -27,29 +27,18 @@ Durations = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class Problem:
-    """Durations in ticks, for a loop placement.
+    """Durations in ticks, for a loop placement."""
 
-    Attributes:
-        pp_size: P.
-        num_chunks: V.
-        durations: for F, B and W, for each rank, the time of each of its chunks.
-        latency: of a hop between ranks.
-        floor: the makespan that nothing can beat.
-    """
-
-    pp_size: int
-    num_chunks: int
+    pp_size: int  # P
+    num_chunks: int  # V
+    # for F, B and W, for each rank, the time of each of its chunks
     durations: tuple[Durations, Durations, Durations]
-    latency: int
-    floor: int
+    latency: int  # of a hop between ranks
+    floor: int  # the makespan that nothing can beat
 
     @classmethod
     def of(cls, placement: Placement, num_microbatches: int, costs: Costs) -> "Problem":
-        """Round `costs` to ticks.
-
-        Raises:
-            ValueError: `costs` lists another number of stages than `placement` has.
-        """
+        """Round `costs` to ticks."""
         bound = floor(placement, num_microbatches, costs)
         scale = _TICKS / costs.forward[0]
 
@@ -72,19 +61,14 @@ class Problem:
 
 @dataclass(frozen=True)
 class Orders:
-    """The F and B orders that all ranks share, as sequences over the index.
+    """The F and B orders that all ranks share, as sequences over the index."""
 
-    Attributes:
-        units: sizes, in order.
-        microbatch: of F, B and W alike.
-        chunk: of F; of B; of W, which follow B's order.
-        wrap: what F of the last rank enables on rank 0, or, inverted (~), its own B of the last
-            stage; what B of rank 0 enables on the last rank, or -1 in chunk 0.
-    """
-
-    units: tuple[int, ...]
-    microbatch: tuple[int, ...]
+    units: tuple[int, ...]  # sizes, in order
+    microbatch: tuple[int, ...]  # of F, B and W alike
+    # of F; of B; of W, which follow B's order
     chunk: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    # what F of the last rank enables on rank 0, or, inverted (~), its own B of the last stage; what
+    # B of rank 0 enables on the last rank, or -1 in chunk 0
     wrap: tuple[tuple[int, ...], tuple[int, ...]]
 
     @classmethod

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from types import MappingProxyType
 
 import zeropp.generate.blockwise as blockwise
@@ -13,17 +14,7 @@ from zeropp.generate.request import Request
 from zeropp.ir.placement import Shape
 from zeropp.ir.schedule import Schedule
 
-
-def _batch(request: Request) -> int:
-    return request.num_microbatches
-
-
-def _one(request: Request) -> int:
-    return 1
-
-
-def _never(request: Request) -> bool:
-    return False
+Count = Callable[[Request], int]
 
 
 @dataclass(frozen=True)
@@ -52,10 +43,10 @@ class Generator:
     instead: str | None = None
     shape: Shape = Shape.LOOP
     fused: bool = False
-    held: Callable[[Request], int] | None = None
-    first_turn: Callable[[Request], int] = _one
-    fewest_units: Callable[[Request], int] = _one
-    by_times: Callable[[Request], bool] = _never
+    held: Count | None = None
+    first_turn: Count = lambda request: 1
+    fewest_units: Count = lambda request: 1
+    by_times: Callable[[Request], bool] = lambda request: False
 
     def period(self, request: Request) -> int | None:
         """Micro-batches after which the order repeats: U, by default P; None: it does not."""
@@ -117,7 +108,7 @@ GENERATORS: Mapping[str, Generator] = MappingProxyType(
             loop.breadth_first,
             "chunk by chunk over the whole batch: fewest gathers, most memory",
             fused=True,
-            first_turn=_batch,
+            first_turn=attrgetter("num_microbatches"),
         ),
         "zb-h1": _one_chunk(
             loop.zb_h1,

@@ -71,9 +71,8 @@ def zb_h2(request: Request) -> Schedule:
         rank 2   .  .  F0 B0 F1 B1 F2 B2 F3 B3 F4 B4 W0 F5 B5 W1 W2 W3 W4 W5
 
     For B >= 2P-1 and T_W no longer than T_F and T_B: bubble (P-1)(T_F+T_B-2T_W), peak 2P-1 slots on
-    every rank (Table 2 of the paper). The paper's bubble is the idle time in a rank's own span,
-    from its first start to its last end; the longest span counts. Where all ranks wait for each
-    other at the step's end, the makespan exceeds the work by (P-1)T_F at least, as rank P-1 starts
+    every rank (Table 2 of the paper). The paper's bubble is the idle time in a rank's own span, the
+    longest of which counts; the makespan exceeds the work by (P-1)T_F at least, as rank P-1 starts
     that late.
     """
     return _alternating("zb-h2", request, Kind.B, ahead=2, delay=2)

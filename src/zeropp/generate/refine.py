@@ -21,6 +21,7 @@ from random import Random
 from typing import NamedTuple
 
 from zeropp.costs import Costs, floor
+from zeropp.generate.carry import NEAR
 from zeropp.generate.request import in_blocks
 from zeropp.ir.action import Action, collector_paused
 from zeropp.ir.precedence import predecessors
@@ -29,7 +30,6 @@ from zeropp.ir.schedule import Schedule, peak_slots, peak_slots_per_rank
 _MOVES = 3000
 _WORK = 4_000_000  # actions looked at over all moves, about a second
 _REACH = (1, 1, 2, 3, 5)  # places that an action moves
-_NEAR = 1.00001  # of the floor: as good as on it
 _SAME = 1 + 1e-12  # sums of the same times in another order
 
 Orders = list[list[int]]
@@ -55,7 +55,7 @@ def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Sched
             f"that; got {slots}"
         )
     work = _Work.of(schedule, costs)
-    goal = floor(schedule.placement, schedule.num_microbatches, costs) * _NEAR
+    goal = floor(schedule.placement, schedule.num_microbatches, costs) * NEAR
     before = [list(block) for block in in_blocks(tuple(map(len, schedule.actions)))]
     after = _search(work, before, goal, held if slots is None else slots)
     actions = tuple(tuple(work.actions[number] for number in order) for order in after)
@@ -65,17 +65,12 @@ def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Sched
 
 @dataclass(frozen=True)
 class _Work:
-    """A schedule's actions, numbered rank by rank.
-
-    Attributes:
-        rank: where each runs.
-        duration: how long each takes.
-        needs: for each, the actions that end before it starts, and the hop that lies between.
-    """
+    """A schedule's actions, numbered rank by rank."""
 
     actions: tuple[Action, ...]
-    rank: tuple[int, ...]
-    duration: tuple[float, ...]
+    rank: tuple[int, ...]  # where each runs
+    duration: tuple[float, ...]  # how long each takes
+    # for each, the actions that end before it starts, and the hop that lies between
     needs: tuple[tuple[tuple[int, float], ...], ...]
 
     @classmethod
@@ -148,9 +143,8 @@ def _run(work: _Work, orders: Sequence[Sequence[int]]) -> _Run | None:
     """
     ends, cause = [-1.0] * len(work.actions), [-1] * len(work.actions)
     position, free = [0] * len(orders), [0.0] * len(orders)
-    left, moved = len(work.actions), True
-    duration, needs = work.duration, work.needs
-    while moved and left:
+    duration, needs, moved = work.duration, work.needs, True
+    while moved:
         moved = False
         for rank, order in enumerate(orders):
             first = index = position[rank]
@@ -170,9 +164,8 @@ def _run(work: _Work, orders: Sequence[Sequence[int]]) -> _Run | None:
                     continue
                 break
             position[rank], free[rank] = index, now
-            left -= index - first
             moved = moved or index > first
-    if left:
+    if sum(position) < len(work.actions):
         return None
     slowest = max(range(len(orders)), key=free.__getitem__)
     return _Run(free[slowest], orders[slowest][-1], cause)

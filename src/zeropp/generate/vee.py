@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 
 from zeropp.generate.request import Request
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.placement import Placement, Shape
+from zeropp.ir.placement import Shape
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule
 
@@ -41,15 +41,9 @@ def zb_v(request: Request) -> Schedule:
     """No idle time in 1F1B's memory (Zero Bubble, arXiv 2401.10241, section 6).
 
     The paper finds the order by a greedy search. With down+up = 6 ticks, all ranks look alike
-    modulo 6, counted from their F0: F0 F1 B1 B0 and two W.
-
-        P=3     0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27
-        rank 0 F0  .  .  .  .  .  .  .  .  .  .  .  . F1 B1  .  .  .  .  .  .  .  .  .  .  .  . B0
-        rank 1  . F0  .  .  .  .  .  . F1  .  .  .  .  .  . B1  .  .  .  .  .  . B0  .  .  .  .  .
-        rank 2  .  . F0 F1  .  .  .  .  .  .  .  .  .  .  .  . B1 B0  .  .  .  .  .  .  .  .  .  .
-
-    Squeezed, rank 0 would have P forwards to run before F1 of micro-batch 0 is there, at tick 2P-1.
-    Pulling forwards of chunk 0 ahead fills that wait. P=2, B=4 (f, b, w: chunk 1):
+    modulo 6, counted from their F0: F0 F1 B1 B0 and two W. Squeezed, rank 0 would have P forwards
+    to run before F1 of micro-batch 0 is there, at tick 2P-1: forwards of chunk 0 fill that wait.
+    P=2, B=4 (f, b, w: chunk 1):
 
         rank 0  F0 F1 F2 f0 b0 w0 f1 b1 B0 w1 F3 W0 f2 b2 B1 w2 W1 f3 b3 B2 w3 B3 W2 W3
         rank 1   . F0 f0 F1 f1 b0 B0 w0 F2 W0 f2 b1 B1 w1 F3 W1 f3 b2 B2 b3 B3 w2 W2 w3 W3
@@ -64,17 +58,10 @@ def zb_v(request: Request) -> Schedule:
 def v_half(request: Request) -> Schedule:
     """Half of 1F1B's memory for half of its bubble, at equal times.
 
-    One tick per hop downwards, two upwards. Modulo 3 all ranks then look alike, counted from their
-    F0: F0 and B1 at 0, F1 and B0 at 2 (both turns at the last rank wait one tick), W at 1. F0 and
-    B1 are 3P ticks apart, and so are F1 and B0: 3 modulo 6 where P is odd; where P is even they
-    would meet, and B waits three more ticks at rank 0.
-
-        P=3     0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15 16 17
-        rank 0 F0  .  .  .  .  .  .  . F1 B1  .  .  .  .  .  .  . B0
-        rank 1  . F0  .  .  .  . F1  .  .  . B1  .  .  .  . B0  .  .
-        rank 2  .  . F0  . F1  .  .  .  .  .  . B1  . B0  .  .  .  .
-
-    The squeezed start, in which nothing waits for the ticks above, and W in the gaps at the end
+    Modulo 3 all ranks look alike, counted from their F0: F0 and B1 at 0, F1 and B0 at 2 (both turns
+    at the last rank wait one tick), W at 1. F0 and B1 are 3P ticks apart, and so are F1 and B0: 3
+    modulo 6 where P is odd; where P is even they would meet, and B waits three more ticks at rank
+    0. The squeezed start, in which nothing waits for the ticks above, and W in the gaps at the end
     leave about half of the block's 6P ticks idle. P=2, B=4 (f, b, w: chunk 1):
 
         rank 0  F0  .  . f0 F1 b0 w0 f1 F2 B0 b1 W0 w1 f2 F3 B1 b2 W1 w2 f3  . B2 b3 W2 w3 B3 W3
@@ -91,16 +78,13 @@ def v_half(request: Request) -> Schedule:
 def v_min(request: Request) -> Schedule:
     """The shortest lives: a third of 1F1B's memory, two thirds of its bubble, at equal times.
 
-    One tick per hop is the least there is. F0 and B1 fall on ticks of one parity, F1 and B0 on the
-    other, so these pairs never meet. F0 and B1 are 2P ticks apart on every rank, and so are F1 and
-    B0: where P is a multiple of 3 they would meet, and both turns at the last rank wait two more
-    ticks.
+    F0 and B1 fall on ticks of one parity, F1 and B0 on the other, so these pairs never meet. F0 and
+    B1 are 2P ticks apart on every rank, and so are F1 and B0: where P is a multiple of 3 they would
+    meet, and both turns at the last rank wait two more ticks. The block for P=3:
 
-        P=4     0  1  2  3  4  5  6  7  8  9 10 11 12 13 14 15
         rank 0 F0  .  .  .  .  .  . F1 B1  .  .  .  .  .  . B0
         rank 1  . F0  .  .  .  . F1  .  . B1  .  .  .  . B0  .
         rank 2  .  . F0  .  . F1  .  .  .  . B1  .  . B0  .  .
-        rank 3  .  .  . F0 F1  .  .  .  .  .  . B1 B0  .  .  .
 
     A rank idles for about the 4P ticks that the first micro-batch needs: at equal times and P >= 2
     the bubble is 4(P-1)-1 times of one chunk's pass, at any B >= P; the paper's two thirds of
@@ -120,25 +104,17 @@ def held(request: Request, ticks: int) -> int:
 
 
 def _squeezed(name: str, request: Request, block: "BuildingBlock", early: bool = False) -> Schedule:
-    order = block.repeat(name, request.placement(Shape.VEE), request.num_microbatches)
-    return squeeze(order, held(request, block.down + block.up), early)
+    return squeeze(block.repeat(name, request), held(request, block.down + block.up), early)
 
 
 @dataclass(frozen=True)
 class BuildingBlock:
-    """The hops and turns of one micro-batch, in ticks.
+    """The hops and turns of one micro-batch, in ticks."""
 
-    Attributes:
-        down: per hop away from rank 0.
-        up: per hop towards rank 0.
-        wait_at_first: between F and B of the last stage, on rank 0.
-        wait_at_last: on rank P-1, between F of stages P-1 and P, and between B of P and P-1.
-    """
-
-    down: int
-    up: int
-    wait_at_first: int = 0
-    wait_at_last: int = 0
+    down: int  # per hop away from rank 0
+    up: int  # per hop towards rank 0
+    wait_at_first: int = 0  # between F and B of the last stage, on rank 0
+    wait_at_last: int = 0  # on rank P-1, between F of stages P-1 and P, and between B of P and P-1
 
     def ticks(self, pp_size: int, rank: int) -> dict[tuple[Kind, int], int]:
         """When (kind, chunk) of micro-batch 0 runs on `rank`."""
@@ -152,25 +128,25 @@ class BuildingBlock:
             (Kind.B, 0): first + turn + above * self.up,
         }
 
-    def repeat(self, name: str, placement: Placement, num_microbatches: int) -> Schedule:
+    def repeat(self, name: str, request: Request) -> Schedule:
         """F and B of every micro-batch in the order of their ticks; W is left out."""
+        placement = request.placement(Shape.VEE)
 
-        def order(rank: int) -> tuple[Action, ...]:
+        def order(rank: int) -> list[Action]:
             timed = {
                 Action(kind, placement.stage_of(rank, chunk), m): tick + _INTERVAL * m
                 for (kind, chunk), tick in self.ticks(placement.pp_size, rank).items()
-                for m in range(num_microbatches)
+                for m in range(request.num_microbatches)
             }
-            return tuple(sorted(timed, key=timed.__getitem__))
+            return sorted(timed, key=timed.__getitem__)
 
-        actions = tuple(map(order, range(placement.pp_size)))
-        return Schedule(name, placement, (num_microbatches,), actions)
+        return request.schedule(name, order, Shape.VEE)
 
 
 def squeeze(order: Schedule, slots: int, early: bool = False) -> Schedule:
     """Run `order` without its gaps in at most `slots` slots, and put W where a rank would idle.
 
-    Every pass takes one tick. In each tick a rank runs, in this order of preference:
+    In each tick a rank runs one pass, in this order of preference:
 
         1. the next F or B of its order, if it can start and, for an F, a slot is free
         2. the oldest W whose B is over

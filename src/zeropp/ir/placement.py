@@ -50,10 +50,9 @@ class Placement:
 
     @cached_property
     def ranks(self) -> tuple[int, ...]:
-        """For each stage, the rank that holds it."""
-        there = tuple(range(self.pp_size))
-        back = there[::-1] if self.shape is Shape.VEE else there
-        return tuple(rank for v in range(self.num_chunks) for rank in (back if v % 2 else there))
+        """For each stage, the rank that holds it; within a chunk, `stage_of` is its own inverse."""
+        P = self.pp_size
+        return tuple(self.stage_of(s % P, s // P) % P for s in range(self.num_stages))
 
     @cached_property
     def hops(self) -> tuple[bool, ...]:

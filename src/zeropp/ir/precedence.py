@@ -10,7 +10,7 @@ SEND_B of stage s as RECV_B of stage s-1.
 
 from typing import NamedTuple
 
-from zeropp.ir.action import BACKWARD, Action, Kind
+from zeropp.ir.action import BACKWARD, RECEIVES, SENDS, Action, Kind
 from zeropp.ir.placement import Placement
 from zeropp.ir.schedule import Schedule
 
@@ -87,13 +87,9 @@ def boundary_of(send: Action) -> int:
 
 def channel_of(action: Action, placement: Placement) -> Channel:
     """The channel that a SEND or RECV uses."""
-    rank = placement.rank_of(action.stage)
-    if action.kind is Kind.SEND_F:
-        return Channel(rank, placement.rank_of(action.stage + 1), Kind.F)
-    if action.kind is Kind.RECV_F:
-        return Channel(placement.rank_of(action.stage - 1), rank, Kind.F)
-    if action.kind is Kind.SEND_B:
-        return Channel(rank, placement.rank_of(action.stage - 1), Kind.B)
-    if action.kind is Kind.RECV_B:
-        return Channel(placement.rank_of(action.stage + 1), rank, Kind.B)
-    raise ValueError(f"{action} uses no channel")
+    send = matching_send(action) if action.kind in RECEIVES else action
+    if send.kind not in SENDS:
+        raise ValueError(f"{action} uses no channel")
+    source, destination = send.stage, matching_receive(send).stage
+    kind = Kind.F if send.kind is Kind.SEND_F else Kind.B
+    return Channel(placement.rank_of(source), placement.rank_of(destination), kind)

@@ -16,6 +16,8 @@ are given, `split` (blocks in each stage) and `recompute`.
 
 import re
 from collections.abc import Iterable
+from enum import StrEnum
+from typing import TypeVar
 
 from zeropp.ir.action import COMPUTE, SHARDING, Action, Kind
 from zeropp.ir.placement import Placement, Shape
@@ -23,7 +25,11 @@ from zeropp.ir.program import Program, Recompute
 from zeropp.ir.schedule import Schedule
 
 _ACTION = re.compile(r"(\d+)([A-Z_]+)(\d*)")
+_Choice = TypeVar("_Choice", bound=StrEnum)
 _SCHEDULE, _PROGRAM = "zeropp schedule", "zeropp program"
+
+Header = dict[str, str]
+Ranks = tuple[tuple[Action, ...], ...]
 
 
 def format_actions(actions: Iterable[Action]) -> str:
@@ -47,27 +53,38 @@ def parse_action(text: str) -> Action:
     return Action(kind, int(match[1]), int(match[3]) if match[3] else None)
 
 
-def parse_actions(line: str) -> tuple[Action, ...]:
-    """The actions of one rank's line."""
-    return tuple(map(parse_action, line.split()))
-
-
 def format_schedule(schedule: Schedule) -> str:
     """The text of a schedule; `parse` reads it back."""
-    return _format(_SCHEDULE, _schedule_header(schedule), schedule.actions)
+    return _format(_SCHEDULE, _header(schedule), schedule.actions)
 
 
 def format_program(program: Program) -> str:
     """The text of a program; `parse` reads it back."""
-    header = _schedule_header(program.schedule) | {
-        "shard": program.shard or "none",
-        "max_resident": "none" if program.max_resident is None else str(program.max_resident),
-    }
+    limit = "none" if program.max_resident is None else str(program.max_resident)
+    header = {"shard": program.shard or "none", "max_resident": limit}
     if program.split is not None:
         header["split"] = " ".join(map(str, program.split))
     if program.recompute is not None:
         header["recompute"] = program.recompute.value
-    return _format(_PROGRAM, header, program.actions)
+    return _format(_PROGRAM, _header(program.schedule) | header, program.actions)
+
+
+def _header(schedule: Schedule) -> Header:
+    placement = schedule.placement
+    return {
+        "name": schedule.name,
+        "placement": placement.shape.value,
+        "pp_size": str(placement.pp_size),
+        "num_chunks": str(placement.num_chunks),
+        "units": " ".join(map(str, schedule.units)),
+        "params": " ".join(f"{key}={value}" for key, value in schedule.params),
+    }
+
+
+def _format(kind: str, header: Header, actions: Ranks) -> str:
+    ranks = {f"rank {rank}": format_actions(order) for rank, order in enumerate(actions)}
+    lines = [f"{key}: {value}".rstrip() for key, value in (header | ranks).items()]
+    return "\n".join([kind, *lines]) + "\n"
 
 
 def parse(text: str) -> Schedule | Program:
@@ -84,38 +101,19 @@ def parse(text: str) -> Schedule | Program:
         return _to_schedule(header, actions)
     shard, limit = _take(header, "shard"), _take(header, "max_resident")
     split, recompute = header.pop("split", None), header.pop("recompute", None)
-    if recompute is not None and recompute not in list(Recompute):
-        raise ValueError(f"recompute must be one of {', '.join(Recompute)}, got {recompute!r}")
     compute = tuple(tuple(a for a in order if a.kind in COMPUTE) for order in actions)
     return Program(
         schedule=_to_schedule(header, compute),
         actions=actions,
         shard=None if shard == "none" else shard,
         max_resident=None if limit == "none" else _integer("max_resident", limit),
-        split=None if split is None else tuple(_integer("split", n) for n in split.split()),
-        recompute=None if recompute is None else Recompute(recompute),
+        split=None if split is None else _integers("split", split),
+        recompute=None if recompute is None else _one_of(Recompute, "recompute", recompute),
     )
 
 
-def _schedule_header(schedule: Schedule) -> dict[str, str]:
-    return {
-        "name": schedule.name,
-        "placement": schedule.placement.shape.value,
-        "pp_size": str(schedule.placement.pp_size),
-        "num_chunks": str(schedule.placement.num_chunks),
-        "units": " ".join(map(str, schedule.units)),
-        "params": " ".join(f"{key}={value}" for key, value in schedule.params),
-    }
-
-
-def _format(kind: str, header: dict[str, str], actions: Iterable[Iterable[Action]]) -> str:
-    head = [f"{key}: {value}".rstrip() for key, value in header.items()]
-    body = [f"rank {rank}: {format_actions(order)}".rstrip() for rank, order in enumerate(actions)]
-    return "\n".join([kind, *head, *body]) + "\n"
-
-
-def _parse_body(lines: list[str]) -> tuple[dict[str, str], tuple[tuple[Action, ...], ...]]:
-    header: dict[str, str] = {}
+def _parse_body(lines: list[str]) -> tuple[Header, Ranks]:
+    header: Header = {}
     ranks: list[tuple[Action, ...]] = []
     for number, line in enumerate(lines, start=2):
         if not line:
@@ -129,30 +127,37 @@ def _parse_body(lines: list[str]) -> tuple[dict[str, str], tuple[tuple[Action, .
             elif key != f"rank {len(ranks)}":
                 raise ValueError(f"expected 'rank {len(ranks)}', got {key!r}")
             else:
-                ranks.append(parse_actions(value))
+                ranks.append(tuple(map(parse_action, value.split())))
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
     return header, tuple(ranks)
 
 
-def _to_schedule(header: dict[str, str], actions: tuple[tuple[Action, ...], ...]) -> Schedule:
-    name, shape = _take(header, "name"), _take(header, "placement")
-    if shape not in list(Shape):
-        raise ValueError(f"placement must be one of {', '.join(Shape)}, got {shape!r}")
-    pp_size = _integer("pp_size", _take(header, "pp_size"))
-    num_chunks = _integer("num_chunks", _take(header, "num_chunks"))
-    units = tuple(_integer("units", size) for size in _take(header, "units").split())
+def _to_schedule(header: Header, actions: Ranks) -> Schedule:
+    name, shape = _take(header, "name"), _one_of(Shape, "placement", _take(header, "placement"))
+    pp_size, num_chunks = (_integer(key, _take(header, key)) for key in ("pp_size", "num_chunks"))
+    units = _integers("units", _take(header, "units"))
     pairs = (pair.partition("=") for pair in _take(header, "params").split())
     params = tuple((key, value) for key, _, value in pairs)
     if header:
         raise ValueError(f"unknown field {next(iter(header))!r}")
-    return Schedule(name, Placement(Shape(shape), pp_size, num_chunks), units, actions, params)
+    return Schedule(name, Placement(shape, pp_size, num_chunks), units, actions, params)
 
 
-def _take(header: dict[str, str], key: str) -> str:
+def _take(header: Header, key: str) -> str:
     if key not in header:
         raise ValueError(f"missing field {key!r}")
     return header.pop(key)
+
+
+def _one_of(choices: type[_Choice], field: str, text: str) -> _Choice:
+    if text not in list(choices):
+        raise ValueError(f"{field} must be one of {', '.join(choices)}, got {text!r}")
+    return choices(text)
+
+
+def _integers(field: str, text: str) -> tuple[int, ...]:
+    return tuple(_integer(field, part) for part in text.split())
 
 
 def _integer(field: str, text: str) -> int:

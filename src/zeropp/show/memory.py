@@ -30,7 +30,14 @@ class MemoryCurves:
     def __post_init__(self) -> None:
         for index, ranks in enumerate(self.curves):
             for rank, curve in enumerate(ranks):
-                _refuse_bad(f"memory of timeline {index}, rank {rank}", curve)
+                name = f"memory of timeline {index}, rank {rank}"
+                if not curve:
+                    raise ValueError(f"{name} must have at least one amount")
+                if any(before > after for (before, _), (after, _) in pairwise(curve)):
+                    raise ValueError(f"{name} must list its times in order")
+                for _, amount in curve:
+                    if not 0 <= amount < math.inf:
+                        raise ValueError(f"{name} must be finite and 0 or more, got {amount}")
         if not self.largest > 0:
             raise ValueError("memory must be above 0 somewhere; leave it out where nothing is held")
 
@@ -51,13 +58,3 @@ class MemoryCurves:
 def peak_of(curve: Curve) -> float:
     """The largest amount."""
     return max(amount for _, amount in curve)
-
-
-def _refuse_bad(name: str, curve: Curve) -> None:
-    if not curve:
-        raise ValueError(f"{name} must have at least one amount")
-    if any(before > after for (before, _), (after, _) in pairwise(curve)):
-        raise ValueError(f"{name} must list its times in order")
-    for _, amount in curve:
-        if not 0 <= amount < math.inf:
-            raise ValueError(f"{name} must be finite and 0 or more, got {amount}")

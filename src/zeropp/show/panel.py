@@ -83,8 +83,11 @@ def draw_frame(axes: "Axes", panel: Panel) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     _draw_titles(axes, panel)
-    if panel.floor is not None:
-        _draw_floor(axes, panel, panel.floor)
+    if (floor := panel.floor) is not None:
+        axes.axvline(floor, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), clip_on=False)
+        side = "right" if floor > panel.end / 2 else "left"
+        label = f"floor {number(floor)} {panel.timeline.unit}"
+        _note(axes, label, (floor, 1), (0, 4), ("data", "axes fraction"), ha=side, color=INK)
     for curve, base in zip(panel.curves, _bases(panel), strict=False):
         peak, place = f"peak {number(peak_of(curve))}", (1, base - _MEMORY / 2)
         _note(axes, peak, place, (5, 0), ("axes fraction", "data"), va="center", color=QUIET)
@@ -104,17 +107,12 @@ def fill_frame(axes: "Axes", panel: Panel) -> None:
     axes.barh(panel.middles, panel.timeline.makespan, 1.0, color=IDLE)
     _draw_boxes(axes, panel, min(0.6, 0.1 * width * panel.box))
     _draw_numbers(axes, panel, width, min(_LARGEST, 0.6 * row))
-    style: dict[str, Any] = {
-        "step": "post",
-        "facecolor": HELD,
-        "edgecolor": HELD_EDGE,
-        "linewidth": 0.6,
-    }
+    style: dict[str, Any] = {"facecolor": HELD, "edgecolor": HELD_EDGE, "linewidth": 0.6}
     for curve, base in zip(panel.curves, _bases(panel), strict=False):
         times = [time - panel.start for time, _ in curve]
         heights = [base - _MEMORY * amount / panel.most for _, amount in (*curve, curve[-1])]
         end = max(panel.timeline.makespan, times[-1])
-        axes.fill_between([*times, end], heights, base, **style)
+        axes.fill_between([*times, end], heights, base, step="post", **style)
 
 
 def _note(axes: "Axes", text: str, place: Any, offset: Any, places: Any, **style: Any) -> None:
@@ -139,13 +137,6 @@ def _over_floor(panel: Panel) -> str:
         return ""
     over = f"{100 * (panel.timeline.makespan / panel.floor - 1):.1f}"
     return " (the floor)" if over in ("0.0", "-0.0") else f" ({over} % over the floor)"
-
-
-def _draw_floor(axes: "Axes", panel: Panel, floor: float) -> None:
-    axes.axvline(floor, color=INK, linewidth=1.2, linestyle=(0, (4, 2)), clip_on=False)
-    side = "right" if floor > panel.end / 2 else "left"
-    label = f"floor {number(floor)} {panel.timeline.unit}"
-    _note(axes, label, (floor, 1), (0, 4), ("data", "axes fraction"), ha=side, color=INK)
 
 
 def _bases(panel: Panel) -> list[float]:
@@ -185,20 +176,14 @@ def _draw_numbers(axes: "Axes", panel: Panel, width: float, largest: float) -> N
     size = min(largest, width * panel.box / _number_width(digits))
     if size < _SMALLEST:
         return
+    style: dict[str, Any] = {"fontsize": size, "ha": "center", "va": "center", "parse_math": False}
     for middle, span in spans:
         text = str(span.action.microbatch)
         if (span.end - span.start) * width >= 0.999 * size * _number_width(len(text)):
-            axes.figure.text(  # axes would clip each one, which takes a third of the whole time
-                (span.start + span.end) / 2 - panel.start,
-                middle,
-                text,
-                fontsize=size,
-                color=ink_on(panel.colour(span)),
-                ha="center",
-                va="center",
-                parse_math=False,
-                transform=axes.transData,
-            )
+            centre, colour = (span.start + span.end) / 2 - panel.start, ink_on(panel.colour(span))
+            place = {**style, "color": colour, "transform": axes.transData}
+            # axes would clip each one, which takes a third of the whole time
+            axes.figure.text(centre, middle, text, **place)
 
 
 def _number_width(digits: int) -> float:

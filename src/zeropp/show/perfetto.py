@@ -3,8 +3,7 @@
 process   one per timeline, named by its title
 thread    "rank p" for compute, "rank p collectives" and "rank p p2p" where there are any
 event     one per span that takes time, named like the action
-arrow     where an action's input comes from another rank: F(s,m) -> F(s+1,m) and
-          backward(s+1,m) -> backward(s,m)
+arrow     where an action's input comes from another rank
 """
 
 import json
@@ -13,7 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from zeropp.ir.action import Kind
+from zeropp.ir.precedence import incoming, matching_send, outgoing
 from zeropp.ir.timeline import Span, Timeline
 from zeropp.show.caption import bubble_ratio, makespan, sizes
 from zeropp.show.lanes import lanes_of, start_of
@@ -24,8 +23,8 @@ _MICROSECONDS: Mapping[str, float] = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3
 _PER_UNIT = 1e3  # microseconds that stand for one of any other unit, such as one f
 
 
-def trace_events(timeline: Timeline) -> dict[str, Any]:
-    """One timeline as a Chrome trace (JSON object format), starting at 0.
+def trace_events(*timelines: Timeline) -> dict[str, Any]:
+    """Timelines as one Chrome trace (JSON object format), a process each, starting at 0.
 
     Times are microseconds; where the timeline's unit is none of s, ms, us and ns, one unit is shown
     as 1 ms, and the process is named so.
@@ -33,22 +32,14 @@ def trace_events(timeline: Timeline) -> dict[str, Any]:
     Raises:
         ValueError: a timeline that takes no time.
     """
-    return _trace([timeline])
-
-
-def write_trace(timelines: Sequence[Timeline], path: str | Path) -> None:
-    """Write `timelines` as one trace, a process each.
-
-    Raises:
-        ValueError: a timeline that takes no time.
-    """
-    Path(path).write_text(json.dumps(_trace(timelines)) + "\n", encoding="utf-8")
-
-
-def _trace(timelines: Sequence[Timeline]) -> dict[str, Any]:
     numbers = count(1)  # one supply for processes, threads and arrows: all are unique in a trace
     events = [e for timeline in timelines for e in _Process(timeline, numbers).events()]
     return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def write_trace(timelines: Sequence[Timeline], path: str | Path) -> None:
+    """Write what `trace_events` makes of `timelines`."""
+    Path(path).write_text(json.dumps(trace_events(*timelines)) + "\n", encoding="utf-8")
 
 
 class _Process:
@@ -59,19 +50,20 @@ class _Process:
         self.pid = next(numbers)
         self.start = start_of(timeline)
         self.factor = _MICROSECONDS.get(timeline.unit, _PER_UNIT)
-        self.lanes = [lanes_of(spans) for spans in timeline.spans]
 
     def events(self) -> Iterator[Event]:
         """Names first, then every thread's boxes, then the arrows between them."""
         yield from self._names()
-        threads: list[int] = []
-        for rank, lanes in enumerate(self.lanes):
-            threads.append(next(self.numbers))
-            yield from self._thread(threads[rank], f"rank {rank}", lanes.compute)
+        computed: list[tuple[int, Span]] = []
+        for rank, lanes in enumerate(map(lanes_of, self.timeline.spans)):
+            thread = next(self.numbers)
+            boxes = [span for span in lanes.compute if span.end > span.start]
+            computed += [(thread, span) for span in boxes]
+            yield from self._thread(thread, f"rank {rank}", boxes)
             for name, rows in (("collectives", lanes.collectives), ("p2p", lanes.p2p)):
                 for row in rows:
                     yield from self._thread(next(self.numbers), f"rank {rank} {name}", row)
-        yield from self._arrows(threads)
+        yield from self._arrows(computed)
 
     def _names(self) -> Iterator[Event]:
         timeline = self.timeline
@@ -87,36 +79,30 @@ class _Process:
     def _thread(self, thread: int, name: str, spans: Sequence[Span]) -> Iterator[Event]:
         yield self._metadata(thread, "thread_name", name=name)
         yield self._metadata(thread, "thread_sort_index", sort_index=thread)
-        yield from (self._box(span, thread) for span in spans if span.end > span.start)
-
-    def _box(self, span: Span, thread: int) -> Event:
-        action = span.action
-        chunk = self.timeline.placement.chunk_of(action.stage)
-        args = {"stage": action.stage, "chunk": chunk}
-        if action.microbatch is not None:
-            args["microbatch"] = action.microbatch
-        start, end = self._time(span.start), self._time(span.end)
-        event = {"name": str(action), "cat": action.kind.value, "ph": "X"}
-        place = {"pid": self.pid, "tid": thread, "ts": start, "dur": round(end - start, 3)}
-        return {**event, **place, "args": args}
+        for action, start, end in spans:
+            chunk = self.timeline.placement.chunk_of(action.stage)
+            args = {"stage": action.stage, "chunk": chunk}
+            if action.microbatch is not None:
+                args["microbatch"] = action.microbatch
+            begin = self._time(start)
+            event = {"name": str(action), "cat": action.kind.value, "ph": "X", "pid": self.pid}
+            times = {"ts": begin, "dur": round(self._time(end) - begin, 3)}
+            yield {**event, "tid": thread, **times, "args": args}
 
     def _time(self, time: float) -> float:
         """Microseconds from the timeline's start, in whole nanoseconds."""
         return round((time - self.start) * self.factor, 3)
 
-    def _arrows(self, threads: Sequence[int]) -> Iterator[Event]:
-        boxes = {
-            (span.action.kind is Kind.F, span.action.stage, span.action.microbatch): (thread, span)
-            for thread, lanes in zip(threads, self.lanes, strict=True)
-            for span in lanes.compute
-            if span.action.kind is not Kind.W and span.end > span.start
-        }
-        for (forward, stage, microbatch), (thread, span) in boxes.items():
-            before = forward, stage - 1 if forward else stage + 1, microbatch
-            source, made = boxes.get(before, (thread, span))
-            if source != thread:
-                arrow = {"name": "input", "cat": "input", "id": next(self.numbers), "pid": self.pid}
-                # from inside the box, since its end may already be the next action's start
-                middle, start = self._time((made.start + made.end) / 2), self._time(span.start)
-                yield {**arrow, "ph": "s", "tid": source, "ts": middle}
-                yield {**arrow, "ph": "f", "bp": "e", "tid": thread, "ts": start}
+    def _arrows(self, computed: Sequence[tuple[int, Span]]) -> Iterator[Event]:
+        placement = self.timeline.placement
+        sent = {outgoing(span.action, placement): (thread, span) for thread, span in computed}
+        for thread, span in computed:
+            receive = incoming(span.action, placement)
+            if receive is None or (send := matching_send(receive)) not in sent:
+                continue
+            source, made = sent[send]
+            arrow = {"name": "input", "cat": "input", "id": next(self.numbers), "pid": self.pid}
+            # from inside the box, since its end may already be the next action's start
+            middle, start = self._time((made.start + made.end) / 2), self._time(span.start)
+            yield {**arrow, "ph": "s", "tid": source, "ts": middle}
+            yield {**arrow, "ph": "f", "bp": "e", "tid": thread, "ts": start}

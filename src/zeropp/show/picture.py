@@ -125,9 +125,8 @@ def _draw_legend(figure: "Figure", entries: dict[str, list[Colour]]) -> None:
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.patches import Patch
 
-    swatches: list[Any] = [  # tuples, which HandlerTuple takes though the annotations do not
-        tuple(Patch(facecolor=colour) for colour in colours) for colours in entries.values()
-    ]
+    # tuples, which HandlerTuple takes though the annotations do not
+    swatches: list[Any] = [tuple(Patch(facecolor=c) for c in each) for each in entries.values()]
     lines = math.ceil(sum(_SWATCH + len(label) for label in entries) / _LETTERS)
     figure.legend(
         swatches,
@@ -156,7 +155,7 @@ def check_picture(path: str | Path) -> Path:
 
 def save_picture(figure: "Figure", path: Path, dpi: float = _DPI) -> None:
     """Write without a date, so that the same timelines give the same file."""
-    if path.suffix == ".svg":
-        figure.savefig(path, metadata={"Date": None})
-    else:
-        figure.savefig(path, dpi=dpi)
+    options: dict[str, Any] = (
+        {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": dpi}
+    )
+    figure.savefig(path, **options)

@@ -51,9 +51,6 @@ def draw_text(timeline: Timeline, width: int | None = None) -> str:
         timeline: what to draw.
         width: the most characters of a row; None: as many as exactness needs.
 
-    Returns:
-        Lines that each end in a newline.
-
     Raises:
         ValueError: a timeline that takes no time, or a width below 40.
     """
@@ -66,7 +63,10 @@ def draw_text(timeline: Timeline, width: int | None = None) -> str:
     if scale is None:
         columns = width - margin if width else _SCALED
         scale = _Scale(start, timeline.makespan / columns, 1, columns, exact=False)
-    lines = [_caption(timeline, scale), f"{'time':<{margin}}{_ruler(scale)}"]
+    caption = [timeline.title, sizes(timeline), makespan(timeline), bubble_ratio(timeline)]
+    if not scale.exact:
+        caption.append(f"one column = {number(scale.step)} {timeline.unit}")
+    lines = ["  ".join(caption), f"{'time':<{margin}}{_ruler(scale)}"]
     for label, gap, spans in rows:
         row = _row(spans, scale, timeline.placement, gap)
         if row.strip():
@@ -127,30 +127,23 @@ def _bar(token: str, columns: int, scale: _Scale) -> str:
     return token.ljust(columns - 1, filler).ljust(columns)
 
 
-def _caption(timeline: Timeline, scale: _Scale) -> str:
-    parts = [timeline.title, sizes(timeline), makespan(timeline), bubble_ratio(timeline)]
-    if not scale.exact:
-        parts.append(f"one column = {number(scale.step)} {timeline.unit}")
-    return "  ".join(parts)
-
-
 def _ruler(scale: _Scale) -> str:
-    every = _tick_exact(scale) if scale.exact else _tick_scaled(scale)
+    every = _tick(scale)
     ruler = ""
     for tick in range(math.ceil(scale.columns * scale.step / scale.cell / every)):
         ruler = ruler.ljust(scale.column(scale.start + tick * every)) + number(tick * every)
     return ruler
 
 
-def _tick_exact(scale: _Scale) -> float:
-    """The time between labels: whole cells, and a whole number if one is near."""
-    fewest = math.ceil(8 / scale.cell)
-    times = [cells * scale.step for cells in range(fewest, fewest + 100)]
-    return next((t for t in times if math.isclose(t, round(t), abs_tol=1e-9)), times[0])
+def _tick(scale: _Scale) -> float:
+    """The time between labels: whole cells of an exact scale, and a whole number if one is near.
 
-
-def _tick_scaled(scale: _Scale) -> float:
-    """The time between labels: 1, 2 or 5 times a power of ten, at least 10 columns wide."""
+    Of another scale: 1, 2 or 5 times a power of ten, at least 10 columns wide.
+    """
+    if scale.exact:
+        fewest = math.ceil(8 / scale.cell)
+        times = [cells * scale.step for cells in range(fewest, fewest + 100)]
+        return next((t for t in times if math.isclose(t, round(t), abs_tol=1e-9)), times[0])
     least = 10 * scale.step
     power = 10.0 ** math.floor(math.log10(least))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= least)

@@ -120,8 +120,7 @@ class _Engine:
         channel = channel_of(action, self.program.placement)
         self.compute[rank] += self.costs.host
         self.idle[rank][Cause.HOST] += self.costs.host
-        start = max(self.compute[rank], self.done[receive])
-        start = max(start, self.channel[channel])
+        start = max(self.compute[rank], self.done[receive], self.channel[channel])
         self.channel[channel] = start + self.costs.transfer[boundary_of(action)]
         arrival = self.channel[channel] + self.costs.latency
         self.arrived[receive] = arrival
