@@ -1,10 +1,9 @@
 """The search for the best layout of a model, and what it knows of models and hardware."""
 
 from zeropp.planner.plan_file import SavedPlan, read_plan, write_plan
-from zeropp.planner.planner import Answer, best_plan
+from zeropp.planner.planner import Answer, best_plan, over_unit_sizes
 from zeropp.planner.prediction import Prediction
 from zeropp.planner.problem import Problem
-from zeropp.planner.tradeoff import over_unit_sizes
 
 __all__ = [
     "Answer",

@@ -1,4 +1,4 @@
-"""The planner: the fastest plan of a problem, its rivals, and the reasons in words."""
+"""The planner: the fastest plan of a problem, its rivals, the reasons, the trade-off over U."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,6 +8,7 @@ from zeropp.plan import Plan
 from zeropp.planner.families import FAMILIES, anything, family_of
 from zeropp.planner.made import costs_for
 from zeropp.planner.nearest import refuse
+from zeropp.planner.order import Order
 from zeropp.planner.plan_file import SavedPlan
 from zeropp.planner.predict import PREFETCH, made_order, predict
 from zeropp.planner.prediction import Prediction
@@ -135,3 +136,29 @@ def _rivals(search: Search, best: Candidate) -> Iterator[Rival]:
         if name != own
     ]
     yield from sorted(found, key=lambda rival: rival.step_s)
+
+
+@dataclass(frozen=True)
+class Point:
+    """The winner's layout with another unit size."""
+
+    unit_size: int
+    prediction: Prediction
+    fits: bool
+
+
+def over_unit_sizes(answer: Answer) -> tuple[Point, ...]:
+    """ZeroPP in units of 1, 2, 4, ... micro-batches, the winner's U and B, at the winner's layout.
+
+    Slots are the schedule's default for each U.
+    """
+    priced, own = answer.best.priced, answer.best.order
+    batch = priced.num_microbatches
+    sizes = {2**k for k in range(batch.bit_length())} | {batch, own.unit_size or batch}
+    seam = "carry" if priced.layout.pp_size > 1 else "drain"
+    points = []
+    for U in sorted(size for size in sizes if size <= batch):
+        order = Order("zeropp", max_resident=own.max_resident, unit_size=U, seam=seam)
+        found = predict(priced, order, made_order(priced, order))
+        points.append(Point(U, found, found.peak_bytes <= answer.problem.usable))
+    return tuple(points)
