@@ -8,7 +8,7 @@ from zeropp.build import program_of
 from zeropp.ir import Program, format_program, parse, stage_blocks
 from zeropp.plan import Plan
 from zeropp.planner.plan_file import SavedPlan, format_plan, parse_plan
-from zeropp.program import require_collectives, require_valid
+from zeropp.program import InvalidProgramError, require_collectives, verify
 from zeropp.train.config import Config
 
 
@@ -41,18 +41,23 @@ def task_of(config: Config, saved: SavedPlan) -> Task:
 
     Raises:
         ValueError: a schedule, program or cut that fits neither the plan nor the model.
-        InvalidProgramError: the program breaks a rule.
+        InvalidProgramError: the program breaks a rule; where it is a file, with the first place.
     """
-    if config.program is None:
-        program = program_of(saved.plan)
-    else:
-        program = require_valid(read_program(Path(config.program)))
+    program = program_of(saved.plan) if config.program is None else _sound(config.program)
     stage_blocks(config.model.gpt().num_blocks, program.placement.num_stages, program.split)
     if saved.plan.dp_size > 1 or config.run.precision != "fp32":
         require_collectives(program)
     if config.run.adapt_every:
         program.schedule.require_split("run.adapt_every")
     return Task(saved, program)
+
+
+def _sound(path: str) -> Program:
+    program = read_program(Path(path))
+    if found := verify(program):
+        line = str(found[0]).splitlines()[0]
+        raise InvalidProgramError(f"program: {path}: {line}; `zeropp verify` says more")
+    return program
 
 
 def read_program(path: Path) -> Program:
