@@ -35,8 +35,7 @@ from zeropp.planner.profile import Profile, Setting
 from zeropp.runtime.observer import Laps, Phase
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import Category, Report, simulate
-from zeropp.train.model import token_loss
-from zeropp.train.subject import gpt_subject
+from zeropp.train.model import gpt_subject, token_loss
 
 CLAIM = "A step takes, and holds, what is predicted"
 

@@ -213,7 +213,7 @@ def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:
         ('[parallel]\nsplit = [3, "a"]', "parallel.split must be tuple[int, ...], got (3, 'a')"),
         ("[run]\nstep = 3", "unknown field run.step; use name, folder, steps"),
         ("run = 3", "run must be a table, got 3"),
-        ("[runs]", "unknown field runs; use plan, run, model"),
+        ("[runs]", "unknown field runs; use plan, program, run, model"),
         ("[optim]\nlr = 0", "optim.lr must be above 0"),
         ("[run", "cannot read"),
     ],

@@ -1,7 +1,7 @@
 """A task is what all ranks of a run are given: the plan, and the one program made of it."""
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from zeropp.build import program_of
@@ -79,14 +79,16 @@ def _parse_program(text: str) -> Program:
     return found
 
 
-def plan_like(program: Program) -> Plan:
-    """What [parallel] says of a run of this program over one data rank."""
+def plan_like(program: Program, asked: Plan) -> Plan:
+    """What [parallel] says of a run of this program over as many data ranks as are asked for."""
     placement = program.placement
     return Plan(
         placement.pp_size,
         placement.num_chunks,
         program.schedule.num_microbatches,
         program.schedule.name,
+        dp_shard=asked.dp_shard,
+        dp_replicate=asked.dp_replicate,
         shard=program.shard or "unit",
         max_resident=program.max_resident or placement.num_chunks,
         split=program.split,
@@ -96,7 +98,7 @@ def plan_like(program: Program) -> Plan:
 
 def refuse_contradictions(asked: Plan, program: Program) -> None:
     """Raise ValueError where [parallel] says other than the program, which decides all but D."""
-    own = replace(plan_like(program), dp_shard=asked.dp_shard, dp_replicate=asked.dp_replicate)
+    own = plan_like(program, asked)
     for name in (field.name for field in fields(Plan)):
         if getattr(asked, name) != getattr(own, name):
             raise ValueError(
