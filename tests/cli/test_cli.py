@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -137,6 +138,28 @@ def test_simulate_refines_an_order_for_its_costs(capsys: pytest.CaptureFixture[s
     assert wider == pytest.approx(found[2]["floor"])
 
 
+def test_a_file_named_as_a_schedule_does_not_stand_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1f1b").write_text("no schedule")
+    assert main(["simulate", "1f1b", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["schedule"] == "1f1b"
+
+
+@pytest.mark.parametrize("named", [["--config=x.toml"], ["--config", "x.toml"]], ids=" ".join)
+def test_a_config_file_is_named_either_way(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    named: list[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.toml").write_text('[parallel]\nschedule = "none"')
+    assert main(["train", *named]) == 2
+    assert "unknown schedule 'none'" in capsys.readouterr().err
+
+
 def test_simulate_prints_the_contract_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     size = ["--pp", "8", "--chunks", "2", "--microbatches", "32"]
     assert main(["simulate", "zeropp", *size, "--shard", "unit", "--json"]) == 0
@@ -190,7 +213,7 @@ def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:
         ('[parallel]\nsplit = [3, "a"]', "parallel.split must be tuple[int, ...], got (3, 'a')"),
         ("[run]\nstep = 3", "unknown field run.step; use name, folder, steps"),
         ("run = 3", "run must be a table, got 3"),
-        ("[runs]", "unknown field runs; use plan, run, model"),
+        ("[runs]", "unknown field runs; use plan, program, run, model"),
         ("[optim]\nlr = 0", "optim.lr must be above 0"),
         ("[run", "cannot read"),
     ],
@@ -207,30 +230,45 @@ def test_a_config_file_is_refused_by_field(
     assert str(path) in error
 
 
-def test_train_leaves_a_run_and_resumes_in_another_layout(tmp_path: Path) -> None:
-    done = zeropp("train", "--run.name", "a", "--run.steps", "3", *TINY, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of three steps, runs/a."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = zeropp("train", "--run.name", "a", "--run.steps", "3", *TINY, cwd=folder)
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "runs" / "a"
+    return folder
+
+
+def steps_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_train_leaves_a_run_and_resumes_in_another_layout(trained: Path) -> None:
+    run = trained / "runs" / "a"
     for name in ("config.toml", "timeline.png", "sample.txt", "checkpoints/step-3/.metadata"):
         assert (run / name).stat().st_size > 0
-    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    steps = steps_of(run)
     assert [s["step"] for s in steps] == [1, 2, 3]
     assert {"loss", "grad_norm", "tokens_per_s", "step_s"} <= steps[0].keys()
     assert "val_loss" in steps[-1]
-    again = zeropp("train", "--run.name", "a", cwd=tmp_path)
-    assert again.returncode == 2
-    assert "holds a run already" in again.stderr
     saved = str(run / "checkpoints" / "step-3")
     one_rank = ["--parallel.pp-size", "1", "--parallel.num-chunks", "1", "--run.steps", "4"]
-    done = zeropp("train", "--run.name", "b", "--run.resume", saved, *one_rank, *TINY, cwd=tmp_path)
+    done = zeropp("train", "--run.name", "b", "--run.resume", saved, *one_rank, *TINY, cwd=trained)
     assert done.returncode == 0, done.stderr
-    (step,) = (tmp_path / "runs" / "b" / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(step)["step"] == 4
-    assert json.loads(step)["loss"] < steps[0]["loss"]
-    other = ["--run.name", "c", "--run.resume", saved, "--model.layers", "6"]
-    done = zeropp("train", *other, cwd=tmp_path)
-    assert done.returncode == 2
-    assert "is of another model" in done.stderr
+    (step,) = steps_of(trained / "runs" / "b")
+    assert step["step"] == 4
+    assert step["loss"] < steps[0]["loss"]
+
+
+def test_train_refuses_a_run_that_is_there_and_another_models_checkpoint(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(trained)
+    assert main(["train", "--run.name", "a"]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    other = ["--run.name", "c", "--run.resume", "runs/a/checkpoints/step-3", "--model.layers", "6"]
+    assert main(["train", *other]) == 2
+    assert "is of another model" in capsys.readouterr().err
 
 
 def test_a_rank_that_dies_stops_the_run_and_leaves_no_orphan(tmp_path: Path) -> None:
@@ -260,13 +298,12 @@ def _wait_for_steps(run: "subprocess.Popen[str]", folder: Path) -> list[int]:
     return spawned
 
 
-def test_an_error_on_a_rank_shows_its_traceback(tmp_path: Path) -> None:
-    done = zeropp("train", "--run.name", "a", "--run.steps", "1", *TINY, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    saved = tmp_path / "runs" / "a" / "checkpoints" / "step-1"
+def test_an_error_on_a_rank_shows_its_traceback(trained: Path, tmp_path: Path) -> None:
+    saved = tmp_path / "step-3"
+    shutil.copytree(trained / "runs" / "a" / "checkpoints" / "step-3", saved)
     for file in saved.glob("*.distcp"):
         file.unlink()
-    resume = ["--run.name", "b", "--run.resume", str(saved), "--run.steps", "2"]
+    resume = ["--run.name", "b", "--run.resume", str(saved), "--run.steps", "4"]
     done = zeropp("train", *resume, cwd=tmp_path, timeout=60)
     assert done.returncode == 1
     assert "FileNotFoundError" in done.stderr
@@ -281,12 +318,11 @@ def test_a_rehearsal_runs_the_program_and_leaves_nothing(tmp_path: Path) -> None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_compiled_blocks_train_alike(tmp_path: Path) -> None:
-    losses = {}
-    for backend in ("off", "aot_eager"):
-        run = ["--run.name", backend, "--run.compile", backend, "--run.steps", "3", *TINY]
-        done = zeropp("train", *run, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        lines = (tmp_path / "runs" / backend / "metrics.jsonl").read_text().splitlines()
-        losses[backend] = [json.loads(line)["loss"] for line in lines]
-    assert losses["aot_eager"] == pytest.approx(losses["off"], rel=1e-5)
+def test_compiled_blocks_train_alike(trained: Path) -> None:
+    run = ["--run.name", "compiled", "--run.compile", "aot_eager", "--run.steps", "3", *TINY]
+    done = zeropp("train", *run, cwd=trained)
+    assert done.returncode == 0, done.stderr
+    eager, compiled = (
+        [s["loss"] for s in steps_of(trained / "runs" / n)] for n in ("a", "compiled")
+    )
+    assert compiled == pytest.approx(eager, rel=1e-5)

@@ -2,24 +2,24 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from zeropp.cli.plan import run_plan
-from zeropp.cli.profile import run_profile_verb
-from zeropp.cli.schedules import run_generate, run_schedules, run_verify
-from zeropp.cli.show import run_show
-from zeropp.cli.simulate import run_simulate
-from zeropp.cli.train import train
+from zeropp.cli.plan import Planned
+from zeropp.cli.profile import Profiled
+from zeropp.cli.schedules import Generate, Schedules, Verify
+from zeropp.cli.simulate import Show, Simulate
+from zeropp.cli.train import Train
+from zeropp.cli.verb import Verb
 
-VERBS: Mapping[str, tuple[Callable[[list[str]], int], str]] = {
-    "schedules": (run_schedules, "list the schedules"),
-    "generate": (run_generate, "write a schedule as text"),
-    "verify": (run_verify, "prove a schedule or program sound, or say why not"),
-    "simulate": (run_simulate, "time, memory and communication of schedules, side by side"),
-    "show": (run_show, "draw a schedule's timeline"),
-    "plan": (run_plan, "find the fastest layout of a model on a cluster, and say why"),
-    "profile": (run_profile_verb, "measure a model's blocks and the links, for the planner"),
-    "train": (train, "train a GPT"),
+VERBS: Mapping[str, tuple[type[Verb], str]] = {
+    "schedules": (Schedules, "list the schedules"),
+    "generate": (Generate, "write a schedule as text"),
+    "verify": (Verify, "prove a schedule or program sound, or say why not"),
+    "simulate": (Simulate, "time, memory and communication of schedules, side by side"),
+    "show": (Show, "draw a schedule's timeline"),
+    "plan": (Planned, "find the fastest layout of a model on a cluster, and say why"),
+    "profile": (Profiled, "measure a model's blocks and the links, for the planner"),
+    "train": (Train, "train a GPT"),
 }
 
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if verb not in VERBS:
             raise ValueError(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}")
-        status = VERBS[verb][0](rest)
+        status = VERBS[verb][0].parse(rest, f"zeropp {verb}").perform()
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # who reads, such as `head`, has seen enough

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import tyro
 
+from zeropp.cli.verb import Verb
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Budget, generate
 from zeropp.ir import Order, Placement, Program, Schedule, Shape, parse
@@ -14,7 +15,7 @@ from zeropp.simulate import Report, simulate
 
 
 @dataclass(frozen=True)
-class Made(Order):
+class Made(Order, Verb):
     """A schedule by name, knobs and size, or in a file."""
 
     schedule: tyro.conf.Positional[str] = tyro.MISSING

@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from zeropp.cli.plan_problem import Asked
+from zeropp.cli.verb import Verb, print_table
 from zeropp.planner import Answer, best_plan, over_unit_sizes, write_plan
 from zeropp.planner.hardware import GIB
 from zeropp.show import Curve, check_picture, draw_curves
@@ -19,7 +18,7 @@ _TB = 1e12
 
 
 @dataclass(frozen=True)
-class Planned(Asked):
+class Planned(Asked, Verb):
     """Find the fastest plan for a model, a cluster and a batch, and say why it is."""
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -29,34 +28,33 @@ class Planned(Asked):
     json: bool = False
     """Print JSON."""
 
+    def perform(self) -> int:
+        """Plan, print, and write what is asked for."""
+        self._check_files()
+        answer = best_plan(self.problem())
+        if self.output is not None:
+            write_plan(answer.saved, self.output)
+        if self.explain is not None:
+            _explain(answer, self.explain)
+        if self.json:
+            print(json.dumps(_as_dict(answer)))
+        else:
+            _print(answer)
+        return 0
 
-def run_plan(arguments: list[str]) -> int:
-    """Plan, print, and write what is asked for."""
-    wanted = tyro.cli(Planned, args=arguments, prog="zeropp plan")
-    _check_files(wanted)
-    answer = best_plan(wanted.problem())
-    if wanted.output is not None:
-        write_plan(answer.saved, wanted.output)
-    if wanted.explain is not None:
-        _explain(answer, wanted.explain)
-    if wanted.json:
-        print(json.dumps(_as_dict(answer)))
-    else:
-        _print(answer)
-    return 0
-
-
-def _check_files(wanted: Planned) -> None:
-    """Refuse files that cannot be written before anything is computed."""
-    for name, path in (("output", wanted.output), ("explain", wanted.explain)):
-        if path is not None and not path.parent.is_dir():
-            raise ValueError(f"{name}: folder {str(path.parent)!r} does not exist; make it first")
-        if path is not None and path.is_dir():
-            raise ValueError(f"{name}: {str(path)!r} is a folder; name a file")
-    if wanted.output is not None and wanted.output.suffix != ".toml":
-        raise ValueError(f"output must end in .toml, got {str(wanted.output)!r}")
-    if wanted.explain is not None:
-        check_picture(wanted.explain)
+    def _check_files(self) -> None:
+        """Refuse files that cannot be written before anything is computed."""
+        for name, path in (("output", self.output), ("explain", self.explain)):
+            if path is not None and not path.parent.is_dir():
+                raise ValueError(
+                    f"{name}: folder {str(path.parent)!r} does not exist; make it first"
+                )
+            if path is not None and path.is_dir():
+                raise ValueError(f"{name}: {str(path)!r} is a folder; name a file")
+        if self.output is not None and self.output.suffix != ".toml":
+            raise ValueError(f"output must end in .toml, got {str(self.output)!r}")
+        if self.explain is not None:
+            check_picture(self.explain)
 
 
 def _as_dict(answer: Answer) -> dict[str, Any]:
@@ -64,21 +62,9 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
     return {
         "family": answer.family,
         "plan": {
-            "pp_size": plan.pp_size,
-            "dp_shard": plan.dp_shard,
-            "dp_replicate": plan.dp_replicate,
-            "num_chunks": plan.num_chunks,
-            "placement": str(layout.placement.shape),
-            "num_microbatches": plan.num_microbatches,
+            **{name: value for name, value in asdict(plan).items() if name != "costs"},
             "micro_batch_size": answer.micro_batch_size,
-            "schedule": plan.schedule,
-            "unit_size": plan.unit_size,
-            "seam": plan.seam,
-            "slots": plan.slots,
-            "shard": plan.shard,
-            "max_resident": plan.max_resident,
-            "split": list(plan.split or ()),
-            "recompute": plan.recompute,
+            "placement": str(layout.placement.shape),
         },
         "predicted": answer.predicted(),
         "rivals": [
@@ -92,10 +78,8 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
 
 
 def _print(answer: Answer) -> None:
-    table = Table(title=f"{answer.family} on {answer.problem.gpus} GPUs", show_header=False)
-    for name, value in (*_layout_rows(answer), *_figure_rows(answer)):
-        table.add_row(name, value)
-    Console().print(table)
+    title = f"{answer.family} on {answer.problem.gpus} GPUs"
+    print_table(title, ("figure", "value"), [*_layout_rows(answer), *_figure_rows(answer)])
     for reason in answer.reasons:
         print(f"- {reason}")
     if answer.problem.profile.assumptions:

@@ -6,12 +6,14 @@ from typing import Annotated, Literal
 
 import tyro
 
+from zeropp.cli.verb import Verb
 from zeropp.ir.program import Recompute
+from zeropp.planner.profile import Setting
 from zeropp.train.config import Backend, ModelConfig
 
 
 @dataclass(frozen=True)
-class Profiled:
+class Profiled(Verb):
     """Measure what blocks and links take, on local ranks or on torchrun's, all at once."""
 
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("profile.toml")
@@ -49,23 +51,15 @@ class Profiled:
                 f"output must be a .toml file in a folder that exists, got {str(self.output)!r}"
             )
 
+    def perform(self) -> int:
+        """Check, then measure on every rank."""
+        self.check()
+        from zeropp.launch.ranks import resolve_device, run_on_ranks  # torch, only now
+        from zeropp.train.measuring import run_profile
 
-def run_profile_verb(arguments: list[str]) -> int:
-    """Check, then measure on every rank."""
-    wanted = tyro.cli(Profiled, args=arguments, prog="zeropp profile")
-    wanted.check()
-    from zeropp.launch.ranks import resolve_device, run_on_ranks  # torch, only now
-    from zeropp.train.profiling import Wanted, run_profile
-
-    gpt = wanted.model.gpt()
-    what = Wanted(
-        gpt,
-        gpt.seq_len if wanted.seq_len is None else wanted.seq_len,
-        wanted.micro_batch_sizes,
-        wanted.recompute,
-        wanted.precision,
-        wanted.compile,
-        wanted.output,
-    )
-    run_on_ranks(wanted.ranks, resolve_device(wanted.device), run_profile, what)
-    return 0
+        gpt, sizes = self.model.gpt(), self.micro_batch_sizes
+        length = gpt.seq_len if self.seq_len is None else self.seq_len
+        settings = tuple(Setting(s, Recompute(how)) for s in sizes for how in self.recompute)
+        what = self.output, gpt, length, settings, self.precision, self.compile
+        run_on_ranks(self.ranks, resolve_device(self.device), run_profile, *what)
+        return 0

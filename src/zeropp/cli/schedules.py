@@ -8,14 +8,22 @@ from typing import Annotated, Literal
 import tyro
 
 from zeropp.cli.options import Made, read
+from zeropp.cli.verb import Verb
 from zeropp.generate import GENERATORS
 from zeropp.ir import Recompute, Schedule, format_program, format_schedule
 from zeropp.program import Limits, lower, require_valid, verify
 
 
 @dataclass(frozen=True)
-class Schedules:
+class Schedules(Verb):
     """List the schedules."""
+
+    def perform(self) -> int:
+        """List them."""
+        for name, generator in GENERATORS.items():
+            knobs = f"  [{', '.join(sorted(generator.options))}]" if generator.options else ""
+            print(f"{name:18} {generator.summary}{knobs}")
+        return 0
 
 
 @dataclass(frozen=True)
@@ -35,22 +43,32 @@ class Generate(Made):
     recompute: Literal["none", "selective", "full"] | None = None
     """With --program, what of a block is run again in its B."""
 
+    def perform(self) -> int:
+        """Write it."""
+        text = self.text()
+        if self.output is None:
+            sys.stdout.write(text)
+        elif not self.output.parent.is_dir():
+            raise ValueError(f"output: there is no folder {self.output.parent}")
+        else:
+            self.output.write_text(text, encoding="utf-8")
+        return 0
+
     def text(self) -> str:
         """What is written."""
-        given = ("shard", "split", "recompute")
         if self.program:
             program = lower(self.made(), self.shard, max_resident=self.max_resident)
             again = None if self.recompute is None else Recompute(self.recompute)
             whole = replace(program, split=self.split, recompute=again)
             return format_program(require_valid(whole))
-        for name in given:
+        for name in ("shard", "split", "recompute"):
             if getattr(self, name) is not None:
                 raise ValueError(f"{name} is of a program; add --program, or leave it out")
         return format_schedule(self.made())
 
 
 @dataclass(frozen=True)
-class Verify:
+class Verify(Verb):
     """Check a schedule or program file; exit status 1 and the reasons if it is not sound."""
 
     file: tyro.conf.Positional[Path]
@@ -58,38 +76,11 @@ class Verify:
     slots: int | None = None
     """Most activations, one chunk of one micro-batch each, on any rank."""
 
-
-def run_schedules(arguments: list[str]) -> int:
-    """List the schedules."""
-    tyro.cli(Schedules, args=arguments, prog="zeropp schedules")
-    for name, generator in GENERATORS.items():
-        knobs = f"  [{', '.join(sorted(generator.options))}]" if generator.options else ""
-        print(f"{name:18} {generator.summary}{knobs}")
-    return 0
-
-
-def run_generate(arguments: list[str]) -> int:
-    """Write a schedule as text."""
-    made = tyro.cli(Generate, args=arguments, prog="zeropp generate")
-    text = made.text()
-    if made.output is None:
-        sys.stdout.write(text)
-    else:
-        if not made.output.parent.is_dir():
-            raise ValueError(f"output: there is no folder {made.output.parent}")
-        made.output.write_text(text, encoding="utf-8")
-    return 0
-
-
-def run_verify(arguments: list[str]) -> int:
-    """Check a file."""
-    wanted = tyro.cli(Verify, args=arguments, prog="zeropp verify")
-    subject, limits = read(wanted.file), Limits(slots=wanted.slots)
-    found = verify(subject, limits)
-    if not found and isinstance(subject, Schedule):
-        found = verify(lower(subject), limits)
-    for violation in found:
-        print(violation)
-    if not found:
-        print(f"{wanted.file}: sound")
-    return 1 if found else 0
+    def perform(self) -> int:
+        """Check the file, and what a schedule is lowered to."""
+        subject, limits = read(self.file), Limits(slots=self.slots)
+        found = verify(subject, limits)
+        if not found and isinstance(subject, Schedule):
+            found = verify(lower(subject), limits)
+        print("\n".join(map(str, found)) or f"{self.file}: sound")
+        return 1 if found else 0

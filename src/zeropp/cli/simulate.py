@@ -1,17 +1,55 @@
-"""`zeropp simulate`: time, memory and communication of one schedule, or of several side by side."""
+"""`zeropp simulate` and `show`: one schedule, or several side by side, in figures or drawn."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from pathlib import Path
+from typing import Annotated, Self
 
 import tyro
-from rich.console import Console
-from rich.table import Table
 
 from zeropp.cli.options import Simulated
+from zeropp.cli.verb import print_table
 from zeropp.generate import GENERATORS
+from zeropp.show import MemoryCurves, check_output, draw_text, show
 from zeropp.simulate import Report
+
+_TITLE = "bubble ratio = idle / (P x makespan); activations in micro-batches"
+_COLUMNS = ("schedule", "V", "makespan", "bubble ratio", "peak activations", "gathers", "reduces")
+
+
+@dataclass(frozen=True)
+class Show(Simulated):
+    """Draw a schedule's timeline as simulated, with its communication and memory."""
+
+    output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
+    """File ending in .txt, .svg, .png or .json; without it, text on standard output."""
+
+    def perform(self) -> int:
+        """Draw timelines."""
+        if self.output is not None:
+            check_output(self.output)
+        reports = self.reports()
+        timelines = [report.timeline for report in reports]
+        if self.output is None:
+            print("\n".join(map(draw_text, timelines)))
+        elif all(report.program.schedule.trains for report in reports):
+            show(timelines, self.output, [report.floor for report in reports], _held(reports))
+        else:  # forward only: nothing is held, and the floor counts a backward
+            show(timelines, self.output)
+        return 0
+
+
+def _held(reports: Sequence[Report]) -> MemoryCurves:
+    """What every rank holds; one slot counts as 1/V, so that schedules of other V compare."""
+    curves = tuple(
+        tuple(
+            tuple((time, slots / report.num_chunks) for time, slots in rank.curve)
+            for rank in report.memory
+        )
+        for report in reports
+    )
+    return MemoryCurves(curves, "activations held, in micro-batches through a whole rank")
 
 
 @dataclass(frozen=True)
@@ -23,6 +61,25 @@ class Simulate(Simulated):
     json: bool = False
     """Print JSON."""
 
+    def perform(self) -> int:
+        """Simulate, and print a table or JSON."""
+        if self.limit is not None and self.compare is None:
+            raise ValueError("limit goes with compare; for one schedule use slots")
+        if self.limit is not None and not self.limit > 0:
+            raise ValueError(f"limit must be above 0, got {self.limit}")
+        reports = self.reports()
+        best = min(filter(self._fits, reports), key=_makespan_and_peak, default=None)
+        rows = [report.as_dict() for report in reports] if self.json else []
+        if self.json and self.compare is None:
+            print(json.dumps(rows[0]))
+        elif self.json:
+            print(json.dumps({"recommended": best.name if best else None, "rows": rows}))
+        elif self.compare is None:
+            _print_report(reports[0])
+        else:
+            self._print_comparison(reports, best)
+        return 0
+
     def named(self, name: str) -> Self:
         """Another schedule; one that has slots is made for the limit."""
         other = super().named(name)
@@ -33,88 +90,50 @@ class Simulate(Simulated):
         slots = int(max(self.limit, 1.0) * other.chunks + 1e-9)  # one micro-batch at least
         return replace(other, unit_size=other.unit_size or "auto", slots=slots)
 
+    def _fits(self, report: Report) -> bool:
+        return self.limit is None or report.peak_microbatches <= self.limit
 
-def run_simulate(arguments: list[str]) -> int:
-    """Simulate, and print a table or JSON."""
-    wanted = tyro.cli(Simulate, args=arguments, prog="zeropp simulate")
-    if wanted.compare is None:
-        if wanted.limit is not None:
-            raise ValueError("limit goes with compare; for one schedule use slots")
-        report = wanted.report()
-        _print_json(report.as_dict()) if wanted.json else _print_report(report)
-        return 0
-    if wanted.limit is not None and not wanted.limit > 0:
-        raise ValueError(f"limit must be above 0, got {wanted.limit}")
-    reports = wanted.reports()
-    best = _best(reports, wanted.limit)
-    if wanted.json:
-        recommended = best.program.schedule.name if best else None
-        _print_json({"recommended": recommended, "rows": [r.as_dict() for r in reports]})
-    else:
-        _print_comparison(reports, wanted.limit, best)
-    return 0
+    def _print_comparison(self, reports: Sequence[Report], best: Report | None) -> None:
+        ordered = sorted(reports, key=lambda report: report.makespan)
+        styles = ["bold" if r is best else "" if self._fits(r) else "dim" for r in ordered]
+        print_table(_TITLE, _COLUMNS, map(self._row, ordered), styles)
+        print(self._recommendation(reports, best))
+
+    def _row(self, report: Report) -> tuple[str, ...]:
+        values = report.as_dict()
+        return (
+            report.name,
+            str(report.num_chunks),
+            f"{report.makespan:.4g}",
+            f"{report.bubble_ratio:.1%}",
+            f"{report.peak_microbatches:.4g}" + ("" if self._fits(report) else " too many"),
+            str(max(values["gathers"])),
+            str(max(values["reduces"])),
+        )
+
+    def _recommendation(self, reports: Sequence[Report], best: Report | None) -> str:
+        if best is None:
+            least = min(reports, key=lambda report: report.peak_microbatches)
+            return (
+                f"nothing fits {self.limit:g} micro-batches; {least.name} needs the least, "
+                f"{least.peak_microbatches:g}"
+            )
+        within = "" if self.limit is None else f" within {self.limit:g} micro-batches' activations"
+        return f"fastest{within}: {best.name}, {best.makespan:.4g}"
 
 
-def peak_microbatches(report: Report) -> float:
-    """Peak activations of the worst rank, in micro-batches through a whole rank."""
-    return max(report.peak_slots) / report.program.placement.num_chunks
-
-
-def _best(reports: Sequence[Report], limit: float | None) -> Report | None:
-    fitting = [r for r in reports if limit is None or peak_microbatches(r) <= limit]
-    return min(fitting, key=lambda r: (r.makespan, peak_microbatches(r)), default=None)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value))
+def _makespan_and_peak(report: Report) -> tuple[float, float]:
+    return report.makespan, report.peak_microbatches
 
 
 def _print_report(report: Report) -> None:
-    table = Table(title=f"{report.program.schedule.name}, in the unit of the costs")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    over = report.makespan / report.floor - 1
-    table.add_row("makespan", f"{report.makespan:.4g}")
-    table.add_row("floor", f"{report.floor:.4g} ({over:+.2%} over it)")
-    table.add_row("bubble ratio = idle / (P x makespan)", f"{report.bubble_ratio:.2%}")
-    for cause, time in report.idle.items():
-        if time:
-            table.add_row(f"  idle, all ranks: {cause}", f"{time:.4g}")
-    values = report.as_dict()
+    over, values = report.makespan / report.floor - 1, report.as_dict()
+    rows = [
+        ("makespan", f"{report.makespan:.4g}"),
+        ("floor", f"{report.floor:.4g} ({over:+.2%} over it)"),
+        ("bubble ratio = idle / (P x makespan)", f"{report.bubble_ratio:.2%}"),
+        *((f"  idle, all ranks: {c}", f"{time:.4g}") for c, time in report.idle.items() if time),
+    ]
     for name in ("units", "peak_slots", "gathers", "reduces", "messages"):
-        table.add_row(f"{name.replace('_', ' ')}", " ".join(map(str, values[name])))
-    Console().print(table)
-
-
-def _print_comparison(reports: Sequence[Report], limit: float | None, best: Report | None) -> None:
-    columns = ("V", "makespan", "bubble ratio", "peak activations", "gathers", "reduces")
-    table = Table(title="bubble ratio = idle / (P x makespan); activations in micro-batches")
-    table.add_column("schedule", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right")
-    for report in sorted(reports, key=lambda r: r.makespan):
-        fits = limit is None or peak_microbatches(report) <= limit
-        values = report.as_dict()
-        table.add_row(
-            report.program.schedule.name,
-            str(values["num_chunks"]),
-            f"{report.makespan:.4g}",
-            f"{report.bubble_ratio:.1%}",
-            f"{peak_microbatches(report):.4g}" + ("" if fits else " too many"),
-            str(max(values["gathers"])),
-            str(max(values["reduces"])),
-            style="bold" if report is best else "" if fits else "dim",
-        )
-    Console().print(table)
-    print(_recommendation(reports, limit, best))
-
-
-def _recommendation(reports: Sequence[Report], limit: float | None, best: Report | None) -> str:
-    if best is None:
-        least = min(reports, key=peak_microbatches)
-        return (
-            f"nothing fits {limit:g} micro-batches; {least.program.schedule.name} needs the "
-            f"least, {peak_microbatches(least):g}"
-        )
-    within = "" if limit is None else f" within {limit:g} micro-batches' activations"
-    return f"fastest{within}: {best.program.schedule.name}, {best.makespan:.4g}"
+        rows.append((name.replace("_", " "), " ".join(map(str, values[name]))))
+    print_table(f"{report.name}, in the unit of the costs", ("figure", "value"), rows)

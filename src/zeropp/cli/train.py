@@ -1,10 +1,13 @@
 """`zeropp train`: train a GPT on text, from one command."""
 
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import tyro
 
+from zeropp.cli.verb import Verb
 from zeropp.launch import leads, torchrun_ranks, under_torchrun
 from zeropp.planner import write_plan
 from zeropp.train.config import AUTO, Config, read_config, write_config
@@ -12,7 +15,7 @@ from zeropp.train.task import Task, plan_like, read_program, refuse_contradictio
 
 
 @dataclass(frozen=True)
-class Command(Config):
+class Train(Config, Verb):
     """Train a GPT on text; options override the files that are named."""
 
     config: Path | None = None
@@ -20,43 +23,36 @@ class Command(Config):
     rehearse: bool = False
     """Run the plan's program over real processes with sleep for compute, and no model."""
 
+    @classmethod
+    def parse(cls, arguments: list[str], prog: str) -> "Train":
+        """Options over files over defaults: parsed once for the files' names, then over these."""
+        read = partial(_parse, arguments, prog)
+        named = read(Config())
+        config = Config() if named.config is None else read_config(named.config)
+        file = named.program or config.program
+        if file is None:
+            return read(config)
+        program = read_program(Path(file))
+        config = replace(config, parallel=plan_like(program, config.parallel))
+        command = read(config)
+        refuse_contradictions(command.parallel, program)
+        return command
 
-def train(arguments: list[str]) -> int:
-    """Resolve the configuration, check everything that can be checked, then run the ranks."""
-    command = _resolve(arguments)
-    command.check()
-    config = Config(**{field.name: getattr(command, field.name) for field in fields(Config)})
-    if command.rehearse:
-        _rehearse(config)
-    else:
-        _train(config)
-    return 0
-
-
-def _resolve(arguments: list[str]) -> Command:
-    """Options over files over defaults: parsed once for the files' names, then over these."""
-    named = _parse(arguments, Command())
-    if named.config is None and named.program is None:
-        return named
-    read = read_config(named.config) if named.config is not None else Config()
-    file = named.program if named.program is not None else read.program
-    if file is None:
-        return _parse(arguments, _command(read))
-    program = read_program(Path(file))
-    sharded = {name: getattr(read.parallel, name) for name in ("dp_shard", "dp_replicate")}
-    whole = replace(read, parallel=replace(plan_like(program), **sharded))
-    command = _parse(arguments, _command(whole))
-    refuse_contradictions(command.parallel, program)
-    return command
+    def perform(self) -> int:
+        """Check everything that can be checked, then run the ranks."""
+        self.check()
+        (_rehearse if self.rehearse else _train)(Config(**_fields(self)))
+        return 0
 
 
-def _parse(arguments: list[str], default: Command) -> Command:
+def _parse(arguments: list[str], prog: str, default: Config) -> Train:
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed)
-    return tyro.cli(Command, args=arguments, default=default, prog="zeropp train", config=markers)
+    given = Train(**_fields(default))
+    return tyro.cli(Train, args=arguments, default=given, prog=prog, config=markers)
 
 
-def _command(config: Config) -> Command:
-    return Command(**{field.name: getattr(config, field.name) for field in fields(Config)})
+def _fields(config: Config) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in fields(Config)}
 
 
 def _task(config: Config) -> Task | None:
@@ -84,8 +80,8 @@ def _train(config: Config) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
     task = _task(config)
     from zeropp.launch.ranks import resolve_device, run_on_ranks
-    from zeropp.train.automatic import plan_and_train
     from zeropp.train.loop import train_task
+    from zeropp.train.measuring import plan_and_train
 
     if task is not None:
         config = _prepared(config, task)

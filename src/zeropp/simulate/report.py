@@ -35,6 +35,21 @@ class Report:
     costs: Costs
 
     @property
+    def name(self) -> str:
+        """Of the schedule."""
+        return self.program.schedule.name
+
+    @property
+    def num_chunks(self) -> int:
+        """V, stages per rank."""
+        return self.program.placement.num_chunks
+
+    @property
+    def peak_microbatches(self) -> float:
+        """Peak activations of the worst rank, in micro-batches through a whole rank."""
+        return max(self.peak_slots) / self.num_chunks
+
+    @property
     def makespan(self) -> float:
         """Of the step, in the costs' unit."""
         return self.run.makespan

@@ -33,8 +33,13 @@ from zeropp.runtime import (
 from zeropp.show import show
 from zeropp.tokens.corpus import Corpus, decode, load_corpus
 from zeropp.train.config import Config
-from zeropp.train.model import meta_blocks, precision_of, token_loss
-from zeropp.train.optim import learning_rate, make_optimizer
+from zeropp.train.model import (
+    learning_rate,
+    make_optimizer,
+    meta_blocks,
+    precision_of,
+    token_loss,
+)
 from zeropp.train.task import Task
 
 _REHEARSED_S = 0.010  # of every action in a rehearsal

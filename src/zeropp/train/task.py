@@ -1,14 +1,14 @@
 """A task is what all ranks of a run are given: the plan, and the one program made of it."""
 
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from zeropp.build import program_of
 from zeropp.ir import Program, format_program, parse, stage_blocks
 from zeropp.plan import Plan
 from zeropp.planner.plan_file import SavedPlan, format_plan, parse_plan
-from zeropp.program import require_collectives, require_valid
+from zeropp.program import InvalidProgramError, require_collectives, verify
 from zeropp.train.config import Config
 
 
@@ -41,18 +41,23 @@ def task_of(config: Config, saved: SavedPlan) -> Task:
 
     Raises:
         ValueError: a schedule, program or cut that fits neither the plan nor the model.
-        InvalidProgramError: the program breaks a rule.
+        InvalidProgramError: the program breaks a rule; where it is a file, with the first place.
     """
-    if config.program is None:
-        program = program_of(saved.plan)
-    else:
-        program = require_valid(read_program(Path(config.program)))
+    program = program_of(saved.plan) if config.program is None else _sound(config.program)
     stage_blocks(config.model.gpt().num_blocks, program.placement.num_stages, program.split)
     if saved.plan.dp_size > 1 or config.run.precision != "fp32":
         require_collectives(program)
     if config.run.adapt_every:
         program.schedule.require_split("run.adapt_every")
     return Task(saved, program)
+
+
+def _sound(path: str) -> Program:
+    program = read_program(Path(path))
+    if found := verify(program):
+        line = str(found[0]).splitlines()[0]
+        raise InvalidProgramError(f"program: {path}: {line}; `zeropp verify` says more")
+    return program
 
 
 def read_program(path: Path) -> Program:
@@ -74,14 +79,16 @@ def _parse_program(text: str) -> Program:
     return found
 
 
-def plan_like(program: Program) -> Plan:
-    """What [parallel] says of a run of this program over one data rank."""
+def plan_like(program: Program, asked: Plan) -> Plan:
+    """What [parallel] says of a run of this program over as many data ranks as are asked for."""
     placement = program.placement
     return Plan(
         placement.pp_size,
         placement.num_chunks,
         program.schedule.num_microbatches,
         program.schedule.name,
+        dp_shard=asked.dp_shard,
+        dp_replicate=asked.dp_replicate,
         shard=program.shard or "unit",
         max_resident=program.max_resident or placement.num_chunks,
         split=program.split,
@@ -91,7 +98,7 @@ def plan_like(program: Program) -> Plan:
 
 def refuse_contradictions(asked: Plan, program: Program) -> None:
     """Raise ValueError where [parallel] says other than the program, which decides all but D."""
-    own = replace(plan_like(program), dp_shard=asked.dp_shard, dp_replicate=asked.dp_replicate)
+    own = plan_like(program, asked)
     for name in (field.name for field in fields(Plan)):
         if getattr(asked, name) != getattr(own, name):
             raise ValueError(

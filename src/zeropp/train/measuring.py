@@ -1,0 +1,118 @@
+"""A GPT measured on every rank: into a profile, or for a plan by which it is trained at once."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+
+from zeropp.ir.model import GPTConfig
+from zeropp.measure.blocks import Spread
+from zeropp.measure.profiling import Measurement, measure, profile, ranks_per_node
+from zeropp.planner import Problem, SavedPlan, best_plan, write_plan
+from zeropp.planner.profile import Setting
+from zeropp.planner.profile_file import write_profile
+from zeropp.runtime import default_device
+from zeropp.train.config import DEMO_PLAN, Backend, Config, write_config
+from zeropp.train.loop import train_task
+from zeropp.train.model import gpt_subject
+from zeropp.train.task import Task, task_of
+
+_LARGEST = 8  # sequences in a micro-batch that are tried
+
+
+def run_profile(
+    output: Path,
+    gpt: GPTConfig,
+    seq_len: int,
+    settings: tuple[Setting, ...],
+    precision: str,
+    compile_with: Backend,
+) -> None:
+    """Measure as one rank; the first writes and prints.
+
+    Args:
+        output: the profile's file.
+        gpt: the model.
+        seq_len: tokens in a sequence.
+        settings: micro-batch sizes and ways of recomputing, each measured.
+        precision: what blocks compute in, fp32 or bf16.
+        compile_with: backend of torch.compile for the blocks, or off.
+    """
+    device, leads = default_device(), dist.get_rank() == 0
+    subject = gpt_subject(gpt, seq_len, settings, precision, compile_with)
+    found = []
+    for one in measure(subject, device):
+        found.append(one)
+        if leads:
+            size, recompute = one.setting
+            print(f"measured {one.kind}, micro-batch of {size}, recompute {recompute}", flush=True)
+    made = profile(subject, found, device)
+    if not leads:
+        return
+    write_profile(made, output)
+    Console().print(_table(found))
+    for name, link in (("inside a node", made.inside), ("between nodes", made.between)):
+        if link is not None:
+            print(f"{name}: {link.latency * 1e6:.0f} us, {link.bandwidth / 1e9:.2f} GB/s")
+    print(f"{output}: next, zeropp plan --profile {output} --gpus N --global-batch N")
+
+
+def _table(found: Iterable[Measurement]) -> Table:
+    table = Table(title="ms on the first rank, median and half the quartiles' distance; MiB held")
+    for column in ("block", "size", "recompute", "F", "B", "W", "F to B", "B to W"):
+        table.add_column(column, justify="right")
+    for one in found:
+        block = one.measured.block
+        held = (f"{size / 2**20:.2f}" for size in (block.until_backward, block.until_weight))
+        times = map(_milliseconds, one.measured.spreads)
+        table.add_row(one.kind, *map(str, one.setting), *times, *held)
+    return table
+
+
+def _milliseconds(spread: Spread) -> str:
+    half = (spread.high - spread.low) / 2 / spread.median
+    return f"{spread.median * 1e3:.2f} ±{half:.0%}"
+
+
+def plan_and_train(config: Config, asked: Task | None) -> None:
+    """Train as one rank of an initialised process group, all of which are used.
+
+    Args:
+        config: checked; how many ranks and how large a batch is asked for stands in [parallel].
+        asked: not looked at: the plan is made here.
+
+    Raises:
+        ValueError: nothing fits.
+    """
+    saved, task = _planned(config), None
+    path = config.folder / "plan.toml"
+    config = replace(config, plan=str(path), parallel=DEMO_PLAN)
+    if dist.get_rank() == 0:
+        write_plan(saved, path)
+        write_config(config, config.folder / "config.toml")
+        task = task_of(config, saved)
+    train_task(config, task)
+
+
+def _planned(config: Config) -> SavedPlan:
+    asked, device, leads = config.saved_plan(), default_device(), dist.get_rank() == 0
+    batch = asked.micro_batch_size * asked.plan.num_microbatches * asked.plan.dp_size
+    sizes = [2**i for i in range(_LARGEST.bit_length()) if 2**i <= min(batch, _LARGEST)]
+    run, settings = config.run, tuple(map(Setting, sizes))
+    gpt, length = config.model.gpt(), config.data.seq_len
+    subject = gpt_subject(gpt, length, settings, run.precision, run.compile)
+    if leads:
+        print(f"measuring blocks with micro-batches of {sizes}, and links", flush=True)
+    made = profile(subject, list(measure(subject, device)), device)
+    found: list[SavedPlan | None] = [None]
+    if leads:
+        answer = best_plan(Problem(made, dist.get_world_size(), ranks_per_node(), batch))
+        found = [answer.saved]
+        print("\n".join((f"plan: {answer.family}", *answer.reasons)), flush=True)
+    dist.broadcast_object_list(found, src=0)
+    if found[0] is None:
+        raise RuntimeError("rank 0 sent no plan")
+    return found[0]
