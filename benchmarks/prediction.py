@@ -17,7 +17,7 @@ import torch.distributed as dist
 from support.claim import Figure, Row, run
 from support.gpt import Task
 from support.ranks import run_ranks
-from support.sides import Side, forget_gradients, seconds
+from support.sides import forget_gradients, seconds
 from support.torch_runtime import CPU
 from zeropp.costs import Costs, Traffic
 from zeropp.ir import Action
@@ -34,6 +34,7 @@ from zeropp.planner.profile import Profile, Setting
 from zeropp.runtime.observer import Phase
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import Category, Report, simulate
+from zeropp.train.model import token_loss
 from zeropp.train.subject import gpt_subject
 
 CLAIM = "A step takes, and holds, what is predicted"
@@ -130,7 +131,7 @@ class Held:
 
 def real_gpt() -> list[Row]:
     """Profile, predict and measure every plan, on a rank of two."""
-    pipes = [TASK.start(Side(plan.schedule, plan.num_chunks), plan) for plan in REAL]
+    pipes = [Pipeline(TASK.blocks(), token_loss, plan, device=CPU) for plan in REAL]
     batch = TASK.batch()
     for pipe in pipes:
         pipe.step(batch)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from support.claim import Figure, Row, run
 from zeropp.costs import Costs, Traffic, floor
@@ -50,7 +50,7 @@ class Case(NamedTuple):
         slower = 1 + (self.last - 1) * V / self.V  # the same extra time, whatever the stage's size
         return uniform.scaled(self.P * V - 1, slower)
 
-    def zeropp(self, V: int | None = None, **knobs: object) -> Schedule:
+    def zeropp(self, V: int | None = None, **knobs: Any) -> Schedule:
         """Made for the costs, by default with the case's V."""
         costs = self.costs(V)
         return generate("zeropp", self.P, V or self.V, self.B, costs=costs, **knobs)
@@ -148,7 +148,8 @@ def grid() -> list[Case]:
     triples, slow = (*TRIPLES, (1, 2, 1)), (1, 1.25, 1.5)
     small = product((2, 4, 8), (1, 2, 4), (1, 1.5, 2, 4, 8), triples, (0, 0.05, 0.3), slow)
     large = product((16,), (1, 2), (1, 2, 4), triples, (0, 0.1), (1, 1.5))
-    return [Case(P, V, int(k * P), *costs) for P, V, k, *costs in (*small, *large)]
+    every = (*small, *large)
+    return [Case(P, V, int(k * P), times, c, last) for P, V, k, times, c, last in every]
 
 
 def speed_figures() -> Iterator[Figure]:

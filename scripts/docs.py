@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cogapp import Cog
+from cogapp import Cog  # type: ignore[import-untyped]
 
 import measured
 import simulated

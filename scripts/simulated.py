@@ -53,7 +53,7 @@ def peak(schedule: Schedule) -> float:
 
 def gathers(schedule: Schedule, resident: int) -> list[int]:
     """Of every rank, where so many stages may be resident."""
-    return shard(schedule, "unit", resident).count(Kind.UNSHARD)
+    return list(shard(schedule, "unit", resident).count(Kind.UNSHARD))
 
 
 def time_and_memory() -> None:

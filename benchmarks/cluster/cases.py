@@ -11,7 +11,6 @@ from cluster.hosts import Cluster
 from support.emulated import EmulatedBlock
 from support.sides import Side
 from zeropp.costs import Costs, Traffic
-from zeropp.plan import Plan
 from zeropp.simulate import simulate
 
 D, V = 2, 4  # ranks in a shard group, and on a host; blocks of a rank
@@ -85,9 +84,9 @@ def rate_name(mbit: float | None) -> str:
     return "unlimited" if mbit is None else f"{mbit:g} Mbit/s"
 
 
-def plan_of(side: Side, P: int, B: int) -> Plan:
-    """The side's plan."""
-    return side.plan(P, B, Costs.uniform(P, side.V, *(V * span for span in TIMES)), D)
+def costs_of(side: Side, P: int) -> Costs:
+    """Seconds of its stages."""
+    return Costs.uniform(P, side.V, *(V * span for span in TIMES))
 
 
 def predicted_s(side: Side, mapping: Mapping, P: int, B: int, mbit: float | None) -> float | None:
@@ -99,11 +98,12 @@ def predicted_s(side: Side, mapping: Mapping, P: int, B: int, mbit: float | None
     """
     if not side.ours:
         return None
-    plan, byte_s = plan_of(side, P, B), 0.0 if mbit is None else 8 / (mbit * 1e6)
+    byte_s = 0.0 if mbit is None else 8 / (mbit * 1e6)
     if mapping is Mapping.INSIDE:  # both ranks of a host send at once
         traffic = Traffic(transfer=D * MESSAGE_BYTES * byte_s)
     else:  # D ranks of a host gather, 1/D each
         gather = PARAMETER_BYTES * V / side.V * byte_s
         traffic = Traffic(gather=gather, reduce=2 * gather, transfer=MESSAGE_BYTES * byte_s)
-    made = simulate(plan.lower(plan.compute, sharded=True), plan.costs, traffic)
-    return round(made.makespan, 4)
+    costs = costs_of(side, P)
+    plan = side.plan(P, B, costs, D)
+    return round(simulate(plan.lower(plan.compute, sharded=True), costs, traffic).makespan, 4)

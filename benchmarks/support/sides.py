@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -49,9 +49,9 @@ class Side:
         """Ours, made for costs; of torch's runtime, what its sizes are."""
         if not self.ours:
             return Plan(P, self.V, B, dp_shard=D)
-        knobs = {"slots": self.slots, "refine": self.slots is not None, "costs": costs}
         sizes = P, self.V, B, self.name, self.unit_size, self.seam
-        return Plan(*sizes, dp_shard=D, shard=self.shard, **knobs)
+        plan = Plan(*sizes, dp_shard=D, shard=self.shard, slots=self.slots, costs=costs)
+        return replace(plan, refine=self.slots is not None)
 
     def start(
         self, blocks: Sequence[nn.Module], loss: Loss, plan: Plan, mesh: DeviceMesh | None = None

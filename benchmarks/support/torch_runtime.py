@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import pipelining
 from torch.distributed.device_mesh import DeviceMesh
@@ -72,8 +73,9 @@ class TorchPipeline:
         mesh: DeviceMesh | None = None,
         shard: str = "unit",
     ) -> None:
-        group = mesh[PP].get_group() if mesh else torch.distributed.group.WORLD
-        self._rank, self._trace, B = group.rank(), None, plan.num_microbatches
+        group = mesh[PP].get_group() if mesh else dist.group.WORLD
+        self._rank, B = dist.get_rank(group), plan.num_microbatches
+        self._trace: Laps | None = None
         cut, free = plan.stage_blocks(len(blocks)), shard == "microbatch"
         owned = peer.stages_of(self._rank, plan.pp_size, plan.num_chunks)
         self.modules = [_stage({i: blocks[i] for i in cut[stage]}, mesh, free) for stage in owned]
@@ -131,7 +133,9 @@ class TorchPipeline:
 def _stage(blocks: dict[int, nn.Module], mesh: DeviceMesh | None, free: bool) -> nn.Module:
     """One stage, with FSDP2 around every block where there is a mesh, as its users have it."""
     stage = nn.Sequential(OrderedDict((str(i), block) for i, block in blocks.items()))
-    for module in (*blocks.values(), stage) if mesh else ():
+    if mesh is None:
+        return stage
+    for module in (*blocks.values(), stage):
         sharded: FSDPModule = fully_shard(module, mesh=mesh[SHARD], reshard_after_forward=free)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no mean
