@@ -10,6 +10,7 @@ returns freed memory.
 """
 
 import os
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from statistics import median
@@ -24,8 +25,8 @@ from support.emulated import emulated_loss
 from support.memory import ALLOCATOR, grown
 from support.ranks import run_ranks
 from support.sides import seconds
-from zeropp.build import pipeline
-from zeropp.costs import Bytes, Costs, Traffic
+from zeropp.build import pipeline, program_of
+from zeropp.costs import Costs
 from zeropp.measure.rehearsal import EmulatedCompute
 from zeropp.plan import Plan
 from zeropp.simulate import Category, simulate
@@ -77,7 +78,10 @@ def measured(plans: list[Plan]) -> tuple[list[Collective], list[float]]:
 
 def simulated(plan: Plan, gathering: Collective, reducing: Collective) -> list[float]:
     """The same of every pipeline rank, by simulation, in MiB."""
-    sizes = Bytes(
+    costs = replace(
+        COSTS,
+        gather=gathering.seconds,
+        reduce=reducing.seconds,
         gathered=STAGE_MIB,
         gradients=STAGE_MIB,
         gather_staging=STAGE_MIB + gathering.mib,  # FSDP2's flat output, and gloo's
@@ -85,9 +89,7 @@ def simulated(plan: Plan, gathering: Collective, reducing: Collective) -> list[f
         until_backward=0.0,
         until_weight=0.0,
     )
-    program = plan.lower(plan.compute, sharded=True)
-    traffic = Traffic(gather=gathering.seconds, reduce=reducing.seconds)
-    made = simulate(program, COSTS, traffic, sizes)
+    made = simulate(program_of(plan), costs)
     kept = (Category.PARAMETERS, Category.OPTIMIZER)
     return [memory.peak - sum(memory.at_peak[c] for c in kept) for memory in made.memory]
 

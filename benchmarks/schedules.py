@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from support.claim import Figure, Row, run
-from zeropp.costs import Costs, Traffic, floor
+from zeropp.costs import Costs, floor
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Order, Schedule, evaluate, peak_slots_per_rank
 from zeropp.program.lowering import lower
@@ -50,10 +50,10 @@ class Case(NamedTuple):
         slower = 1 + (self.last - 1) * V / self.V  # the same extra time, whatever the stage's size
         return uniform.scaled(self.P * V - 1, slower)
 
-    def zeropp(self, V: int | None = None, **knobs: object) -> Schedule:
+    def zeropp(self, V: int | None = None, **knobs: Any) -> Schedule:
         """Made for the costs, by default with the case's V."""
         costs = self.costs(V)
-        return generate("zeropp", self.P, V or self.V, self.B, costs=costs, **knobs)
+        return generate(Order(**knobs), self.P, V or self.V, self.B, costs=costs)
 
     def makespan(self, schedule: Schedule) -> float:
         """Evaluated."""
@@ -154,13 +154,13 @@ def grid() -> list[Case]:
 def speed_figures() -> Iterator[Figure]:
     """Generate, lower, verify and simulate, in seconds; the best of three for the small one."""
     for (P, V, B), runs, target in (((8, 2, 64), 3, 0.15), ((64, 4, 512), 1, 20.0)):
-        costs, taken = Costs.uniform(P, V), []
+        costs, taken = Costs.uniform(P, V, gather=0.1), []
         for _ in range(runs):
             start = time.perf_counter()
             program = lower(generate(Order("zeropp"), P, V, B, costs=costs), "unit")
             if verify(program):
                 raise AssertionError("the program is not sound")
-            simulate(program, costs, Traffic(gather=0.1))
+            simulate(program, costs)
             taken.append(time.perf_counter() - start)
         yield Figure(f"generate to simulate, P={P} V={V} B={B}", min(taken), target, "s")
 

@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import PipelineStage
 
-from zeropp.ir import Action, Kind
+from zeropp.ir import Action, Kind, stage_blocks
 from zeropp.plan import Plan
 from zeropp.runtime.mesh import PP, SHARD
 from zeropp.runtime.observer import Observer, Phase
@@ -73,8 +73,10 @@ class TorchPipeline:
         shard: str = "unit",
     ) -> None:
         group = mesh[PP].get_group() if mesh else torch.distributed.group.WORLD
-        self._rank, self._trace, B = group.rank(), None, plan.num_microbatches
-        cut, free = plan.stage_blocks(len(blocks)), shard == "microbatch"
+        self._observer: Observer | None = None
+        self._rank, B = group.rank(), plan.num_microbatches
+        free = shard == "microbatch"
+        cut = stage_blocks(len(blocks), plan.pp_size * plan.num_chunks, plan.split)
         owned = peer.stages_of(self._rank, plan.pp_size, plan.num_chunks)
         self.modules = [_stage({i: blocks[i] for i in cut[stage]}, mesh, free) for stage in owned]
         self._stages = [
@@ -91,15 +93,15 @@ class TorchPipeline:
             scale_grads=False,
         )
 
-    def step(self, batch: Batch, *, trace: Observer | None = None) -> float | None:
+    def step(self, batch: Batch, *, observer: Observer | None = None) -> float | None:
         """All micro-batches, forward and backward; the loss, on the rank of the last stage.
 
-        A `trace`, the same in every step, is told when each compute action begins to compute, and
+        An `observer`, the same in every step, is told when each compute action begins to compute, and
         when it has.
         """
-        if trace is not None and self._trace is None:
-            self._watch(trace)
-        self._trace = trace
+        if observer is not None and self._observer is None:
+            self._watch(observer)
+        self._observer = observer
         losses: list[Tensor] = []
         inputs = batch[:1] if self._rank == 0 else ()
         targets = batch[1] if any(stage.is_last for stage in self._stages) else None
@@ -109,15 +111,15 @@ class TorchPipeline:
     def close(self) -> None:
         """Its process group is not its own."""
 
-    def _watch(self, trace: Observer) -> None:
+    def _watch(self, observer: Observer) -> None:
         latest: list[Action] = []  # the latest F, whose loss is computed after it
 
         def run(action: Action, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if action.kind is Kind.F:
                 latest[:] = [action]
-            trace.observe(action, Phase.PARAMETERS)
+            observer.observe(action, Phase.PARAMETERS)
             result = method(*args, **kwargs)
-            trace.observe(action, Phase.COMPUTE)
+            observer.observe(action, Phase.COMPUTE)
             return result
 
         for stage in self._stages:
