@@ -10,7 +10,6 @@ returns freed memory.
 """
 
 import os
-from dataclasses import replace
 from functools import partial
 from itertools import product
 from statistics import median
@@ -36,8 +35,8 @@ CLAIM = "Gathered parameters and gradients follow U and max_resident, not B"
 WIDTH = 1448  # 8 MiB of fp32
 STAGE_MIB = WIDTH**2 * 4 / 2**20
 P, V, D = 2, 3, 2
-TIMES = (0.012,) * (P * V)
-COSTS = Costs(TIMES, TIMES, TIMES)
+ACTION_S = 0.012
+COSTS = Costs.uniform(P, V, *(V * ACTION_S,) * 3)
 BATCHES = (8, 32, 128)
 POLICIES = ((4, 1), (4, 2), (8, 1))  # U, max_resident
 
@@ -78,8 +77,10 @@ def measured(plans: list[Plan]) -> tuple[list[Collective], list[float]]:
 
 def simulated(plan: Plan, gathering: Collective, reducing: Collective) -> list[float]:
     """The same of every pipeline rank, by simulation, in MiB."""
-    costs = replace(
-        COSTS,
+    costs = Costs.uniform(
+        P,
+        V,
+        *(V * ACTION_S,) * 3,
         gather=gathering.seconds,
         reduce=reducing.seconds,
         gathered=STAGE_MIB,

@@ -64,15 +64,16 @@ def by_layer(problem: Problem, priced: Priced) -> Priced:
     left = [max(0.0, g + r - p) for g, r, p in zip(gathers, reduces, passes, strict=True)]
     heaviest = [max(stage) for stage in layers]
     workspaces = zip(costs.workspace, heaviest, strict=True)
+    free = (0.0,) * costs.num_stages
     changed = replace(
         costs,
         forward=tuple(map(max, costs.forward, gathers)),
         backward=tuple(time - w for time, w in zip(passes, costs.weight, strict=True)),
-        gather=0.0,
+        gather=free,
         reduce=tuple(left),
         gathered=tuple(2 * precision.compute * count for count in heaviest),
         gradients=tuple(precision.reduce * count for count in heaviest),
-        gather_staging=0.0,  # beside the pass, hence in its workspace
+        gather_staging=free,  # beside the pass, hence in its workspace
         reduce_staging=tuple(precision.reduce * count for count in heaviest),
         workspace=tuple(most + precision.compute * n for most, n in workspaces),
     )
@@ -81,7 +82,9 @@ def by_layer(problem: Problem, priced: Priced) -> Priced:
 
 def without_buffers(problem: Problem, priced: Priced) -> Priced:
     """Nothing is sharded, so that nothing is gathered into or reduced from a flat buffer."""
-    return replace(priced, costs=replace(priced.costs, gather_staging=0.0, reduce_staging=0.0))
+    none = (0.0,) * priced.costs.num_stages
+    costs = replace(priced.costs, gather_staging=none, reduce_staging=none)
+    return replace(priced, costs=costs)
 
 
 _ZERO_3, _ONCE = Order("1f1b", Policy.MICROBATCH, 1), Order("1f1b", Policy.STEP, 1)

@@ -96,8 +96,8 @@ class TorchPipeline:
     def step(self, batch: Batch, *, observer: Observer | None = None) -> float | None:
         """All micro-batches, forward and backward; the loss, on the rank of the last stage.
 
-        An `observer`, the same in every step, is told when each compute action begins to compute, and
-        when it has.
+        An `observer`, the same in every step, is told when each compute action begins to compute,
+        and when it has.
         """
         if observer is not None and self._observer is None:
             self._watch(observer)
