@@ -26,7 +26,8 @@ lint: $(READY)
 	.venv/bin/ruff check src tests benchmarks scripts
 	.venv/bin/ruff format --check src tests benchmarks scripts
 	.venv/bin/mypy
-	.venv/bin/mypy scripts/docs.py
+	MYPYPATH=src:benchmarks:tests .venv/bin/mypy --follow-imports=silent --ignore-missing-imports \
+	    scripts/docs.py scripts/measured.py scripts/simulated.py
 	.venv/bin/lint-imports
 
 # each with its result in build/bench, then docs/performance.md; takes an hour

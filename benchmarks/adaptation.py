@@ -19,11 +19,12 @@ from support.claim import Figure, Row, run
 from support.ranks import run_ranks
 from support.sides import seconds
 from support.torch_runtime import CPU
-from zeropp.build import pipeline
+from zeropp.build import pipeline, program_of
 from zeropp.costs import Costs
 from zeropp.measure.adapt import Adapter, better_order
 from zeropp.measure.rehearsal import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
 from zeropp.plan import Plan
+from zeropp.program import without_collectives
 from zeropp.runtime.observer import Observer, Observers
 from zeropp.runtime.pipeline import Pipeline
 
@@ -82,7 +83,7 @@ def seconds_of(pipe: Pipeline, laps: Observer) -> float:
 def run_case(case: Case) -> Row:
     """Seconds of a step: with the loss, adapted, and as it could be; and when it switched."""
     pipe = pipeline(tiny_blocks(P * V), tiny_loss, case.plan, device=CPU)
-    adapter, emulated = Adapter(pipe, EVERY), EmulatedCompute(costs(case.weight))
+    adapter, emulated = Adapter(pipe, case.plan, EVERY), EmulatedCompute(costs(case.weight))
     laps = Observers(emulated, adapter.times)
     for _ in range(3):
         pipe.step(BATCH, observer=laps)
@@ -103,7 +104,7 @@ def run_case(case: Case) -> Row:
 
 def as_it_could_be(case: Case) -> float:
     """Seconds of a step of the order that is made for the true times."""
-    program = case.plan.lower(case.plan.compute, sharded=False)
+    program = without_collectives(program_of(case.plan))
     ideal = better_order(case.plan, program, case.true_costs)
     plan, emulated = ideal.plan if ideal else case.plan, EmulatedCompute(case.true_costs)
     pipe = pipeline(tiny_blocks(P * V), tiny_loss, plan, device=CPU)

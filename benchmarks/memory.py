@@ -7,18 +7,18 @@ counts is every tensor that a step makes, at the moment when most of its bytes a
 rank where that is most.
 """
 
-from dataclasses import dataclass, field
-from functools import cached_property
-
 from support.claim import Figure, Row, run
 from support.gpt import Task
 from support.memory_log import CATEGORIES, MemoryLog
 from support.ranks import run_ranks
-from support.sides import Side, forget_gradients, gradients
-from support.torch_runtime import PEERS
+from support.sides import Running, Side, forget_gradients, gradients
+from support.torch_runtime import CPU, PEERS
 from zeropp.ir import Action, Placement, Schedule, Shape
 from zeropp.ir.model import GPTConfig
-from zeropp.plan import Plan
+from zeropp.program import lower
+from zeropp.runtime.mesh import make_mesh
+from zeropp.runtime.pipeline import Pipeline
+from zeropp.train.model import token_loss
 
 CLAIM = "Peak memory in the same order of actions"
 
@@ -28,21 +28,17 @@ ORDERS = {peer: peer.chunks or 2 for peer in PEERS.values()}  # with V
 Peak = dict[str, int]
 
 
-@dataclass(frozen=True)
-class GivenOrder(Plan):
-    """A plan whose order is not generated."""
-
-    given: Schedule = field(kw_only=True)
-
-    @cached_property
-    def compute(self) -> Schedule:
-        """The order that was given."""
-        return self.given
+def start(side: Side, given: Schedule | None) -> Running:
+    """The side on this rank; ours runs the order that is given."""
+    if given is None:
+        return TASK.start(side)
+    mesh = make_mesh(P, device=CPU)
+    return Pipeline(TASK.blocks(), token_loss, lower(given), mesh, device=CPU, owns_mesh=True)
 
 
-def logged(side: Side, plan: Plan | None) -> tuple[Peak, list[Action]]:
+def logged(side: Side, given: Schedule | None) -> tuple[Peak, list[Action]]:
     """On one rank: the peak of the second step, and its actions."""
-    running, log, batch = TASK.start(side, plan), MemoryLog(), TASK.batch()
+    running, log, batch = start(side, given), MemoryLog(), TASK.batch()
     with log:
         for _ in range(2):
             forget_gradients(running.modules)
@@ -59,8 +55,7 @@ def compare(name: str, V: int, vee: bool) -> tuple[Peak, Peak]:
     orders = [order for _, order in theirs]
     placement = Placement(Shape.VEE if vee else Shape.LOOP, P, V)
     schedule = Schedule(name, placement, (TASK.B,), tuple(map(tuple, orders)))
-    plan = GivenOrder(P, V, TASK.B, given=schedule)
-    ours = run_ranks(P, logged, Side("zeropp", V), plan, timeout=300)
+    ours = run_ranks(P, logged, Side("zeropp", V), schedule, timeout=300)
     if [order for _, order in ours] != orders:
         raise AssertionError(f"{name}: the orders differ")
     return _fullest(ours), _fullest(theirs)

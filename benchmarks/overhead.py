@@ -28,7 +28,7 @@ def plans(P: int) -> list[Plan]:
 
 def rehearsed(P: int) -> list[Rehearsal]:
     """Every plan, on a rank."""
-    every = ((plan, (ACTION_S,) * plan.placement.num_stages) for plan in plans(P))
+    every = ((plan, (ACTION_S,) * (plan.pp_size * plan.num_chunks)) for plan in plans(P))
     return [rehearse(plan, Costs(times, times, times), steps=3) for plan, times in every]
 
 

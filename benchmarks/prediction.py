@@ -7,22 +7,25 @@ A shared machine is faster at one minute than at the next, so that every measure
 has a profile right before it and another right after it, whose predictions are averaged.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, pairwise
 from statistics import mean, median
+from typing import Any
 
 import torch.distributed as dist
+from zeropp.train.subject import gpt_subject
 
 from support.claim import Figure, Row, run
 from support.gpt import Task
 from support.ranks import run_ranks
-from support.sides import forget_gradients, seconds
+from support.sides import Side, forget_gradients, seconds
 from support.torch_runtime import CPU
-from zeropp.costs import Costs, Traffic
+from zeropp.costs import Costs
 from zeropp.ir import Action
 from zeropp.ir.model import GPTConfig
-from zeropp.measure.alive import Alive
+from zeropp.measure.memory import Alive
 from zeropp.measure.profiling import measure as blocks_of
 from zeropp.measure.profiling import profile
 from zeropp.measure.rehearsal import rehearse
@@ -34,8 +37,6 @@ from zeropp.planner.profile import Profile, Setting
 from zeropp.runtime.observer import Phase
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import Category, Report, simulate
-from zeropp.train.model import token_loss
-from zeropp.train.subject import gpt_subject
 
 CLAIM = "A step takes, and holds, what is predicted"
 
@@ -59,13 +60,15 @@ class Case:
     factors: tuple[float, ...] = ()
     weight: float = 1.0
     latency: float = 0.0
-    traffic: Traffic | None = None
+    links: Mapping[str, Any] = field(default_factory=dict)  # fields of costs
 
     def costs(self) -> Costs:
         """Seconds of every stage."""
-        stages = self.plan.placement.num_stages
+        stages = self.plan.pp_size * self.plan.num_chunks
         times = tuple(T * f for f in (self.factors or (1.0,) * stages))
-        return Costs(times, times, tuple(self.weight * t for t in times), self.latency)
+        return Costs(
+            times, times, tuple(self.weight * t for t in times), self.latency, **self.links
+        )
 
 
 CASES = (
@@ -78,16 +81,16 @@ CASES = (
     Case("slow last stage", Plan(4, 2, 8, unit_size=4), (1.0,) * 7 + (1.5,)),
     Case("short W", Plan(4, 2, 8, unit_size=4), weight=0.6),
     Case("hops of 6 ms", Plan(4, 2, 8, unit_size=4), latency=0.006),
-    Case("transfers of 8 ms", Plan(4, 2, 8, "zb-v"), traffic=Traffic(transfer=0.008)),
+    Case("transfers of 8 ms", Plan(4, 2, 8, "zb-v"), links={"transfer": 0.008}),
     Case(
         "gathers of 15 ms, reductions of 20 ms",
         Plan(2, 2, 6, unit_size=3, seam="drain", dp_shard=2, max_resident=1),
-        traffic=Traffic(gather=0.015, reduce=0.020),
+        links={"gather": 0.015, "reduce": 0.020},
     ),
     Case(
         "gathers of 50 ms, not hidden",
         Plan(2, 4, 4, unit_size=2, dp_shard=2, max_resident=1),
-        traffic=Traffic(gather=0.050, reduce=0.030),
+        links={"gather": 0.050, "reduce": 0.030},
     ),
     Case("1F1B", Plan(8, 1, 16, "1f1b")),
     Case("ZeroPP, V=2", Plan(8, 2, 16, unit_size=8)),
@@ -99,7 +102,7 @@ def emulate(world: int) -> list[Row]:
     """Every case of so many ranks, on one of them."""
     rows = []
     for case in (case for case in CASES if case.plan.world_size == world):
-        found = rehearse(case.plan, case.costs(), case.traffic)
+        found = rehearse(case.plan, case.costs())
         rows.append(row_of(case.name, case.plan, found.predicted_s, found.measured_s))
     return rows
 
@@ -131,7 +134,7 @@ class Held:
 
 def real_gpt() -> list[Row]:
     """Profile, predict and measure every plan, on a rank of two."""
-    pipes = [Pipeline(TASK.blocks(), token_loss, plan, device=CPU) for plan in REAL]
+    pipes = [TASK.start(Side(plan.schedule, plan.num_chunks), plan) for plan in REAL]
     batch = TASK.batch()
     for pipe in pipes:
         pipe.step(batch)
@@ -145,7 +148,7 @@ def real_gpt() -> list[Row]:
         own = slice(index, None, len(pipes))
         reports = [_simulated(made, pipe) for made in profiles]
         predicted = [mean(r.makespan for r in around) for around in pairwise(reports)][own]
-        row = row_of("GPT", pipe.plan, median(predicted), median(taken[own]))
+        row = row_of("GPT", REAL[index], median(predicted), median(taken[own]))
         row["off_%"] = round(median(map(_off, taken[own], predicted)), 2)
         held = chain(*(_categories(reports[-1], rank) for rank in range(2)))
         memory_off = map(_off, chain(*_bytes_by_rank(pipe)), held)
@@ -165,11 +168,10 @@ def _profiled() -> Profile:
 
 def _simulated(made: Profile, pipe: Pipeline) -> Report:
     """The pipeline's step by a profile, without an optimizer."""
-    problem = Problem(made, 2, 2, TASK.samples * TASK.B, split=pipe.plan.split)
-    layout = Layout(pipe.plan.placement, 1, 1, Setting(TASK.samples))
+    problem = Problem(made, 2, 2, TASK.samples * TASK.B, split=pipe.program.split)
+    layout = Layout(pipe.placement, 1, 1, Setting(TASK.samples))
     priced = price(problem, layout, cut(problem, layout))
-    traffic = replace(priced.traffic, optimizer=0.0)
-    return simulate(pipe.program, priced.costs, traffic, priced.sizes)
+    return simulate(pipe.program, replace(priced.costs, optimizer=0.0))
 
 
 def _bytes_by_rank(pipe: Pipeline) -> list[tuple[float, float]]:

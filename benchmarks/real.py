@@ -64,19 +64,19 @@ def run_sides(task: Task) -> Timed:
     loss, gradients = task.plain_step()
     batch = task.batch()
     running = {side: task.start(side) for side in sides(task)}
-    alone: dict[Side | None, Alone] = {None: Alone(task)}
     for side, one in running.items():
         one.step(batch)  # makes buffers, and has torch infer shapes
         adapt(side, one, batch)
         require_equal(side, one, batch, loss, gradients)
-    alone[None].step(batch)
+    alone = Alone(task)
+    alone.step(batch)
     ours = {side: one for side, one in running.items() if side.ours}
     theirs = {side: one for side, one in running.items() if not side.ours}
-    rounds = _in_turn(batch, theirs | alone, ROUNDS)
+    rounds = _in_turn(batch, {**theirs, None: alone}, ROUNDS)
     agreed = [_fastest_few(rounds)]
     dist.broadcast_object_list(agreed)
     chosen = {side: theirs[side] for side in agreed[0]}
-    final = _in_turn(batch, ours | chosen | alone, FINAL)
+    final = _in_turn(batch, {**ours, **chosen, None: alone}, FINAL)
     where = {}
     for side, one in running.items():
         one.step(batch)

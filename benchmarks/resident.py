@@ -24,8 +24,8 @@ from support.emulated import emulated_loss
 from support.memory import ALLOCATOR, grown
 from support.ranks import run_ranks
 from support.sides import seconds
-from zeropp.build import pipeline
-from zeropp.costs import Bytes, Costs, Traffic
+from zeropp.build import pipeline, program_of
+from zeropp.costs import Costs
 from zeropp.measure.rehearsal import EmulatedCompute
 from zeropp.plan import Plan
 from zeropp.simulate import Category, simulate
@@ -35,8 +35,8 @@ CLAIM = "Gathered parameters and gradients follow U and max_resident, not B"
 WIDTH = 1448  # 8 MiB of fp32
 STAGE_MIB = WIDTH**2 * 4 / 2**20
 P, V, D = 2, 3, 2
-TIMES = (0.012,) * (P * V)
-COSTS = Costs(TIMES, TIMES, TIMES)
+ACTION_S = 0.012
+COSTS = Costs.uniform(P, V, *(V * ACTION_S,) * 3)
 BATCHES = (8, 32, 128)
 POLICIES = ((4, 1), (4, 2), (8, 1))  # U, max_resident
 
@@ -77,7 +77,12 @@ def measured(plans: list[Plan]) -> tuple[list[Collective], list[float]]:
 
 def simulated(plan: Plan, gathering: Collective, reducing: Collective) -> list[float]:
     """The same of every pipeline rank, by simulation, in MiB."""
-    sizes = Bytes(
+    costs = Costs.uniform(
+        P,
+        V,
+        *(V * ACTION_S,) * 3,
+        gather=gathering.seconds,
+        reduce=reducing.seconds,
         gathered=STAGE_MIB,
         gradients=STAGE_MIB,
         gather_staging=STAGE_MIB + gathering.mib,  # FSDP2's flat output, and gloo's
@@ -85,9 +90,7 @@ def simulated(plan: Plan, gathering: Collective, reducing: Collective) -> list[f
         until_backward=0.0,
         until_weight=0.0,
     )
-    program = plan.lower(plan.compute, sharded=True)
-    traffic = Traffic(gather=gathering.seconds, reduce=reducing.seconds)
-    made = simulate(program, COSTS, traffic, sizes)
+    made = simulate(program_of(plan), costs)
     kept = (Category.PARAMETERS, Category.OPTIMIZER)
     return [memory.peak - sum(memory.at_peak[c] for c in kept) for memory in made.memory]
 

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from support.claim import Figure, Row, run
-from zeropp.costs import Costs, Traffic, floor
+from zeropp.costs import Costs, floor
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Order, Schedule, evaluate, peak_slots_per_rank
 from zeropp.program.lowering import lower
@@ -53,7 +53,7 @@ class Case(NamedTuple):
     def zeropp(self, V: int | None = None, **knobs: Any) -> Schedule:
         """Made for the costs, by default with the case's V."""
         costs = self.costs(V)
-        return generate("zeropp", self.P, V or self.V, self.B, costs=costs, **knobs)
+        return generate(Order(**knobs), self.P, V or self.V, self.B, costs=costs)
 
     def makespan(self, schedule: Schedule) -> float:
         """Evaluated."""
@@ -148,20 +148,19 @@ def grid() -> list[Case]:
     triples, slow = (*TRIPLES, (1, 2, 1)), (1, 1.25, 1.5)
     small = product((2, 4, 8), (1, 2, 4), (1, 1.5, 2, 4, 8), triples, (0, 0.05, 0.3), slow)
     large = product((16,), (1, 2), (1, 2, 4), triples, (0, 0.1), (1, 1.5))
-    every = (*small, *large)
-    return [Case(P, V, int(k * P), times, c, last) for P, V, k, times, c, last in every]
+    return [Case(P, V, int(k * P), *costs) for P, V, k, *costs in (*small, *large)]
 
 
 def speed_figures() -> Iterator[Figure]:
     """Generate, lower, verify and simulate, in seconds; the best of three for the small one."""
     for (P, V, B), runs, target in (((8, 2, 64), 3, 0.15), ((64, 4, 512), 1, 20.0)):
-        costs, taken = Costs.uniform(P, V), []
+        costs, taken = Costs.uniform(P, V, gather=0.1), []
         for _ in range(runs):
             start = time.perf_counter()
             program = lower(generate(Order("zeropp"), P, V, B, costs=costs), "unit")
             if verify(program):
                 raise AssertionError("the program is not sound")
-            simulate(program, costs, Traffic(gather=0.1))
+            simulate(program, costs)
             taken.append(time.perf_counter() - start)
         yield Figure(f"generate to simulate, P={P} V={V} B={B}", min(taken), target, "s")
 

@@ -79,7 +79,7 @@ def random_case(generator: random.Random) -> Case:
 def random_runs() -> tuple[int, Resources, Resources]:
     """How many random pipelines ran, and the resources before and after the later half of them."""
     generator = random.Random(7)
-    meshes = {p: make_mesh(Plan(p, dp_shard=4 // p), "cpu") for p in (1, 2, 4)}
+    meshes = {p: make_mesh(p, 1, 4 // p, torch.device("cpu")) for p in (1, 2, 4)}
     for number in range(RANDOM):
         if number == RANDOM // 2:
             half = resources()

@@ -115,7 +115,7 @@ def measure() -> tuple[list[Row], list[Figure]]:
     low, _, high = quantiles(ratios, n=4)
     os.environ.update(ALLOCATOR)
     own, theirs = (run_ranks(1, held, make)[0] for make in (ours, rewalk))
-    rows: list[Row] = [
+    rows = [
         {"pairs": len(ratios), "quartiles": f"{low:.3f} to {high:.3f}"},
         {"MiB between B and W": f"{own:.1f}", "re-walking": f"{theirs:.1f}"},
     ]

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cogapp import Cog  # type: ignore[import-untyped]
+from cogapp import Cog
 
 import measured
 import simulated

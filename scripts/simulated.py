@@ -51,9 +51,9 @@ def peak(schedule: Schedule) -> float:
     return max(peak_slots_per_rank(schedule)) / schedule.placement.num_chunks
 
 
-def gathers(schedule: Schedule, resident: int) -> list[int]:
+def gathers(schedule: Schedule, resident: int) -> tuple[int, ...]:
     """Of every rank, where so many stages may be resident."""
-    return list(shard(schedule, "unit", resident).count(Kind.UNSHARD))
+    return shard(schedule, "unit", resident).count(Kind.UNSHARD)
 
 
 def time_and_memory() -> None:

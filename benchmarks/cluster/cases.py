@@ -4,13 +4,16 @@ The sizes are in the proportion of a transformer layer with h = 4096 and micro-b
 tokens: an activation of 17 messages (34sbh bytes of 2sbh), parameters of 24 (24h^2 bytes).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 from cluster.hosts import Cluster
 from support.emulated import EmulatedBlock
 from support.sides import Side
-from zeropp.costs import Costs, Traffic
+from zeropp.build import program_of
+from zeropp.costs import Costs
+from zeropp.plan import Plan
 from zeropp.simulate import simulate
 
 D, V = 2, 4  # ranks in a shard group, and on a host; blocks of a rank
@@ -85,8 +88,13 @@ def rate_name(mbit: float | None) -> str:
 
 
 def costs_of(side: Side, P: int) -> Costs:
-    """Seconds of its stages."""
+    """Of its stages, with free links."""
     return Costs.uniform(P, side.V, *(V * span for span in TIMES))
+
+
+def plan_of(side: Side, P: int, B: int) -> Plan:
+    """The side's plan."""
+    return side.plan(P, B, costs_of(side, P), D)
 
 
 def predicted_s(side: Side, mapping: Mapping, P: int, B: int, mbit: float | None) -> float | None:
@@ -98,12 +106,12 @@ def predicted_s(side: Side, mapping: Mapping, P: int, B: int, mbit: float | None
     """
     if not side.ours:
         return None
+    costs: Any = costs_of(side, P)
     byte_s = 0.0 if mbit is None else 8 / (mbit * 1e6)
     if mapping is Mapping.INSIDE:  # both ranks of a host send at once
-        traffic = Traffic(transfer=D * MESSAGE_BYTES * byte_s)
+        costs = replace(costs, transfer=D * MESSAGE_BYTES * byte_s)
     else:  # D ranks of a host gather, 1/D each
         gather = PARAMETER_BYTES * V / side.V * byte_s
-        traffic = Traffic(gather=gather, reduce=2 * gather, transfer=MESSAGE_BYTES * byte_s)
-    costs = costs_of(side, P)
-    plan = side.plan(P, B, costs, D)
-    return round(simulate(plan.lower(plan.compute, sharded=True), costs, traffic).makespan, 4)
+        transfer = MESSAGE_BYTES * byte_s
+        costs = replace(costs, gather=gather, reduce=2 * gather, transfer=transfer)
+    return round(simulate(program_of(plan_of(side, P, B)), costs).makespan, 4)

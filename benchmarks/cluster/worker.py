@@ -62,7 +62,7 @@ def measured(
 ) -> Iterator[tuple[float | None, Row]]:
     """What was measured at each rate; made and warmed up without a limit."""
     limit(job, None)
-    plan = side.plan(job.P, batch.size, cases.costs_of(side, job.P), D)
+    plan = cases.plan_of(side, job.P, batch.size)
     running = side.start(cases.blocks(job.P), emulated_loss, plan, mesh)
     data = torch.zeros(batch.size * ROWS, WIDTH)
     running.step((data, data))
@@ -86,7 +86,7 @@ def limit(job: Job, rate: float | None) -> None:
 
 def step_of(step: Callable[[], object]) -> list[Step]:
     """One step, as each rank saw it."""
-    times: list[float] = []
+    times = []
 
     def timed() -> None:
         times.append(time.perf_counter())
@@ -97,7 +97,7 @@ def step_of(step: Callable[[], object]) -> list[Step]:
     sent, peak = bytes_sent(), grown(timed)
     dist.barrier()
     every: list[Step] = [Step(0, 0, 0, 0)] * dist.get_world_size()
-    dist.all_gather_object(every, Step(times[0], times[1], peak, bytes_sent() - sent))
+    dist.all_gather_object(every, Step(*times, peak, bytes_sent() - sent))
     return every
 
 

@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from zeropp.costs import Costs
+from zeropp import ir
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.program import Program, Recompute
@@ -62,29 +62,29 @@ def by_layer(problem: Problem, priced: Priced) -> Priced:
     both = [b + w for b, w in zip(costs.backward, costs.weight, strict=True)]
     passes = [max(time, gather) for time, gather in zip(both, gathers, strict=True)]
     left = [max(0.0, g + r - p) for g, r, p in zip(gathers, reduces, passes, strict=True)]
-    backward = tuple(time - w for time, w in zip(passes, costs.weight, strict=True))
     heaviest = [max(stage) for stage in layers]
-    workspaces = zip(priced.stages.blocks, heaviest, strict=True)
-    sizes = replace(
-        priced.sizes,
+    workspaces = zip(costs.workspace, heaviest, strict=True)
+    free = (0.0,) * costs.num_stages
+    changed = replace(
+        costs,
+        forward=tuple(map(max, costs.forward, gathers)),
+        backward=tuple(time - w for time, w in zip(passes, costs.weight, strict=True)),
+        gather=free,
+        reduce=tuple(left),
         gathered=tuple(2 * precision.compute * count for count in heaviest),
         gradients=tuple(precision.reduce * count for count in heaviest),
-        gather_staging=0.0,  # beside the pass, hence in its workspace
+        gather_staging=free,  # beside the pass, hence in its workspace
         reduce_staging=tuple(precision.reduce * count for count in heaviest),
-        workspace=tuple(block.workspace + precision.compute * n for block, n in workspaces),
+        workspace=tuple(most + precision.compute * n for most, n in workspaces),
     )
-    forward = tuple(map(max, costs.forward, gathers))
-    return replace(
-        priced,
-        costs=Costs(forward, backward, costs.weight, costs.latency),
-        traffic=replace(priced.traffic, gather=0.0, reduce=tuple(left)),
-        sizes=sizes,
-    )
+    return replace(priced, costs=changed)
 
 
 def without_buffers(problem: Problem, priced: Priced) -> Priced:
     """Nothing is sharded, so that nothing is gathered into or reduced from a flat buffer."""
-    return replace(priced, sizes=replace(priced.sizes, gather_staging=0.0, reduce_staging=0.0))
+    none = (0.0,) * priced.costs.num_stages
+    costs = replace(priced.costs, gather_staging=none, reduce_staging=none)
+    return replace(priced, costs=costs)
 
 
 _ZERO_3, _ONCE = Order("1f1b", Policy.MICROBATCH, 1), Order("1f1b", Policy.STEP, 1)
@@ -130,7 +130,7 @@ def run_all(problem: Problem, P: int, D: int, V: int, sides: Sequence[Side]) -> 
                 made = side.change(problem, made)
             elif memory_bound(made, side.order) > problem.usable:
                 continue
-            ran = simulate(_program(made, side.order), made.costs, made.traffic, made.sizes)
+            ran = simulate(_program(made, side.order), made.costs)
             peak = max(memory.peak for memory in ran.memory)
             if peak <= problem.usable:
                 return Outcome(side.name, ran.makespan, peak, recompute)
@@ -150,7 +150,7 @@ def _program(priced: Priced, order: Order) -> Program:
 @lru_cache(maxsize=64)
 def _same_for_all_costs(order: Order, P: int, V: int, batch: int) -> Program:
     schedule = generate(
-        Order(order.schedule, unit_size=order.unit_size, seam=order.seam), P, V, batch
+        ir.Order(order.schedule, unit_size=order.unit_size, seam=order.seam), P, V, batch
     )
     return _lowered(schedule, order)
 

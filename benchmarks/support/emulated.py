@@ -112,9 +112,8 @@ class _Part(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        (a,) = ctx.saved_tensors
         with ctx.spans.in_weight():  # a new tensor, as a matrix product makes one
-            gradient = _weight_gradient(a, grad_output).contiguous()
+            gradient = _weight_gradient(*ctx.saved_tensors, grad_output).contiguous()
         return gradient, None, None
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from support.sides import Running, Side, forget_gradients, gradients, parameters
 from support.torch_runtime import CPU, Batch
+from zeropp.ir import stage_blocks
 from zeropp.ir.model import GPTConfig
 from zeropp.measure.adapt import Adapter
 from zeropp.measure.links import measure_hop
@@ -64,7 +65,8 @@ def adapt(side: Side, running: Running, batch: Batch, steps: int = 3) -> None:
     if not side.follows_times or not isinstance(running, Pipeline):
         return
     latency, _ = measure_hop(0, dist.get_world_size() - 1, 4096, CPU)
-    adapter = Adapter(running, every=steps, gain=1e-3, latency=latency)
+    plan = side.plan(dist.get_world_size(), running.num_microbatches)
+    adapter = Adapter(running, plan, every=steps, gain=1e-3, latency=latency)
     for _ in range(steps):
         forget_gradients(running.modules)
         running.step(batch, observer=adapter.times)
@@ -77,7 +79,7 @@ class Alone:
     def __init__(self, task: Task) -> None:
         rank, P = dist.get_rank(), dist.get_world_size()
         blocks = task.blocks()
-        own = Plan(P).stage_blocks(len(blocks))[rank]
+        own = stage_blocks(len(blocks), P)[rank]
         self.modules = [nn.Sequential(*(blocks[i] for i in own))]
         inputs, targets = (tensor.chunk(task.B) for tensor in task.batch())
         self._targets = targets if rank == P - 1 else None

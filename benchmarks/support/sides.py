@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from zeropp.plan import Plan
 from zeropp.runtime.mesh import pipelines
 from zeropp.runtime.pipeline import Pipeline
 
-Running = Pipeline | TorchPipeline  # on this rank
+Running: TypeAlias = Pipeline | TorchPipeline  # on this rank
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,13 @@ class Side:
         """Ours, made for costs; of torch's runtime, what its sizes are."""
         if not self.ours:
             return Plan(P, self.V, B, dp_shard=D)
+        knobs: dict[str, Any] = {
+            "slots": self.slots,
+            "refine": self.slots is not None,
+            "costs": costs,
+        }
         sizes = P, self.V, B, self.name, self.unit_size, self.seam
-        plan = Plan(*sizes, dp_shard=D, shard=self.shard, slots=self.slots, costs=costs)
-        return replace(plan, refine=self.slots is not None)
+        return Plan(*sizes, dp_shard=D, shard=self.shard, **knobs)
 
     def start(
         self, blocks: Sequence[nn.Module], loss: Loss, plan: Plan, mesh: DeviceMesh | None = None
@@ -105,7 +110,7 @@ def shares(running: Running, trace: Trace | None) -> dict[str, float]:
     """Of P x makespan: compute, and idle time by cause; collective, the same on all ranks."""
     if trace is None or not isinstance(running, Pipeline):
         return {}
-    step = trace.gather(running.plan.placement, "", pipelines(running.mesh)[0])
+    step = trace.gather(running.placement, "", pipelines(running.mesh)[0])
     idle = step.idle_ratios()
     found = {"compute": 1 - sum(idle.values())} | idle
     return {name: round(share, 4) for name, share in found.items() if share >= 5e-5}

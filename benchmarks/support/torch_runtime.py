@@ -11,14 +11,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import pipelining
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import PipelineStage
 
-from zeropp.ir import Action, Kind
+from zeropp.ir import Action, Kind, stage_blocks
 from zeropp.plan import Plan
 from zeropp.runtime.mesh import PP, SHARD
 from zeropp.runtime.observer import Observer, Phase
@@ -73,10 +72,11 @@ class TorchPipeline:
         mesh: DeviceMesh | None = None,
         shard: str = "unit",
     ) -> None:
-        group = mesh[PP].get_group() if mesh else dist.group.WORLD
-        self._rank, B = dist.get_rank(group), plan.num_microbatches
-        self._trace: Laps | None = None
-        cut, free = plan.stage_blocks(len(blocks)), shard == "microbatch"
+        group = mesh[PP].get_group() if mesh else torch.distributed.group.WORLD
+        self._observer: Observer | None = None
+        self._rank, B = group.rank(), plan.num_microbatches
+        free = shard == "microbatch"
+        cut = stage_blocks(len(blocks), plan.pp_size * plan.num_chunks, plan.split)
         owned = peer.stages_of(self._rank, plan.pp_size, plan.num_chunks)
         self.modules = [_stage({i: blocks[i] for i in cut[stage]}, mesh, free) for stage in owned]
         self._stages = [
@@ -93,15 +93,15 @@ class TorchPipeline:
             scale_grads=False,
         )
 
-    def step(self, batch: Batch, *, trace: Observer | None = None) -> float | None:
+    def step(self, batch: Batch, *, observer: Observer | None = None) -> float | None:
         """All micro-batches, forward and backward; the loss, on the rank of the last stage.
 
-        A `trace`, the same in every step, is told when each compute action begins to compute, and
-        when it has.
+        An `observer`, the same in every step, is told when each compute action begins to compute,
+        and when it has.
         """
-        if trace is not None and self._trace is None:
-            self._watch(trace)
-        self._trace = trace
+        if observer is not None and self._observer is None:
+            self._watch(observer)
+        self._observer = observer
         losses: list[Tensor] = []
         inputs = batch[:1] if self._rank == 0 else ()
         targets = batch[1] if any(stage.is_last for stage in self._stages) else None
@@ -111,15 +111,15 @@ class TorchPipeline:
     def close(self) -> None:
         """Its process group is not its own."""
 
-    def _watch(self, trace: Observer) -> None:
+    def _watch(self, observer: Observer) -> None:
         latest: list[Action] = []  # the latest F, whose loss is computed after it
 
         def run(action: Action, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             if action.kind is Kind.F:
                 latest[:] = [action]
-            trace.observe(action, Phase.PARAMETERS)
+            observer.observe(action, Phase.PARAMETERS)
             result = method(*args, **kwargs)
-            trace.observe(action, Phase.COMPUTE)
+            observer.observe(action, Phase.COMPUTE)
             return result
 
         for stage in self._stages:
@@ -133,9 +133,7 @@ class TorchPipeline:
 def _stage(blocks: dict[int, nn.Module], mesh: DeviceMesh | None, free: bool) -> nn.Module:
     """One stage, with FSDP2 around every block where there is a mesh, as its users have it."""
     stage = nn.Sequential(OrderedDict((str(i), block) for i, block in blocks.items()))
-    if mesh is None:
-        return stage
-    for module in (*blocks.values(), stage):
+    for module in (*blocks.values(), stage) if mesh else ():
         sharded: FSDPModule = fully_shard(module, mesh=mesh[SHARD], reshard_after_forward=free)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no mean

@@ -13,7 +13,7 @@ from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.ir.model import GPTConfig
 from zeropp.ir.program import Recompute
-from zeropp.measure.alive import Alive
+from zeropp.measure.memory import Alive
 from zeropp.models import gpt_blocks, init_block
 from zeropp.plan import Plan
 from zeropp.runtime.lane import ThreadLane

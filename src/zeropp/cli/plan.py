@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
+from rich.table import Table
 
 from zeropp.cli.plan_problem import Asked
-from zeropp.cli.verb import Verb, print_table
+from zeropp.cli.verb import Verb
 from zeropp.planner import Answer, best_plan, over_unit_sizes, write_plan
 from zeropp.planner.hardware import GIB
 from zeropp.show import Curve, check_picture, draw_curves
@@ -78,8 +80,10 @@ def _as_dict(answer: Answer) -> dict[str, Any]:
 
 
 def _print(answer: Answer) -> None:
-    title = f"{answer.family} on {answer.problem.gpus} GPUs"
-    print_table(title, ("figure", "value"), [*_layout_rows(answer), *_figure_rows(answer)])
+    table = Table(title=f"{answer.family} on {answer.problem.gpus} GPUs", show_header=False)
+    for row in (*_layout_rows(answer), *_figure_rows(answer)):
+        table.add_row(*row)
+    Console().print(table)
     for reason in answer.reasons:
         print(f"- {reason}")
     if answer.problem.profile.assumptions:

@@ -14,7 +14,7 @@ from zeropp.costs import Costs
 from zeropp.generate import GENERATORS
 from zeropp.ir import Kind, Program
 from zeropp.ir.schedule import peak_slots_per_rank
-from zeropp.measure.stage_times import StageTimes, gathered_costs
+from zeropp.measure.trace import StageTimes, gathered_costs
 from zeropp.plan import Plan
 from zeropp.program import without_collectives
 from zeropp.runtime.pipeline import Pipeline

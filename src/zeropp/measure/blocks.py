@@ -14,8 +14,8 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.flop_counter import FlopCounterMode
 
 from zeropp.ir.program import Recompute
-from zeropp.measure.alive import Alive
-from zeropp.measure.clock import clock_of
+from zeropp.measure.memory import Alive
+from zeropp.measure.trace import clock_of
 from zeropp.planner.profile import Block
 from zeropp.runtime.boundary import Boundaries, Specs, skeleton
 from zeropp.runtime.channel import Direct

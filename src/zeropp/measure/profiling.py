@@ -15,10 +15,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir.program import Recompute
 from zeropp.measure.blocks import MeasuredBlock, Meter
-from zeropp.measure.clock import clock_of
 from zeropp.measure.links import measure_link
+from zeropp.measure.trace import clock_of
 from zeropp.planner.profile import Block, Device, Precision, Profile, Setting
 from zeropp.runtime.inputs import Microbatch
+from zeropp.runtime.mesh import gathered
 
 _OPTIMIZER_STEPS = 4
 
@@ -79,11 +80,8 @@ def profile(subject: Subject, measurements: Sequence[Measurement], device: torch
     Times are medians over the ranks. Links are measured inside the first node, and from each
     node's first rank to the others' where there are several.
     """
-    every: list[Sequence[Measurement] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, measurements)
-    ranks = [own for own in every if own is not None]
     blocks: dict[Setting, dict[str, Block]] = {}
-    for same in zip(*ranks, strict=True):
+    for same in zip(*gathered(measurements), strict=True):
         found = _middle([one.measured.block for one in same])
         blocks.setdefault(same[0].setting, {})[same[0].kind] = found
     per_node = ranks_per_node()

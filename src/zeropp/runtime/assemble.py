@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -17,7 +16,7 @@ from zeropp.ir.text import format_program
 from zeropp.runtime.boundary import Boundaries
 from zeropp.runtime.channel import Transport
 from zeropp.runtime.executor import Machine
-from zeropp.runtime.mesh import PP, data_mesh, data_size, own_pipeline
+from zeropp.runtime.mesh import PP, data_mesh, data_size, gathered, own_pipeline
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import Tie, tie_inside
@@ -98,8 +97,7 @@ def assemble(
 def require_same_program(program: Program) -> None:
     """Raise ValueError on every rank unless all ranks are about to run the same program."""
     digest = hashlib.sha256(format_program(program).encode()).hexdigest()
-    digests: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(digests, digest)
+    digests = gathered(digest)
     different = [rank for rank, other in enumerate(digests) if other != digests[0]]
     if different:
         raise ValueError(f"program: ranks {different} have another program than rank 0")

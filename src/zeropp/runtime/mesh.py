@@ -1,6 +1,7 @@
 """The device mesh: pipeline ranks on the outside, data-parallel copies and shards inside."""
 
 from collections.abc import Iterable
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -8,6 +9,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from zeropp.runtime.compat import forget_mesh
+
+T = TypeVar("T")
 
 PP, REPLICATE, SHARD = "pp", "dp_replicate", "dp_shard"
 
@@ -48,6 +51,13 @@ def default_device() -> torch.device:
     if torch.cuda.is_available() and "nccl" in str(dist.get_backend_config()):
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
+
+
+def gathered(value: T) -> list[T]:
+    """Every rank's value, by global rank; collective, on all ranks."""
+    every: list[T | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, value)
+    return cast("list[T]", every)
 
 
 def data_size(mesh: DeviceMesh) -> int:

@@ -16,8 +16,8 @@ from zeropp.costs import Costs
 from zeropp.ir import Timeline, evaluate, format_program
 from zeropp.launch.ranks import share
 from zeropp.measure.adapt import Adapter
-from zeropp.measure.held import against_prediction, held_bytes, peak_bytes
 from zeropp.measure.links import SMALL, measure_hop
+from zeropp.measure.memory import against_prediction, held_bytes, peak_bytes
 from zeropp.measure.rehearsal import rehearse
 from zeropp.measure.trace import Trace
 from zeropp.models import init_block
