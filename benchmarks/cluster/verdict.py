@@ -5,18 +5,16 @@ from collections import defaultdict
 from cluster.cases import BREADTH_FIRST, ZERO_2, ZERO_3, Mapping, case_name, rate_name
 from support.claim import Figure, Row
 
-Place = tuple[str, int, str]  # mapping, B, rate
-
 GAINS = {case_name(BREADTH_FIRST): 1.30, case_name(ZERO_3): 1.68}  # in throughput
 MEMORY = {case_name(ZERO_2): 0.90, case_name(ZERO_3): 0.90}
 AS_FAST = 1.01  # less is within what repeated runs differ by
 
 
-def by_place(rows: list[Row]) -> dict[Place, dict[str, Row]]:
+def by_place(rows: list[Row]) -> dict[str, dict[str, Row]]:
     """By case, what was measured side by side."""
-    places: dict[Place, dict[str, Row]] = defaultdict(dict)
+    places: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in rows:
-        places[row["mapping"], row["B"], row["rate"]][row["case"]] = row
+        places[f"{row['mapping']} B={row['B']} {row['rate']}"][row["case"]] = row
     return places
 
 
@@ -25,7 +23,7 @@ def verdicts(rows: list[Row]) -> list[Row]:
     return [_verdict(place, found) for place, found in by_place(rows).items()]
 
 
-def _verdict(place: Place, rows: dict[str, Row]) -> Row:
+def _verdict(place: str, rows: dict[str, Row]) -> Row:
     own = {case: row["step_s"] for case, row in rows.items() if " U=" in case}
     best = min(own, key=lambda case: own[case])
     others = [case for case in rows if case not in own]
@@ -35,7 +33,7 @@ def _verdict(place: Place, rows: dict[str, Row]) -> Row:
     missed |= {f"memory over {c}": memory[c] for c in MEMORY if memory[c] > MEMORY[c]}
     breadth_first = rows[case_name(BREADTH_FIRST)]["step_s"]
     return {
-        "verdict": " ".join(map(str, place)),
+        "verdict": place,
         "fastest_zeropp": best,
         "throughput_over": _rounded(gains),
         "memory_of": _rounded(memory),
@@ -51,7 +49,7 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 
 def figures(rows: list[Row], mapping: Mapping, batch: int, rate: float | None) -> list[Figure]:
     """The claims, at one place, of the drained order with a unit of all its micro-batches."""
-    found = by_place(rows)[mapping, batch, rate_name(rate)]
+    found = by_place(rows)[f"{mapping} B={batch} {rate_name(rate)}"]
     ours, where = found[f"zeropp drain U={batch}"], f"shard group {mapping} hosts, B={batch}"
     figures = []
     for peer, gain in GAINS.items():

@@ -21,13 +21,9 @@ from torch.utils._pytree import tree_leaves
 from zeropp.ir import Action, Kind
 from zeropp.runtime.observer import Phase
 
-GRADIENTS, OWN, UNTIL_B, UNTIL_W, MESSAGES = CATEGORIES = (
-    "gradients",
-    "the action itself",
-    "until B",
-    "between B and W",
-    "messages, buffers",
-)
+GRADIENTS, OWN, MESSAGES = "gradients", "the action itself", "messages, buffers"
+UNTIL_B, UNTIL_W = "until B", "between B and W"
+CATEGORIES = GRADIENTS, OWN, UNTIL_B, UNTIL_W, MESSAGES
 
 
 @dataclass

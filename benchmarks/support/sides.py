@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -50,13 +50,8 @@ class Side:
         """Ours, made for costs; of torch's runtime, what its sizes are."""
         if not self.ours:
             return Plan(P, self.V, B, dp_shard=D)
-        knobs: dict[str, Any] = {
-            "slots": self.slots,
-            "refine": self.slots is not None,
-            "costs": costs,
-        }
-        sizes = P, self.V, B, self.name, self.unit_size, self.seam
-        return Plan(*sizes, dp_shard=D, shard=self.shard, **knobs)
+        knobs = self.unit_size, self.seam, self.slots, self.slots is not None
+        return Plan(P, self.V, B, self.name, *knobs, dp_shard=D, shard=self.shard, costs=costs)
 
     def start(
         self, blocks: Sequence[nn.Module], loss: Loss, plan: Plan, mesh: DeviceMesh | None = None

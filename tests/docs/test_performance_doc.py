@@ -46,11 +46,13 @@ def test_what_the_page_names_is_there() -> None:
     assert set(re.findall(r"benchmarks/(\w+)\.py", PAGE)) == set(benchmarks())
 
 
-@pytest.mark.parametrize("name", benchmarks())
+@pytest.mark.parametrize("name", ["peers", "cluster"])
 def test_options_that_the_page_gives_exist(name: str) -> None:
-    commands = re.findall(rf"`python benchmarks/{name}\.py([^`]*)`", PAGE)
+    commands = re.findall(r"`python benchmarks/(\w+)\.py( [^`]*)`", PAGE)
+    assert {name for name, _ in commands} == {"peers", "cluster"}
     command = [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    for option in ("--json", *re.findall(r"--\w+", " ".join(commands))):
+    given = " ".join(options for each, options in commands if each == name)
+    for option in ("--json", *re.findall(r"--\w+", given)):
         assert f"{option} " in done.stdout

@@ -27,7 +27,7 @@ EQUAL, SHORT_W, UNEQUAL = (1, 1, 1), (1, 1, 0.7), (1, 1.3, 0.9)
 HOLDS = {"equal": (EQUAL,), "short W": (EQUAL, SHORT_W), "any": (EQUAL, SHORT_W, UNEQUAL)}
 ROWS = [
     [cell.strip() for cell in line.strip("|").split(" | ")]
-    for line in re.findall(r"^\|.*\| (?:equal|short W|any) \|.*\|$", PAGE, re.MULTILINE)
+    for line in re.findall(r"^\|[^|]*\|[^|]*\| (?:equal|short W|any) \|.*\|$", PAGE, re.M)
 ]
 ADVICE = re.findall(r"^    zeropp (simulate .*  # .*)$", PAGE, re.MULTILINE)
 
