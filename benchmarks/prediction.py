@@ -15,7 +15,6 @@ from statistics import mean, median
 from typing import Any
 
 import torch.distributed as dist
-from zeropp.train.subject import gpt_subject
 
 from support.claim import Figure, Row, run
 from support.gpt import Task
@@ -37,6 +36,7 @@ from zeropp.planner.profile import Profile, Setting
 from zeropp.runtime.observer import Phase
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import Category, Report, simulate
+from zeropp.train.model import gpt_subject
 
 CLAIM = "A step takes, and holds, what is predicted"
 
