@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+from zeropp.ir.model import SIZES, GPTConfig
+
 if TYPE_CHECKING:
     from zeropp.models.gpt import gpt_blocks
     from zeropp.models.init import init_block
@@ -20,4 +22,4 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["gpt_blocks", "init_block"]
+__all__ = ["SIZES", "GPTConfig", "gpt_blocks", "init_block"]
