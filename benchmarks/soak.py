@@ -11,8 +11,9 @@ import torch
 import torch.distributed as dist
 
 from support.claim import Figure, Row, run
+from support.exactness import Case, make, own_batch
+from support.features import GPT, GPT_NO_BIAS  # the tests' small one
 from support.memory import resident
-from support.parity import Case, batch, make_pipeline, own_part  # the tests' small GPT
 from support.ranks import run_ranks
 from zeropp.generate import GENERATORS
 from zeropp.plan import Plan
@@ -36,10 +37,10 @@ def resources() -> Resources:
 
 def many_steps() -> tuple[Resources, Resources]:
     """Resources after the first steps and after the last."""
-    case = Case(Plan(2, 2, 4, "zeropp", 2, dp_shard=2, max_resident=1))
-    pipe = make_pipeline(case, None)
+    case = Case(GPT, Plan(2, 2, 4, "zeropp", 2, dp_shard=2, max_resident=1))
+    pipe = make(case)
     optimizer = torch.optim.AdamW(pipe.parameters(), lr=1e-3)
-    part = own_part(pipe, batch(case))
+    part = own_batch(case, pipe)
     for step in range(STEPS):
         if step == SETTLED:
             settled = resources()
@@ -73,7 +74,7 @@ def random_case(generator: random.Random) -> Case:
         recv_ahead=generator.randint(0, 3),
         recompute=generator.choice(("none", "selective", "full")),
     )
-    return Case(plan, bias=generator.random() < 0.5)
+    return Case(generator.choice((GPT, GPT_NO_BIAS)), plan)
 
 
 def random_runs() -> tuple[int, Resources, Resources]:
@@ -84,8 +85,8 @@ def random_runs() -> tuple[int, Resources, Resources]:
         if number == RANDOM // 2:
             half = resources()
         case = random_case(generator)
-        pipe = make_pipeline(case, meshes[case.plan.pp_size])
-        pipe.step(own_part(pipe, batch(case)))
+        pipe = make(case, meshes[case.plan.pp_size])
+        pipe.step(own_batch(case, pipe))
         pipe.close()
     return number + 1, half, resources()
 

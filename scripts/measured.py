@@ -56,14 +56,16 @@ def measure_exactness() -> None:
     Raises:
         ValueError: an error above 1e-5.
     """
-    from support.exactness import LAYOUTS, matrix
+    from support.exactness import GRIDS, measure
     from support.ranks import run_ranks
 
     worst: dict[str, float] = {}
-    for size in sorted({layout.world_size for layout in LAYOUTS}):
-        for rank in run_ranks(size, matrix, size, timeout=600):
-            for (feature, _), error in rank.items():
-                worst[feature] = max(error, worst.get(feature, 0.0))
+    cases = {str(case): case for case in GRIDS["features"]}
+    for size in sorted({case.plan.world_size for case in cases.values()}):
+        for rank in run_ranks(size, measure, "features", size, timeout=600):
+            for name, errors in rank.items():
+                feature = cases[name].feature.name
+                worst[feature] = max(*errors.values(), worst.get(feature, 0.0))
     if not max(worst.values()) <= 1e-5:
         raise ValueError(f"not published, above 1e-5: {worst}")
     publish({"exactness": {"errors": worst}})

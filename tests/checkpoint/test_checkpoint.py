@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.exactness import Plain
+from support.exactness import Plain, relative_error, whole
 from support.features import Batch, even, gpt, loss_sum
-from support.parity import relative_error, whole
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.checkpoint import files as checkpoint

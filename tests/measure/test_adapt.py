@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from support.exactness import Plain
+from support.exactness import Plain, gradient_errors
 from support.features import even, gpt, loss_sum
-from support.parity import relative_error, whole
 from support.ranks import run_ranks
 from zeropp.build import pipeline, program_of
 from zeropp.costs import Costs
@@ -43,8 +42,7 @@ def steps_across_a_switch(D: int) -> dict[str, float]:
     other = dataclasses.replace(plan, seam="carry", unit_size=4, costs=costs)
     pipe.follow(program_of(other))
     pipe.step(after[own])
-    wanted = plain.parameters()
-    errors = {n: relative_error(whole(p.grad), wanted[n].grad) for n, p in pipe.named_parameters()}
+    errors = gradient_errors(plain, pipe)
     pipe.close()
     return errors
 

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
-from support.parity import Case, batch, make_pipeline, own_part
+from support.exactness import Case, make, own_batch
+from support.features import GPT
 from support.ranks import run_ranks
 from zeropp.ir import Kind
 from zeropp.plan import Plan
@@ -19,11 +20,11 @@ PLANS = [
 
 def count_collectives() -> list[dict[str, int]]:
     """For every plan, the collectives that ran in one step and those of the program."""
-    return [_count(Case(plan)) for plan in PLANS]
+    return [_count(Case(GPT, plan)) for plan in PLANS]
 
 
 def _count(case: Case) -> dict[str, int]:
-    pipe = make_pipeline(case, None)
+    pipe = make(case)
     ran: Counter[str] = Counter()
     gathers = ("all_gather_into_tensor", "all_gather_single")  # FSDP2 calls one or the other,
     reduces = ("reduce_scatter_tensor", "reduce_scatter_single")  # by torch's version
@@ -39,7 +40,7 @@ def _count(case: Case) -> dict[str, int]:
     for name in real:
         setattr(dist, name, counting(name))
     try:
-        pipe.step(own_part(pipe, batch(case)))
+        pipe.step(own_batch(case, pipe))
     finally:
         for name, function in real.items():
             setattr(dist, name, function)

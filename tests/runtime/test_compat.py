@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
-from support.parity import whole
+from support.exactness import whole
 from support.ranks import run_ranks
 from zeropp.runtime import compat
 

@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from support.exactness import Plain
+from support.exactness import Plain, gradient_errors, relative_error
 from support.features import Batch, even, gpt, loss_sum
-from support.parity import relative_error, whole
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.measure.trace import Trace
@@ -40,7 +39,7 @@ def batch_of(pipe: Pipeline) -> tuple[Batch, Batch]:
     return [pair for part in parts for pair in part], own
 
 
-def gradient_errors(plan: Plan, low: bool) -> dict[str, float]:
+def step_errors(plan: Plan, low: bool) -> dict[str, float]:
     """Of one step in fp32, or with bf16 compute."""
     torch.manual_seed(1)
     blocks = gpt(tied=True)
@@ -51,10 +50,7 @@ def gradient_errors(plan: Plan, low: bool) -> dict[str, float]:
     loss, _ = plain.losses(everything, {})
     loss.backward()
     out = pipe.step(own)
-    wanted = plain.parameters()
-    errors = {
-        n: relative_error(whole(p.grad).cpu(), wanted[n].grad) for n, p in pipe.named_parameters()
-    }
+    errors = gradient_errors(plain, pipe)
     errors["loss"] = relative_error(out.loss.cpu(), loss.detach())
     pipe.close()
     return errors
@@ -63,7 +59,7 @@ def gradient_errors(plan: Plan, low: bool) -> dict[str, float]:
 @pytest.mark.parametrize(("low", "tolerance"), [(False, 1e-4), (True, 3e-2)])
 def test_gradients_equal_those_of_the_cpu(low: bool, tolerance: float) -> None:
     for plan in plans():
-        for errors in run_ranks(plan.world_size, gradient_errors, plan, low, backend="nccl"):
+        for errors in run_ranks(plan.world_size, step_errors, plan, low, backend="nccl"):
             assert max(errors.values()) < tolerance
 
 

@@ -16,7 +16,7 @@ from torch.distributed.distributed_c10d import _world
 from torch.testing._internal.distributed import fake_pg as fake_pg  # registers the backend
 
 import zeropp.runtime.compat as compat
-from support.parity import whole
+from support.exactness import whole
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.plan import Plan

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from support.parity import whole
+from support.exactness import whole
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.ir.model import GPTConfig

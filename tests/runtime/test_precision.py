@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from support.exactness import Plain
+from support.exactness import Plain, relative_error, whole
 from support.features import even, gpt, loss_sum
-from support.parity import relative_error, whole
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.plan import Plan

@@ -6,9 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from support.exactness import Plain
+from support.exactness import Plain, gradient_errors, relative_error
 from support.features import even, gpt, loss_sum
-from support.parity import relative_error, whole
 from support.ranks import run_ranks
 from zeropp.build import pipeline, program_of
 from zeropp.ir import Program, format_program, parse
@@ -30,7 +29,7 @@ def edited_by_hand(D: int) -> str:
     return text
 
 
-def gradient_errors(text: str, D: int) -> dict[str, float]:
+def trained_errors(text: str, D: int) -> dict[str, float]:
     batches = [even(B, torch.Generator().manual_seed(d)) for d in range(D)]
     torch.manual_seed(1)
     blocks = gpt(tied=True)
@@ -41,8 +40,7 @@ def gradient_errors(text: str, D: int) -> dict[str, float]:
     assert isinstance(program, Program)
     pipe = Pipeline(blocks, loss_sum, program, make_mesh(2, 1, D), owns_mesh=True)
     pipe.step(batches[data_rank(pipe.mesh)])
-    wanted = plain.parameters()
-    errors = {n: relative_error(whole(p.grad), wanted[n].grad) for n, p in pipe.named_parameters()}
+    errors = gradient_errors(plain, pipe)
     pipe.close()
     return errors
 
@@ -50,7 +48,7 @@ def gradient_errors(text: str, D: int) -> dict[str, float]:
 @pytest.mark.parametrize("D", [1, 2])
 def test_a_program_edited_by_hand_trains_exactly(D: int) -> None:
     text = edited_by_hand(D)
-    for errors in run_ranks(2 * D, gradient_errors, text, D):
+    for errors in run_ranks(2 * D, trained_errors, text, D):
         assert len(errors) > 10
         assert max(errors.values()) < 1e-5
 
@@ -69,12 +67,7 @@ def other_numbers_of_microbatches() -> list[float]:
         wanted.backward()
         out = pipe.step(batch)
         errors.append(relative_error(out.loss, wanted.detach()))
-    reference = plain.parameters()
-    errors += [
-        relative_error(p.grad, reference[n].grad)
-        for n, p in pipe.named_parameters()
-        if p.grad is not None
-    ]
+    errors += gradient_errors(plain, pipe).values()
     pipe.close()
     return errors
 

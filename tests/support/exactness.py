@@ -1,16 +1,28 @@
-"""The matrix of exactness: every feature in every layout against plain PyTorch in one process."""
+"""The framework of exactness: a model in a pipeline against plain PyTorch in one process."""
 
-import copy
-from dataclasses import dataclass
-from typing import Any
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
-from support.features import FEATURES, Batch, Feature, loss_sum
-from support.parity import relative_error, whole
+from support.features import (
+    CLIPPED,
+    FEATURES,
+    GPT,
+    GPT_BF16,
+    GPT_NO_BIAS,
+    KINDS,
+    Batch,
+    Feature,
+    loss_sum,
+)
 from zeropp import AuxiliaryLoss
 from zeropp.build import pipeline
 from zeropp.plan import Plan
@@ -18,67 +30,108 @@ from zeropp.runtime.inputs import constants_of
 from zeropp.runtime.mesh import data_rank, make_mesh
 from zeropp.runtime.pipeline import Pipeline
 
-B = 6
 
+class Case(NamedTuple):
+    """A model and how it is laid over ranks."""
 
-@dataclass(frozen=True)
-class Layout:
-    """How a model is laid over ranks."""
-
-    P: int
-    V: int
-    shard: int = 1
-    replicate: int = 1
-    U: int | None = None
-    schedule: str = "zeropp"
-    policy: str = "unit"
-
-    @property
-    def world_size(self) -> int:
-        return self.P * self.shard * self.replicate
+    feature: Feature
+    plan: Plan
 
     def __str__(self) -> str:
-        D = f"{self.replicate}x{self.shard}" if self.replicate > 1 else str(self.shard)
-        U = "-" if self.U is None else str(self.U)
-        policy = f" {self.policy}" if self.shard * self.replicate > 1 else ""
-        return f"{self.schedule} P={self.P} V={self.V} D={D} U={U}{policy}"
-
-    def plan(self, feature: Feature) -> Plan:
-        return Plan(
-            self.P,
-            self.V,
-            B,
-            self.schedule,
-            self.U,
-            dp_shard=self.shard,
-            dp_replicate=self.replicate,
-            shard=self.policy,
-            max_resident=1,
-            **feature.plan,
-        )
+        plan = self.plan
+        sizes = f"P={plan.pp_size} V={plan.num_chunks} D={plan.dp_replicate}x{plan.dp_shard}"
+        sharded = f" {plan.shard}{plan.max_resident}" if plan.dp_size > 1 else ""
+        again = "" if plan.recompute == "none" else f" {plan.recompute}"
+        return f"{self.feature.name}; {plan.order} {sizes}{sharded}{again}"
 
 
 LAYOUTS = (
-    Layout(1, 1, U=6),
-    Layout(1, 2, U=4),
-    Layout(2, 1, U=3),
-    Layout(2, 4, U=2),
-    Layout(2, 2, schedule="zb-v"),
-    Layout(1, 2, shard=2, U=2),
-    Layout(1, 2, shard=2, U=6, policy="microbatch"),
-    Layout(4, 2, U=3),
-    Layout(2, 2, shard=2, U=2),
-    Layout(2, 2, shard=2, U=4, policy="step"),
-    Layout(2, 2, shard=2, schedule="zb-v"),
-    Layout(1, 2, shard=2, replicate=2, U=3),
+    Plan(1, 1, 6, "zeropp", 6),
+    Plan(1, 2, 6, "zeropp", 4),
+    Plan(2, 1, 6, "zeropp", 3),
+    Plan(2, 4, 6, "zeropp", 2),
+    Plan(2, 2, 6, "zb-v"),
+    Plan(1, 2, 6, "zeropp", 2, dp_shard=2, max_resident=1),
+    Plan(1, 2, 6, "zeropp", 6, dp_shard=2, max_resident=1, shard="microbatch"),
+    Plan(4, 2, 6, "zeropp", 3),
+    Plan(2, 2, 6, "zeropp", 2, dp_shard=2, max_resident=1),
+    Plan(2, 2, 6, "zeropp", 4, dp_shard=2, max_resident=1, shard="step"),
+    Plan(2, 2, 6, "zb-v", dp_shard=2, max_resident=1),
+    Plan(1, 2, 6, "zeropp", 3, dp_shard=2, dp_replicate=2, max_resident=1),
 )
 
 
+def _orders(chunks: int) -> list[tuple[str, int | None, str | None]]:
+    every: list[tuple[str, int | None, str | None]]
+    every = [("zeropp", unit, "drain") for unit in range(1, 8)]
+    every += [("zeropp", unit, "carry") for unit in (1, 2, 4)]
+    every += [("interleaved-1f1b", None, None), ("breadth-first", None, None)]
+    return every + ([("gpipe", None, None), ("1f1b", None, None)] if chunks == 1 else [])
+
+
+def _ordered() -> list[Plan]:
+    """Every unit size of 7 micro-batches and the peers' orders, in every policy of sharding."""
+    plans = []
+    for (pp, dp), chunks in itertools.product(((1, 1), (2, 1), (4, 1), (1, 2), (2, 2)), (1, 2)):
+        for name, unit, seam in _orders(chunks):
+            if dp == 1:
+                plans.append(Plan(pp, chunks, 7, name, unit, seam))
+            elif unit in (None, 1, 3, 4, 7):
+                plans += [
+                    Plan(
+                        pp, chunks, 7, name, unit, seam, dp_shard=dp, shard=shard, max_resident=most
+                    )
+                    for shard, most in (("unit", 1), ("unit", 2), ("step", 2), ("microbatch", 2))
+                ]
+    return plans
+
+
+def _alternating(plans: list[Plan]) -> list[Case]:
+    """Without bias where the schedule has no unit, or one of 2 or 5."""
+    bare = [plan for plan in plans if plan.unit_size in (None, 2, 5)]
+    return [Case(GPT, plan) for plan in plans] + [Case(GPT_NO_BIAS, plan) for plan in bare]
+
+
+GRIDS: Mapping[str, list[Case]] = {
+    "features": [Case(feature, plan) for plan in LAYOUTS for feature in FEATURES],
+    "orders": _alternating(_ordered()),
+    "bf16": [Case(GPT_BF16, plan) for plan in _ordered() if plan.unit_size in (None, 3)],
+    "steps": [
+        Case(CLIPPED, Plan(pp, chunks, 7, "zeropp", unit, dp_shard=dp, shard=shard, max_resident=1))
+        for pp, dp in ((1, 1), (2, 1), (4, 1), (1, 2), (2, 2))
+        for chunks, unit, shard in ((1, 7, "unit"), (2, 3, "unit"), (2, 2, "step"))
+    ],
+    "kinds of layers": [
+        Case(feature, Plan(1, 2, 4, name, dp_shard=dp, max_resident=1, recompute=recompute))
+        for dp in (1, 2)
+        for feature in KINDS
+        for recompute in ("none", "selective", "full")
+        for name in ("zeropp", "breadth-first")
+    ],
+}
+
+
+def relative_error(got: Tensor, wanted: Tensor) -> float:
+    return float((got - wanted).norm() / wanted.norm().clamp_min(1e-12))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """The values of all ranks, in fp32; `full_tensor` can crash on gloo (docs/compat.md)."""
+    tensor = tensor.detach()
+    if not isinstance(tensor, DTensor):
+        return tensor.float()
+    (axis,) = (i for i, placement in enumerate(tensor.placements) if placement.is_shard())
+    group = tensor.device_mesh.get_group(axis)
+    parts: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(parts, tensor.to_local(), group)
+    return torch.cat(parts, tensor.placements[axis].dim).float()
+
+
 class Plain:
-    """The same model in one process, by autograd alone."""
+    """The same model in one process, in fp32, by autograd alone."""
 
     def __init__(self, blocks: list[nn.Module]) -> None:
-        self.blocks = blocks
+        self.blocks = [block.float() for block in blocks]
         self.asks = [constants_of(block) for block in blocks]
         modules = [m for block in blocks for m in block.modules()]
         self.auxiliary = [m for m in modules if isinstance(m, AuxiliaryLoss)]
@@ -104,77 +157,128 @@ class Plain:
         return total / tokens, extra / tokens
 
 
-def errors_of(feature: Feature, layout: Layout, mesh: DeviceMesh) -> dict[str, float]:
-    """Relative error of losses and of every tensor that this rank holds, by name."""
+def gradient_errors(plain: Plain, pipe: Pipeline) -> dict[str, float]:
+    """Relative error of every gradient that this rank holds, by name."""
+    wanted = {name: parameter.grad for name, parameter in plain.parameters().items()}
+    return _compared(wanted, pipe)
+
+
+def _compared(wanted: Mapping[str, Tensor | None], pipe: Pipeline) -> dict[str, float]:
+    errors = {}
+    for name, parameter in pipe.named_parameters():
+        gradient = wanted[name]
+        if gradient is None:
+            assert parameter.grad is None, f"{name} has a gradient"
+        else:
+            assert parameter.grad is not None, f"{name} has no gradient"
+            errors[name] = relative_error(whole(parameter.grad).cpu(), gradient)
+    return errors
+
+
+def make(case: Case, mesh: DeviceMesh | None = None) -> Pipeline:
     torch.manual_seed(3)
-    blocks = feature.blocks()
-    plain = Plain(copy.deepcopy(blocks))
-    pipe = pipeline(blocks, loss_sum, layout.plan(feature), mesh)
+    blocks = case.feature.blocks()
+    return pipeline(blocks, loss_sum, case.plan, mesh, precision=case.feature.precision)
+
+
+def batches(case: Case, step: int = 0) -> list[Batch]:
+    """One for each data rank."""
+    generator = torch.Generator().manual_seed(100 + step)
+    return [
+        case.feature.batch(case.plan.num_microbatches, generator) for _ in range(case.plan.dp_size)
+    ]
+
+
+def own_batch(case: Case, pipe: Pipeline, step: int = 0) -> Any:
+    """This data rank's, to be cut by the pipeline where its micro-batches are alike."""
+    own = batches(case, step)[data_rank(pipe.mesh)]
+    return joined(own) if len({inputs.shape for inputs, _ in own}) == 1 else own
+
+
+def joined(batch: Batch) -> tuple[Tensor, Tensor]:
+    inputs, targets = (torch.cat(parts) for parts in zip(*batch, strict=True))
+    return inputs, targets
+
+
+class Wanted(NamedTuple):
+    """What plain PyTorch finds: of each step its losses, then all gradients."""
+
+    losses: list[tuple[Tensor, Tensor]]
+    gradients: dict[str, Tensor | None]
+
+
+@cache
+def _wanted(feature: Feature, microbatches: int, data_ranks: int, steps: int) -> Wanted:
+    case = Case(feature, Plan(1, 1, microbatches, dp_shard=data_ranks))
+    plain = _plain(feature)
+    losses = [_plain_step(case, plain, step) for step in range(steps)]
+    return Wanted(losses, {n: p.grad for n, p in plain.parameters().items()})
+
+
+def _plain(feature: Feature) -> Plain:
+    torch.manual_seed(3)
+    return Plain(feature.blocks())
+
+
+def _plain_step(case: Case, plain: Plain, step: int) -> tuple[Tensor, Tensor]:
+    every = [pair for batch in batches(case, step) for pair in batch]
+    loss, extra = plain.losses(every, case.feature.constants())
+    (loss + extra).backward()
+    return loss.detach(), extra.detach()
+
+
+def errors_of(case: Case, mesh: DeviceMesh) -> dict[str, float]:
+    """Relative error of losses and of every tensor that this rank holds, by name."""
+    feature = case.feature
+    case = Case(feature, replace(case.plan, **feature.plan))
+    pipe = make(case, mesh)
     try:
         if feature.steps:
-            return _training(feature, layout, plain, pipe)
-        errors = _one_step(feature, layout, plain, pipe, 0)
-        if feature.evaluates:
-            errors |= _evaluation(feature, layout, plain, pipe)
-            errors |= _one_step(feature, layout, plain, pipe, 1)  # adds to the first's gradients
-        return errors | _gradients(plain, pipe)
+            return _training(case, pipe)
+        steps = 2 if feature.evaluates else 1
+        plan = case.plan
+        wanted = _wanted(feature, plan.num_microbatches, plan.dp_size, steps)
+        errors: dict[str, float] = {}
+        for step, losses in enumerate(wanted.losses):  # a second adds to the first's gradients
+            errors |= _one_step(case, pipe, step, *losses)
+            if feature.evaluates:
+                errors |= _evaluation(case, pipe)
+        return errors | _compared(wanted.gradients, pipe)
     finally:
         pipe.close()
 
 
-def _batches(feature: Feature, layout: Layout, step: int) -> list[Batch]:
-    """One for each data rank."""
-    generator = torch.Generator().manual_seed(100 + step)
-    return [feature.batch(B, generator) for _ in range(layout.shard * layout.replicate)]
-
-
 def _one_step(
-    feature: Feature, layout: Layout, plain: Plain, pipe: Pipeline, step: int
+    case: Case, pipe: Pipeline, step: int, loss: Tensor, extra: Tensor
 ) -> dict[str, float]:
-    batches, constants = _batches(feature, layout, step), feature.constants()
-    loss, extra = plain.losses([pair for batch in batches for pair in batch], constants)
-    (loss + extra).backward()
-    given = constants if pipe.rank == 0 else None
-    out = pipe.step(batches[data_rank(pipe.mesh)], constants=given)
-    errors = {f"loss {step}": relative_error(out.loss, loss.detach())}
-    if plain.auxiliary:
-        errors[f"auxiliary {step}"] = relative_error(out.auxiliary, extra.detach())
+    constants = case.feature.constants() if pipe.rank == 0 else None
+    out = pipe.step(own_batch(case, pipe, step), constants=constants)
+    errors = {f"loss {step}": relative_error(out.loss, loss)}
+    if extra != 0:
+        errors[f"auxiliary {step}"] = relative_error(out.auxiliary, extra)
     return errors
 
 
-def _evaluation(feature: Feature, layout: Layout, plain: Plain, pipe: Pipeline) -> dict[str, float]:
-    batches = _batches(feature, layout, 9)
+def _evaluation(case: Case, pipe: Pipeline) -> dict[str, float]:
+    every = batches(case, step=9)
     with torch.no_grad():
-        loss, _ = plain.losses([pair for batch in batches for pair in batch], {})
-    batch = batches[data_rank(pipe.mesh)]
-    inputs, targets = (torch.cat(parts) for parts in zip(*batch, strict=True))
-    out = pipe.eval((inputs, targets), 5, metrics={"again": loss_sum})
+        loss, _ = _plain(case.feature).losses([pair for batch in every for pair in batch], {})
+    own = joined(every[data_rank(pipe.mesh)])
+    out = pipe.eval(own, 5, metrics={"again": loss_sum})
     return {
         "evaluated loss": relative_error(out.loss, loss),
         "evaluated metric": relative_error(out.metrics["again"], loss),
     }
 
 
-def _gradients(plain: Plain, pipe: Pipeline) -> dict[str, float]:
-    reference = plain.parameters()
-    errors = {}
-    for name, parameter in pipe.named_parameters():
-        wanted = reference[name].grad
-        if wanted is None:
-            assert parameter.grad is None, f"{name} has a gradient"
-        else:
-            assert parameter.grad is not None, f"{name} has no gradient"
-            errors[name] = relative_error(whole(parameter.grad), wanted)
-    return errors
-
-
-def _training(feature: Feature, layout: Layout, plain: Plain, pipe: Pipeline) -> dict[str, float]:
+def _training(case: Case, pipe: Pipeline) -> dict[str, float]:
+    plain = _plain(case.feature)
     ours = torch.optim.AdamW(pipe.parameters(), lr=1e-2, eps=1e-4)
     unique = list(dict.fromkeys(plain.parameters().values()))
     theirs = torch.optim.AdamW(unique, lr=1e-2, eps=1e-4)
     errors: dict[str, float] = {}
-    for step in range(feature.steps):
-        errors |= _one_step(feature, layout, plain, pipe, step)
+    for step in range(case.feature.steps):
+        errors |= _one_step(case, pipe, step, *_plain_step(case, plain, step))
         norm = torch.nn.utils.clip_grad_norm_(unique, 0.5)
         errors[f"norm {step}"] = relative_error(pipe.clip_grad_norm_(0.5), norm.detach())
         for optimizer in (theirs, ours):
@@ -185,22 +289,20 @@ def _training(feature: Feature, layout: Layout, plain: Plain, pipe: Pipeline) ->
     return errors
 
 
-def matrix(world_size: int) -> dict[tuple[str, str], float]:
-    """The worst error on this rank of every feature and layout of so many ranks."""
+def measure(grid: str, world_size: int) -> dict[str, dict[str, float]]:
+    """On this rank, the errors of every case of so many ranks; one mesh for each shape."""
     found = {}
     meshes: dict[tuple[int, int, int], DeviceMesh] = {}
-    for layout in LAYOUTS:
-        if layout.world_size != world_size:
+    for case in GRIDS[grid]:
+        if case.plan.world_size != world_size:
             continue
-        shape = (layout.P, layout.replicate, layout.shard)
-        for feature in FEATURES:
-            if shape not in meshes:
-                meshes[shape] = make_mesh(*shape)
-            try:
-                errors = errors_of(feature, layout, meshes[shape])
-            except Exception as error:
-                where = f"{feature.name}, {layout}, rank {dist.get_rank()}"
-                raise RuntimeError(where) from error
-            torch.compiler.reset()  # or later models share code, or pass the limit and run eagerly
-            found[feature.name, str(layout)] = max(errors.values())
+        shape = (case.plan.pp_size, case.plan.dp_replicate, case.plan.dp_shard)
+        if shape not in meshes:
+            meshes[shape] = make_mesh(*shape)
+        try:
+            found[str(case)] = errors_of(case, meshes[shape])
+        except Exception as error:
+            raise RuntimeError(f"{case}, rank {dist.get_rank()}") from error
+        if case.feature.compiled:  # or later models share code, or pass the limit and run eagerly
+            torch.compiler.reset()
     return found

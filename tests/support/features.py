@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp import AuxiliaryLoss
 from zeropp.ir.model import GPTConfig
@@ -129,6 +131,22 @@ class Wide(nn.Linear):
         return 2 * super().forward(x)
 
 
+class Doubled(nn.Module):
+    """A layer given another forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(H, H)
+        self.layer.forward = MethodType(_doubled, self.layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.layer(x))
+
+
+def _doubled(layer: nn.Linear, x: Tensor) -> Tensor:
+    return 2 * F.linear(x, layer.weight, layer.bias)
+
+
 class TwoStreams(nn.Module):
     """Passes on two tensors with gradient, one without, and integers."""
 
@@ -216,9 +234,11 @@ def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
-def stack(middle: Callable[[], nn.Module], tokens: bool = True) -> list[nn.Module]:
+def stack(
+    middle: Callable[[], nn.Module], tokens: bool = True, middles: int = MIDDLE
+) -> list[nn.Module]:
     first = nn.Embedding(VOCAB, H) if tokens else nn.Linear(H, H)
-    return [first, *(middle() for _ in range(MIDDLE)), nn.Linear(H, VOCAB)]
+    return [first, *(middle() for _ in range(middles)), nn.Linear(H, VOCAB)]
 
 
 def gpt(**parts: Any) -> list[nn.Module]:
@@ -254,7 +274,7 @@ def _pair(samples: int, length: int, generator: torch.Generator, tokens: bool) -
     return torch.randn(samples, length, H, generator=generator), targets
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Feature:
     """A model to compare; its stages may be as many as its MIDDLE + 2 blocks."""
 
@@ -265,6 +285,9 @@ class Feature:
     plan: dict[str, Any] = field(default_factory=dict)
     steps: int = 0
     evaluates: bool = False
+    compiled: bool = False
+    precision: MixedPrecisionPolicy | None = None
+    tolerance: float = 1e-5  # relative, fp32: the order of sums differs, nothing else
 
 
 def _floats(count: int, generator: torch.Generator) -> Batch:
@@ -278,6 +301,17 @@ def _masks() -> dict[str, Tensor]:
 
 
 _FULL = {"recompute": "full"}
+
+GPT = Feature("GPT", lambda: gpt())
+GPT_NO_BIAS = Feature("GPT without bias", lambda: gpt(bias=False))
+GPT_BF16 = Feature(
+    "GPT in bf16, reduced in fp32",
+    lambda: [block.to(torch.bfloat16) for block in gpt()],
+    lambda count, generator: [_pair(6, SEQ, generator, True) for _ in range(count)],
+    precision=MixedPrecisionPolicy(reduce_dtype=torch.float32),
+    tolerance=2e-2,
+)
+CLIPPED = Feature("GPT, 3 clipped AdamW steps", lambda: gpt(), steps=3)
 
 FEATURES = (
     Feature("linear layers with bias", lambda: stack(Residual)),
@@ -299,14 +333,43 @@ FEATURES = (
     Feature("auxiliary losses", lambda: stack(Expert)),
     Feature("auxiliary losses, recomputed", lambda: stack(Expert), plan=_FULL),
     Feature("evaluation between two steps", lambda: stack(Residual), evaluates=True),
-    Feature("GPT", lambda: gpt()),
+    GPT,
     Feature("GPT, rotary, grouped, swiglu", lambda: gpt(**_LLAMA)),
     Feature("GPT, tied embeddings", lambda: gpt(tied=True)),
     Feature("GPT, tied, 3 clipped AdamW steps", lambda: gpt(tied=True), steps=3),
-    Feature("GPT, 3 clipped AdamW steps", lambda: gpt(), steps=3),
-    Feature("compiled GPT, 3 clipped AdamW steps", lambda: compiled(gpt()), steps=3),
-    Feature("compiled, auxiliary losses, recomputed", lambda: compiled(stack(Expert)), plan=_FULL),
+    CLIPPED,
+    Feature("compiled GPT, 3 clipped AdamW steps", lambda: compiled(gpt()), steps=3, compiled=True),
+    Feature(
+        "compiled, auxiliary losses, recomputed",
+        lambda: compiled(stack(Expert)),
+        plan=_FULL,
+        compiled=True,
+    ),
 )
+
+_KINDS: dict[str, Callable[[], nn.Module]] = {
+    "bias": Residual,
+    "no bias": lambda: Residual(bias=False),
+    "shared and twice": Twice,
+    "adapter": Adapter,
+    "half frozen": HalfFrozen,
+    "custom function": Custom,
+    "Conv1D": Conv1D,
+    "subclass": lambda: Wide(H, H),
+    "own forward": Doubled,
+}
+
+
+def kind_of(name: str, tokens: bool) -> Feature:
+    """Two layers of one kind, fed with tokens or with numbers that want no gradient."""
+    return Feature(
+        f"{name}, {'tokens' if tokens else 'numbers'}",
+        lambda: stack(_KINDS[name], tokens, middles=2),
+        even if tokens else _floats,
+    )
+
+
+KINDS = tuple(kind_of(name, tokens) for name in _KINDS for tokens in (True, False))
 
 _LLAMA: dict[str, Any] = {
     "kv_heads": 1,

@@ -2,7 +2,10 @@
 
 import faulthandler
 import multiprocessing as mp
+import os
+import select
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -86,6 +89,7 @@ def _main(
     function: Callable[..., Any],
     args: tuple[Any, ...],
 ) -> None:
+    threading.Thread(target=_end_unread, args=(results,), daemon=True).start()
     faulthandler.enable()  # a rank that crashes says where
     torch.set_num_threads(1)
     if own_cores:
@@ -100,3 +104,11 @@ def _main(
     except BaseException:
         results.send((False, traceback.format_exc()))
     time.sleep(60)  # peers may still need this rank's sockets; the parent kills it
+
+
+def _end_unread(results: Connection) -> None:
+    """End this rank when nobody is left to read its results: whoever started it was killed."""
+    broken = select.poll()
+    broken.register(results.fileno(), 0)
+    broken.poll()
+    os._exit(1)
