@@ -1,7 +1,7 @@
 """The framework of exactness: a model in a pipeline against plain PyTorch in one process."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -128,10 +128,10 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 class Plain:
-    """The same model in one process, in fp32, by autograd alone."""
+    """The same model in one process, by autograd alone."""
 
     def __init__(self, blocks: list[nn.Module]) -> None:
-        self.blocks = [block.float() for block in blocks]
+        self.blocks = blocks
         self.asks = [constants_of(block) for block in blocks]
         modules = [m for block in blocks for m in block.modules()]
         self.auxiliary = [m for m in modules if isinstance(m, AuxiliaryLoss)]
@@ -153,8 +153,8 @@ class Plain:
                 x = block(*x, **given) if isinstance(x, tuple) else block(x, **given)
             total = total + loss_sum(x, targets)
             extra = extra + sum(m.loss for m in self.auxiliary if m.loss is not None)
-            tokens += targets.numel()
-        return total / tokens, extra / tokens
+            tokens += valid(targets)
+        return total / max(tokens, 1), extra / max(tokens, 1)
 
 
 def gradient_errors(plain: Plain, pipe: Pipeline) -> dict[str, float]:
@@ -209,10 +209,21 @@ class Wanted(NamedTuple):
 
 @cache
 def _wanted(feature: Feature, microbatches: int, data_ranks: int, steps: int) -> Wanted:
+    """Micro-batch by micro-batch, gradients summed in fp32."""
     case = Case(feature, Plan(1, 1, microbatches, dp_shard=data_ranks))
-    plain = _plain(feature)
-    losses = [_plain_step(case, plain, step) for step in range(steps)]
-    return Wanted(losses, {n: p.grad for n, p in plain.parameters().items()})
+    plain, losses = _plain(feature), []
+    sums: dict[nn.Parameter, Tensor] = {}
+    for step in range(steps):
+        loss, extra = torch.zeros(()), torch.zeros(())
+        for one in _plain_parts(case, plain, step):
+            for parameter in plain.parameters().values():
+                if parameter.grad is not None:
+                    gradient, parameter.grad = parameter.grad.float(), None
+                    sums[parameter] = sums.get(parameter, 0) + gradient
+            loss, extra = loss + one[0], extra + one[1]
+        losses.append((loss, extra))
+    gradients = {name: sums.get(p) for name, p in plain.parameters().items()}
+    return Wanted(losses, gradients)
 
 
 def _plain(feature: Feature) -> Plain:
@@ -220,11 +231,25 @@ def _plain(feature: Feature) -> Plain:
     return Plain(feature.blocks())
 
 
-def _plain_step(case: Case, plain: Plain, step: int) -> tuple[Tensor, Tensor]:
+def _plain_parts(case: Case, plain: Plain, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """After the backward of each micro-batch, what it adds to the losses."""
     every = [pair for batch in batches(case, step) for pair in batch]
-    loss, extra = plain.losses(every, case.feature.constants())
-    (loss + extra).backward()
-    return loss.detach(), extra.detach()
+    tokens = sum(valid(targets) for _, targets in every)
+    for pair in every:
+        share = valid(pair[1]) / max(tokens, 1)
+        loss, extra = plain.losses([pair], case.feature.constants())
+        ((loss + extra) * share).backward()
+        yield loss.detach() * share, extra.detach() * share
+
+
+def _plain_step(case: Case, plain: Plain, step: int) -> tuple[Tensor, Tensor]:
+    losses, extras = zip(*_plain_parts(case, plain, step), strict=True)
+    return sum(losses, torch.zeros(())), sum(extras, torch.zeros(()))
+
+
+def valid(targets: Tensor) -> int:
+    """Targets that count."""
+    return int((targets != -100).sum())
 
 
 def errors_of(case: Case, mesh: DeviceMesh) -> dict[str, float]:

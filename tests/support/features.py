@@ -307,9 +307,8 @@ GPT_NO_BIAS = Feature("GPT without bias", lambda: gpt(bias=False))
 GPT_BF16 = Feature(
     "GPT in bf16, reduced in fp32",
     lambda: [block.to(torch.bfloat16) for block in gpt()],
-    lambda count, generator: [_pair(6, SEQ, generator, True) for _ in range(count)],
     precision=MixedPrecisionPolicy(reduce_dtype=torch.float32),
-    tolerance=2e-2,
+    tolerance=8e-3,  # what a REDUCE gives is rounded to bf16
 )
 CLIPPED = Feature("GPT, 3 clipped AdamW steps", lambda: gpt(), steps=3)
 
