@@ -24,8 +24,7 @@ beat the best so far.
 from dataclasses import replace
 from itertools import product
 
-from zeropp.generate.carry_pass import NEVER, Outcome, Rule, run_pass
-from zeropp.generate.carry_problem import Orders, Problem
+from zeropp.generate.carry_pass import NEVER, Orders, Outcome, Problem, Rule, run_pass
 from zeropp.generate.request import Request, split_evenly, split_within
 from zeropp.ir.schedule import Schedule
 
@@ -45,22 +44,17 @@ _FEWEST_PASSES, _CHEAP_ACTIONS = 10, 36_000
 
 
 def carried(request: Request) -> Schedule:
-    """The best order found within `slots`.
-
-    Raises:
-        ValueError: fewer slots than (V-1)U+1.
-    """
-    V, total, unit_size = request.num_chunks, request.num_microbatches, request.unit_size_or_ranks
+    """The best order found within `slots`."""
+    V, unit_size = request.num_chunks, request.unit_size_or_ranks
     slots = request.slots or default_slots(request)
-    largest = split_within(total, unit_size)[0]
+    largest = split_within(request.num_microbatches, unit_size)[0]
     # one micro-batch must reach the last chunk while all of its unit wait in the others
     if slots < (needed := (V - 1) * largest + 1):
         raise ValueError(
             f"slots: rank 0, as every rank, needs at least {needed} ((num_chunks - 1) x {largest} "
             f"micro-batches of a unit + 1), got {slots}; raise slots or lower unit_size"
         )
-    problem = Problem.of(request.placement(), total, request.costs_or_equal)
-    found = _search(problem, unit_sizes(problem, total, request.unit_size, slots), slots)
+    found = _search(Problem(request, slots), request.unit_size)
     params = (("seam", "carry"), ("slots", str(slots)), ("unit_size", str(unit_size)))
     return replace(request.schedule("zeropp", found.order), units=found.orders.units, params=params)
 
@@ -71,15 +65,15 @@ def default_slots(request: Request) -> int:
     return (V - 1) * max(request.unit_size_or_ranks, P) + 2 * P - 1
 
 
-def _search(problem: Problem, sizes: list[Sizes], slots: int) -> Outcome:
+def _search(problem: Problem, unit_size: int | None) -> Outcome:
     """The best of a few passes; guesses of units and rules are tried from the best pair on."""
-    guesses = [Orders.of(problem.num_chunks, units) for units in sizes]
+    guesses = [Orders(problem.num_chunks, units) for units in _unit_sizes(problem, unit_size)]
     pairs = product(range(len(guesses)), range(len(_RULES)))
     actions = 3 * problem.pp_size * len(guesses[0])
     best, limit = None, NEVER
     passes = max(_FEWEST_PASSES, _CHEAP_ACTIONS // actions)
     for guess, rule in sorted(pairs, key=sum)[:passes]:
-        found = run_pass(problem, guesses[guess], slots, _RULES[rule], limit)
+        found = run_pass(problem, guesses[guess], _RULES[rule], limit)
         if found is None:
             continue
         best, limit = found, found.makespan - 1
@@ -89,8 +83,8 @@ def _search(problem: Problem, sizes: list[Sizes], slots: int) -> Outcome:
     return best
 
 
-def unit_sizes(problem: Problem, total: int, unit_size: int | None, slots: int) -> list[Sizes]:
-    """Unit sizes that sum to `total`, best guess first, each once; all fit `slots`.
+def _unit_sizes(problem: Problem, unit_size: int | None) -> list[Sizes]:
+    """Unit sizes that sum to B, best guess first, each once; all fit the slots.
 
     F's of the next chunk reach rank 0 one round after those of the last: a unit hides that round if
     its own F's last as long, which takes P micro-batches at equal stages and free P2P, and more
@@ -107,6 +101,7 @@ def unit_sizes(problem: Problem, total: int, unit_size: int | None, slots: int) 
     `unit_size` None stands for P. Where it is given, no unit but the first reaches twice that; the
     first guess has no unit above it.
     """
+    total = problem.num_microbatches
     near = unit_size or min(problem.pp_size, total)
     even = _nearly_equal(total, near)
     if problem.num_chunks == 1:
@@ -120,7 +115,7 @@ def unit_sizes(problem: Problem, total: int, unit_size: int | None, slots: int) 
         guesses.append(split_evenly(total, max(1, total // hiding)))
     else:
         guesses = [sizes for sizes in guesses if max(sizes[1:] or sizes) < 2 * unit_size]
-    fitting = [s for s in guesses if (problem.num_chunks - 1) * max(s) < slots]
+    fitting = [s for s in guesses if (problem.num_chunks - 1) * max(s) < problem.slots]
     return list(dict.fromkeys([even[0], *fitting]))
 
 

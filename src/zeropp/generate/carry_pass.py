@@ -1,5 +1,19 @@
 """One pass over time: whenever a rank is free, a rule chooses between its next F, its next B and W.
 
+On every rank the forwards are numbered in the order in which they run, unit by unit and chunk by
+chunk upwards, and the backwards likewise downwards. Both orders are the same on all ranks, so one
+number names an action on each of them. V=2, units of 2 and 1 micro-batches:
+
+    index              0  1  2  3  4  5
+    F: chunk           0  0  1  1  0  1
+       micro-batch     0  1  0  1  2  2
+    B: chunk           1  1  0  0  1  0
+       micro-batch     0  1  0  1  2  2
+
+F number i of rank p enables number i of rank p+1; on the last rank it enables number i+U of rank 0,
+where U is the size of its unit, or, in the last chunk, the B of the same micro-batch. B number i of
+rank p enables number i of rank p-1, and on rank 0 the previous chunk's on the last rank.
+
 Every rule gives rank p a **depth**, the most forwards that it lets run ahead of its backwards:
 (V-1)U to reach the last chunk, one to turn around there, and `slope` more for each hop between it
 and the last rank. Slots beyond the depth are for waiting W's, of which the oldest runs first.
@@ -13,10 +27,6 @@ At equal times, slope 1 is 1F1B's depth and a rhythm with it ZB-H1's order; slop
 order's depth, which lets a rank run forwards until its first B is back from the last rank.
 
 Ranks take their turns in event order, so that every arrival up to now is known when a rank chooses.
-What a rank starts makes an input of a neighbour arrive:
-
-    F of rank p       F of rank p+1, or the next chunk's F on rank 0, or B of the last stage
-    B of rank p       B of rank p-1, or the previous chunk's B on the last rank
 """
 
 from collections.abc import Callable, Iterator
@@ -25,13 +35,60 @@ from heapq import heappop, heappush
 from itertools import repeat
 from math import ceil
 
-from zeropp.generate.carry_problem import Orders, Problem
+from zeropp.costs import floor
+from zeropp.generate.request import Request, in_blocks
 from zeropp.ir.action import Action, Kind
 
 F, B, W, IDLE = range(4)
 NEVER = 1 << 62
+_TICKS = 1_000_000  # in the first stage's F; whole numbers, so that equal times tie exactly
 
 Choice = Callable[[int, int], tuple[int, int]]  # rank, now -> what to run, when to look again
+
+
+class Problem:
+    """What is asked for, on the loop placement, with times in ticks."""
+
+    def __init__(self, request: Request, slots: int) -> None:
+        costs, placement = request.costs_or_equal, request.placement()
+        scale = _TICKS / costs.forward[0]
+        self.slots, self.num_microbatches = slots, request.num_microbatches
+        self.pp_size, self.num_chunks = request.pp_size, request.num_chunks
+        # for F, B and W, for each rank, the time of each of its chunks
+        self.durations = [
+            [[round(times[s] * scale) for s in placement.stages_of(p)] for p in range(self.pp_size)]
+            for times in (costs.forward, costs.backward, costs.weight)
+        ]
+        self.latency = round(costs.latency * scale)  # of a hop between ranks
+        self.floor = round(floor(placement, self.num_microbatches, costs) * scale)
+
+    def work(self, rank: int) -> int:
+        """The time that the whole batch takes on `rank`."""
+        return self.num_microbatches * sum(sum(by_rank[rank]) for by_rank in self.durations)
+
+
+class Orders:
+    """The F and B orders that all ranks share, as sequences over the index; W follows B's."""
+
+    def __init__(self, num_chunks: int, units: tuple[int, ...]) -> None:
+        self.units = units
+        self.microbatch, forward_chunk, backward_chunk = list[int](), list[int](), list[int]()
+        # what F of the last rank enables on rank 0, or, inverted (~), its own B of the last stage;
+        # what B of rank 0 enables on the last rank, or -1 in chunk 0
+        after_f, after_b = list[int](), list[int]()
+        for unit in in_blocks(units):
+            first, size = num_chunks * unit.start, len(unit)
+            later = range(first + size, first + num_chunks * size)
+            chunks = [chunk for chunk in range(num_chunks) for _ in unit]
+            self.microbatch += [*unit] * num_chunks
+            forward_chunk += chunks
+            backward_chunk += reversed(chunks)
+            after_f += [*later, *(~own for own in range(first, first + size))]
+            after_b += [*later, *[-1] * size]
+        self.chunk, self.wrap = (forward_chunk, backward_chunk, backward_chunk), (after_f, after_b)
+
+    def __len__(self) -> int:
+        return len(self.microbatch)
 
 
 @dataclass(frozen=True)
@@ -48,7 +105,7 @@ class Outcome:
     """What a pass found: for each rank its kinds in order (0 F, 1 B, 2 W), and the makespan."""
 
     orders: Orders
-    kinds: tuple[bytes, ...]
+    kinds: list[bytearray]
     makespan: int
 
     def order(self, rank: int) -> Iterator[Action]:
@@ -61,19 +118,17 @@ class Outcome:
         return (next(queues[kind]) for kind in self.kinds[rank])
 
 
-def run_pass(
-    problem: Problem, orders: Orders, slots: int, rule: Rule, limit: int
-) -> Outcome | None:
-    """Interleave F, B and W by `rule`; `slots` is at least (V-1)U+1 for the largest unit U.
+def run_pass(problem: Problem, orders: Orders, rule: Rule, limit: int) -> Outcome | None:
+    """Interleave F, B and W by `rule`; there are at least (V-1)U+1 slots for the largest unit U.
 
     None if that takes more than `limit` ticks, which shows as soon as a rank has idled too long, or
     if the ranks' rhythms wait for each other.
     """
-    progress = _Progress.at_start(problem, orders, slots)
+    progress = _Progress(problem, orders)
     choose = progress.choice(rule)
     ranks = range(problem.pp_size)
     free, wake = [0 for _ in ranks], [0 for _ in ranks]  # busy until; asleep until (0: awake)
-    spare = [limit - sum(orders.units) * problem.work(rank) for rank in ranks]
+    spare = [limit - problem.work(rank) for rank in ranks]
     kinds = [bytearray() for _ in ranks]
     heap = [(0, rank) for rank in ranks]
     started, arrivals = progress.started, progress.arrivals
@@ -112,36 +167,26 @@ def run_pass(
         if arrival < wake[neighbour]:
             wake[neighbour] = arrival
             heappush(heap, (arrival, neighbour))
-    if min(started[W]) < len(orders):
-        return None
-    return Outcome(orders, tuple(map(bytes, kinds)), max(free))
+    return Outcome(orders, kinds, max(free)) if min(started[W]) == len(orders) else None
 
 
-@dataclass(frozen=True)
 class _Progress:
     """What has been started, and when inputs arrive; the pass writes, the rule reads."""
 
-    problem: Problem
-    orders: Orders
-    slots: int
-    started: tuple[list[int], list[int], list[int]]  # for F, B and W, for each rank, how many
-    # for F and B, for each rank, for each index, from when on it may run
-    arrivals: tuple[list[list[int]], list[list[int]]]
-
-    @classmethod
-    def at_start(cls, problem: Problem, orders: Orders, slots: int) -> "_Progress":
-        """Nothing has started; on rank 0, chunk 0 may."""
+    def __init__(self, problem: Problem, orders: Orders) -> None:
+        self.problem, self.orders = problem, orders
         ranks, never = range(problem.pp_size), [NEVER] * (len(orders) + 1)
-        first = [NEVER if chunk else 0 for chunk in orders.chunk[F]]
-        forwards = [[*first, NEVER], *([*never] for _ in ranks[1:])]
-        started = [0 for _ in ranks], [0 for _ in ranks], [0 for _ in ranks]
-        return cls(problem, orders, slots, started, (forwards, [[*never] for _ in ranks]))
+        # for F, B and W, for each rank, how many
+        self.started = [[0 for _ in ranks] for _ in (F, B, W)]
+        # for F and B, for each rank, for each index, from when on it may run
+        self.arrivals = [[[*never] for _ in ranks] for _ in (F, B)]
+        self.arrivals[F][0] = [*(NEVER if chunk else 0 for chunk in orders.chunk[F]), NEVER]
 
     def choice(self, rule: Rule) -> Choice:
         """The function (rank, now) -> (what to run now, or IDLE; when to look again)."""
         hops = range(self.problem.pp_size - 1, -1, -1)
         reach = (self.problem.num_chunks - 1) * max(self.orders.units) + 1
-        depth = [min(reach + ceil(rule.slope * hop), self.slots) for hop in hops]
+        depth = [min(reach + ceil(rule.slope * hop), self.problem.slots) for hop in hops]
         if rule.patience is None:
             return self._rhythm(depth)
         return self._eager(depth, rule.patience)
@@ -149,7 +194,7 @@ class _Progress:
     def _eager(self, depth: list[int], patience: float) -> Choice:
         forwards, backwards, weights = self.started
         forward_at, backward_at = self.arrivals
-        slots, chunk = self.slots, self.orders.chunk[W]
+        slots, chunk = self.problem.slots, self.orders.chunk[W]
         worth_waiting = [[patience * w for w in times] for times in self.problem.durations[W]]
 
         def choose(rank: int, now: int) -> tuple[int, int]:
@@ -175,7 +220,7 @@ class _Progress:
     def _rhythm(self, depth: list[int]) -> Choice:
         forwards, backwards, weights = self.started
         forward_at, backward_at = self.arrivals
-        total, share = len(self.orders), [self.slots - d for d in depth]
+        total, share = len(self.orders), [self.problem.slots - d for d in depth]
 
         def choose(rank: int, now: int) -> tuple[int, int]:
             i, j, k = forwards[rank], backwards[rank], weights[rank]
