@@ -5,7 +5,7 @@ from pathlib import Path
 
 from zeropp.ir.timeline import Timeline
 from zeropp.show.curves import Curve, draw_curves
-from zeropp.show.memory import MemoryCurves
+from zeropp.show.panel import MemoryCurves
 from zeropp.show.perfetto import trace_events, write_trace
 from zeropp.show.picture import Floor, check_picture, draw_picture
 from zeropp.show.text import draw_text

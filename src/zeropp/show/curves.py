@@ -1,11 +1,4 @@
-"""Curves over one knob: panels under each other that share their horizontal axis.
-
-step, s     o--o---o
-memory      o--o---x         x: does not fit
-wire        o
-             \\__o___o
-            1  2   4   8     micro-batches in a unit
-"""
+"""Curves over one knob: panels under each other that share their horizontal axis."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

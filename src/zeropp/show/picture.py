@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from zeropp.ir.action import COMPUTE
 from zeropp.ir.timeline import Timeline
-from zeropp.show.caption import MEANING, kinds_of
-from zeropp.show.lanes import start_of
-from zeropp.show.memory import MemoryCurves
 from zeropp.show.palette import HELD, IDLE, QUIET, Colour, lighten, shade
-from zeropp.show.panel import Panel, draw_frame, draw_time_axis, fill_frame
+from zeropp.show.panel import MemoryCurves, Panel, draw_frame, draw_time_axis, fill_frame
+from zeropp.show.parts import MEANING, kinds_of, start_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,8 +79,11 @@ def _panels(
 ) -> list[Panel]:
     if not timelines:
         raise ValueError("timelines must hold at least one timeline")
-    if memory is not None:
-        memory.refuse_others(timelines)
+    wanted = [len(timeline.spans) for timeline in timelines]
+    if memory is not None and (got := [len(ranks) for ranks in memory.curves]) != wanted:
+        raise ValueError(
+            f"memory must have a curve for each rank of each timeline, {wanted}; got {got}"
+        )
     starts = [start_of(timeline) for timeline in timelines]
     floors = _floors(timelines, floor)
     ends = [1.002 * max(t.makespan, f or 0.0) for t, f in zip(timelines, floors, strict=True)]
@@ -155,7 +156,6 @@ def check_picture(path: str | Path) -> Path:
 
 def save_picture(figure: "Figure", path: Path, dpi: float = _DPI) -> None:
     """Write without a date, so that the same timelines give the same file."""
-    options: dict[str, Any] = (
-        {"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": dpi}
-    )
+    svg = path.suffix == ".svg"
+    options: dict[str, Any] = {"metadata": {"Date": None}} if svg else {"dpi": dpi}
     figure.savefig(path, **options)
