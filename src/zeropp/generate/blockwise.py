@@ -16,8 +16,8 @@ from zeropp.generate.carry import NEAR, carried, default_slots
 from zeropp.generate.loop import alternate
 from zeropp.generate.request import Request, in_blocks, split_within
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.earliest import evaluate
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
+from zeropp.ir.timeline import evaluate
 
 _AS_FAST = 1.001
 

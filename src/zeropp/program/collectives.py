@@ -19,6 +19,8 @@ from zeropp.ir.action import NEEDS_PARAMETERS, WEIGHT, Action, Kind
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 
+Order = tuple[Action, ...]  # a rank's
+
 
 class Policy(StrEnum):
     """How often parameters are gathered and gradients reduced."""
@@ -29,19 +31,7 @@ class Policy(StrEnum):
 
 
 def shard(schedule: Schedule, policy: str, max_resident: int = 2, prefetch: int = 1) -> Program:
-    """The schedule with its collectives.
-
-    Args:
-        schedule: compute actions.
-        policy: `unit`, `step` or `microbatch`.
-        max_resident: for `unit`, most stages of a rank whose parameters are gathered at once,
-            those on their way included.
-        prefetch: for `unit` and `step`, how many compute actions before its first use a gather is
-            issued, as far as `max_resident` leaves room.
-
-    Raises:
-        ValueError: unknown policy, or a number out of range.
-    """
+    """The schedule with its collectives; `lower` explains the knobs."""
     if policy not in list(Policy):
         raise ValueError(f"shard must be one of {', '.join(Policy)}, got {policy!r}")
     if max_resident < 1:
@@ -66,9 +56,7 @@ class _Gather(NamedTuple):
     last: int
 
 
-def _gathers(
-    order: tuple[Action, ...], policy: Policy, limit: int, prefetch: int
-) -> Iterable[_Gather]:
+def _gathers(order: Order, policy: Policy, limit: int, prefetch: int) -> Iterable[_Gather]:
     uses = [_Gather(a.stage, i, i) for i, a in enumerate(order) if a.kind in NEEDS_PARAMETERS]
     if policy is Policy.MICROBATCH:
         return uses
@@ -111,7 +99,7 @@ def _prefetched(visits: list[_Gather], limit: int, prefetch: int, length: int) -
         yield _Gather(stage, start, last)
 
 
-def _reduces(order: tuple[Action, ...], policy: Policy, unit_of: tuple[int, ...]) -> dict[int, int]:
+def _reduces(order: Order, policy: Policy, unit_of: tuple[int, ...]) -> dict[int, int]:
     """After which action's index which stage is reduced."""
     batch = range(len(unit_of))
     spans = {Policy.UNIT: unit_of, Policy.STEP: [0 for _ in batch], Policy.MICROBATCH: batch}
@@ -123,9 +111,7 @@ def _reduces(order: tuple[Action, ...], policy: Policy, unit_of: tuple[int, ...]
     return {index: stage for (stage, _), index in last.items()}
 
 
-def _insert(
-    order: tuple[Action, ...], gathers: Iterable[_Gather], reduces: dict[int, int]
-) -> Iterator[Action]:
+def _insert(order: Order, gathers: Iterable[_Gather], reduces: dict[int, int]) -> Iterator[Action]:
     before: dict[int, list[int]] = defaultdict(list)
     after: dict[int, list[int]] = defaultdict(list)
     for stage, first, last in gathers:

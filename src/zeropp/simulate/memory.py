@@ -1,6 +1,6 @@
 """Memory of each rank over simulated time, by category."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -8,7 +8,6 @@ from zeropp.costs import Costs
 from zeropp.ir.action import BACKWARD, NEEDS_PARAMETERS, SENDS, WEIGHT, Kind
 from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
-from zeropp.ir.timeline import Span
 from zeropp.simulate.engine import Run
 
 
@@ -75,52 +74,36 @@ def _at_moments(changes: Iterator[Change], apart: float) -> Iterator[Change]:
 def _always(program: Program, costs: Costs, rank: int) -> dict[Category, float]:
     """What is held throughout; unsharded parameters count as gathered."""
     stages = program.placement.stages_of(rank)
-
-    def every(sizes: tuple[float, ...]) -> float:
-        return sum(sizes[stage] for stage in stages)
-
     held = dict.fromkeys(Category, 0.0)
-    held[Category.PARAMETERS] = every(costs.parameters)
-    held[Category.OPTIMIZER] = every(costs.optimizer_state)
+    held[Category.PARAMETERS] = sum(costs.parameters[stage] for stage in stages)
+    held[Category.OPTIMIZER] = sum(costs.optimizer_state[stage] for stage in stages)
     held[Category.WORKSPACE] = max(costs.workspace[stage] for stage in stages)
     if program.shard is None:
-        held[Category.GATHERED] = every(costs.gathered)
+        held[Category.GATHERED] = sum(costs.gathered[stage] for stage in stages)
     return held
 
 
 def _changes(run: Run, costs: Costs, rank: int) -> Iterator[Change]:
-    spans = sorted(run.spans[rank], key=lambda s: (s.start, s.action.kind is not Kind.REDUCE))
-    yield from _activations(spans, costs)
-    yield from _parameters(spans, costs)
+    """Activations, messages on their way, gathered parameters, gradients, and flat buffers.
+
+    Gradients are held from the first W after a REDUCE until the end of the next REDUCE. Flat
+    buffers: of a gather until its first use copies it out, of a REDUCE while it runs.
+    """
+    flat, summed = set[int](), set[int]()
     for stage, time in run.points[rank]:
         yield time, -costs.gathered[stage], Category.GATHERED
-
-
-def _activations(spans: Iterable[Span], costs: Costs) -> Iterator[Change]:
-    """Of a micro-batch, and messages on their way."""
-    for action, start, end in spans:
+    for action, start, end in sorted(
+        run.spans[rank], key=lambda s: (s.start, s.action.kind is not Kind.REDUCE)
+    ):
         kind, stage = action.kind, action.stage
         if kind is Kind.F:
             yield start, costs.until_backward[stage], Category.UNTIL_BACKWARD
         elif kind in BACKWARD:
             yield end, -costs.until_backward[stage], Category.UNTIL_BACKWARD
-        if kind is Kind.B:
-            yield end, costs.until_weight[stage], Category.UNTIL_WEIGHT
-        elif kind is Kind.W:
-            yield end, -costs.until_weight[stage], Category.UNTIL_WEIGHT
         elif kind in SENDS:
             yield start, costs.message[boundary_of(action)], Category.MESSAGES
             yield end, -costs.message[boundary_of(action)], Category.MESSAGES
-
-
-def _parameters(spans: Iterable[Span], costs: Costs) -> Iterator[Change]:
-    """Gathered ones; gradients from the first W after a REDUCE until the end of the next REDUCE.
-
-    Flat buffers: of a gather until its first use copies it out, of a REDUCE while it runs.
-    """
-    flat, summed = set[int](), set[int]()
-    for (kind, stage, _), start, end in spans:
-        if kind is Kind.UNSHARD:
+        elif kind is Kind.UNSHARD:
             flat.add(stage)
             yield start, costs.gathered[stage], Category.GATHERED
             yield start, costs.gather_staging[stage], Category.STAGING
@@ -129,6 +112,10 @@ def _parameters(spans: Iterable[Span], costs: Costs) -> Iterator[Change]:
             yield start, costs.reduce_staging[stage], Category.STAGING
             yield end, -costs.reduce_staging[stage], Category.STAGING
             yield end, -costs.gradients[stage], Category.GRADIENTS
+        if kind is Kind.B:
+            yield end, costs.until_weight[stage], Category.UNTIL_WEIGHT
+        elif kind is Kind.W:
+            yield end, -costs.until_weight[stage], Category.UNTIL_WEIGHT
         if kind in NEEDS_PARAMETERS and stage in flat:
             flat.discard(stage)
             yield start, -costs.gather_staging[stage], Category.STAGING

@@ -9,7 +9,7 @@ from zeropp.ir.action import SENDS, Action, Kind, collector_paused
 from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import peak_slots_per_rank
-from zeropp.ir.timeline import Timeline
+from zeropp.ir.timeline import Cause, Timeline
 from zeropp.simulate.engine import Run, run_program
 from zeropp.simulate.memory import Memory, memory_of
 
@@ -57,8 +57,7 @@ class Report:
     @property
     def timeline(self) -> Timeline:
         """All spans, for pictures; SENDs last as long as their transfer."""
-        schedule = self.program.schedule
-        return Timeline(schedule.name, schedule.placement, self.run.spans)
+        return Timeline(self.name, self.program.placement, self.run.spans)
 
     @property
     def bubble_ratio(self) -> float:
@@ -69,18 +68,7 @@ class Report:
     @property
     def idle(self) -> dict[str, float]:
         """Idle time of all ranks together, by cause."""
-        causes = self.run.idle[0]
-        return {str(cause): sum(rank[cause] for rank in self.run.idle) for cause in causes}
-
-    @property
-    def messages(self) -> tuple[int, ...]:
-        """For each rank, how many it sends."""
-        return tuple(sum(a.kind in SENDS for a in order) for order in self.program.actions)
-
-    def per_stage(self, kind: Kind, values: tuple[float, ...]) -> tuple[float, ...]:
-        """For each stage, its value times how often `kind` runs: a time, or bytes."""
-        count = Counter(a.stage for rank in self.program.actions for a in rank if a.kind is kind)
-        return tuple(count[stage] * value for stage, value in enumerate(values))
+        return {str(cause): sum(rank[cause] for rank in self.run.idle) for cause in Cause}
 
     @property
     def wire(self) -> tuple[float, ...]:
@@ -99,7 +87,12 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        schedule = self.program.schedule
+        program, schedule, costs = self.program, self.program.schedule, self.costs
+        ran = Counter((a.kind, a.stage) for order in program.actions for a in order)
+
+        def per_stage(kind: Kind, values: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(ran[kind, stage] * value for stage, value in enumerate(values))
+
         return {
             "schedule": schedule.name,
             "params": dict(schedule.params),
@@ -107,8 +100,8 @@ class Report:
             "num_chunks": schedule.placement.num_chunks,
             "num_microbatches": schedule.num_microbatches,
             "units": list(schedule.units),
-            "shard": self.program.shard,
-            "max_resident": self.program.max_resident,
+            "shard": program.shard,
+            "max_resident": program.max_resident,
             "makespan": self.makespan,
             "floor": self.floor,
             "over_floor": self.makespan / self.floor - 1,
@@ -118,14 +111,14 @@ class Report:
             "memory_at_peak": [
                 {str(k): v for k, v in memory.at_peak.items()} for memory in self.memory
             ],
-            "gathers": list(self.program.count(Kind.UNSHARD)),
-            "reduces": list(self.program.count(Kind.REDUCE)),
-            "messages": list(self.messages),
+            "gathers": list(program.count(Kind.UNSHARD)),
+            "reduces": list(program.count(Kind.REDUCE)),
+            "messages": list(map(sum, zip(*map(program.count, SENDS), strict=True))),
             "wire": list(self.wire),
-            "stage_gather_time": self.per_stage(Kind.UNSHARD, self.costs.gather),
-            "stage_gather_bytes": self.per_stage(Kind.UNSHARD, self.costs.gathered),
-            "stage_reduce_time": self.per_stage(Kind.REDUCE, self.costs.reduce),
-            "stage_reduce_bytes": self.per_stage(Kind.REDUCE, self.costs.gradients),
+            "stage_gather_time": per_stage(Kind.UNSHARD, costs.gather),
+            "stage_gather_bytes": per_stage(Kind.UNSHARD, costs.gathered),
+            "stage_reduce_time": per_stage(Kind.REDUCE, costs.reduce),
+            "stage_reduce_bytes": per_stage(Kind.REDUCE, costs.gradients),
             "idle": self.idle,
         }
 
