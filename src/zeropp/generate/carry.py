@@ -1,24 +1,10 @@
 """ZeroPP with carried W: units back to back, their seams filled with W's of the unit before.
 
 F order and B order are the drained order's; only their interleaving differs, and a W may run after
-its unit's last B, inside the next unit.
-
-P=4, V=2, U=4, B=8, f=b=w=1 (capitals: the second unit); 51 is the floor, in PV+P-1 slots:
-
-    drain  rank 0  ffffffff...bwbwbwbwbwbwbwbwFFFFFFFF...BWBWBWBWBWBWBWBW
-           rank 1  .ffffffff.bwbwbwbwbwbwbwbw..FFFFFFFF.BWBWBWBWBWBWBWBW.
-           rank 2  ..fffffffbfb.bwbwbwbwbwbwww..FFFFFFFBFB.BWBWBWBWBWBWWW
-           rank 3  ...fffffbfbfbfbbwbwbwbwwwww...FFFFFBFBFBFBBWBWBWBWWWWW
-
-    carry  rank 0  ffffffffFFFbwbFbwbbbbbFwFwFwFBwwBwWBWWBBBBBWWWWW...
-           rank 1  .ffffffffFbFbFbwbbbbbFwFwFwFBwFBwwBwWBBBBBWWWWWWW..
-           rank 2  ..fffffffbfbFbFbbbbbFwFwFwFBwFBwFBwwBBBBBwWWWWWWWW.
-           rank 3  ...fffffbfbfbfbbbbbFFFwFwFBwFBwFBwFBBBBBwwwWWWWWWWW
-
-Which interleaving is best depends on the costs, so a few are tried, each evaluated exactly by an
-event-driven pass (carry_pass.py): a few unit sizes near U times a few rules for choosing between F,
-B and W. The first that reaches the floor ends the search, and a pass stops as soon as it cannot
-beat the best so far.
+its unit's last B, inside the next unit. Which interleaving is best depends on the costs, so a few
+are tried, each evaluated exactly by an event-driven pass (carry_pass.py): a few unit sizes near U
+times a few rules for choosing between F, B and W. The first that reaches the floor ends the search,
+and a pass stops as soon as it cannot beat the best so far.
 """
 
 from dataclasses import replace

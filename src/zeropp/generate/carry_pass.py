@@ -124,8 +124,8 @@ def run_pass(problem: Problem, orders: Orders, rule: Rule, limit: int) -> Outcom
     None if that takes more than `limit` ticks, which shows as soon as a rank has idled too long, or
     if the ranks' rhythms wait for each other.
     """
-    progress = _Progress(problem, orders)
-    choose = progress.choice(rule)
+    progress = _Progress(problem, orders, rule)
+    choose = progress.rhythm() if rule.patience is None else progress.eager(rule.patience)
     ranks = range(problem.pp_size)
     free, wake = [0 for _ in ranks], [0 for _ in ranks]  # busy until; asleep until (0: awake)
     spare = [limit - problem.work(rank) for rank in ranks]
@@ -173,7 +173,7 @@ def run_pass(problem: Problem, orders: Orders, rule: Rule, limit: int) -> Outcom
 class _Progress:
     """What has been started, and when inputs arrive; the pass writes, the rule reads."""
 
-    def __init__(self, problem: Problem, orders: Orders) -> None:
+    def __init__(self, problem: Problem, orders: Orders, rule: Rule) -> None:
         self.problem, self.orders = problem, orders
         ranks, never = range(problem.pp_size), [NEVER] * (len(orders) + 1)
         # for F, B and W, for each rank, how many
@@ -181,17 +181,12 @@ class _Progress:
         # for F and B, for each rank, for each index, from when on it may run
         self.arrivals = [[[*never] for _ in ranks] for _ in (F, B)]
         self.arrivals[F][0] = [*(NEVER if chunk else 0 for chunk in orders.chunk[F]), NEVER]
+        reach = (problem.num_chunks - 1) * max(orders.units) + 1
+        depths = [reach + ceil(rule.slope * hops) for hops in reversed(ranks)]
+        self.depth = [min(depth, problem.slots) for depth in depths]
 
-    def choice(self, rule: Rule) -> Choice:
-        """The function (rank, now) -> (what to run now, or IDLE; when to look again)."""
-        hops = range(self.problem.pp_size - 1, -1, -1)
-        reach = (self.problem.num_chunks - 1) * max(self.orders.units) + 1
-        depth = [min(reach + ceil(rule.slope * hop), self.problem.slots) for hop in hops]
-        if rule.patience is None:
-            return self._rhythm(depth)
-        return self._eager(depth, rule.patience)
-
-    def _eager(self, depth: list[int], patience: float) -> Choice:
+    def eager(self, patience: float) -> Choice:
+        depth = self.depth
         forwards, backwards, weights = self.started
         forward_at, backward_at = self.arrivals
         slots, chunk = self.problem.slots, self.orders.chunk[W]
@@ -217,7 +212,8 @@ class _Progress:
 
         return choose
 
-    def _rhythm(self, depth: list[int]) -> Choice:
+    def rhythm(self) -> Choice:
+        depth = self.depth
         forwards, backwards, weights = self.started
         forward_at, backward_at = self.arrivals
         total, share = len(self.orders), [self.problem.slots - d for d in depth]

@@ -5,14 +5,6 @@ last. Only what changes it can end the step sooner. So an action that its own ra
 some places earlier, or what it waited for some places later; the move stays if the makespan does
 not grow (the neighbourhood of job-shop scheduling: Nowicki and Smutnicki, Management Science 42(6),
 1996). Random draws are seeded, so equal requests give equal orders on every rank.
-
-ZB-V, P=2, B=2, whose last stage takes a fifth longer, a hop of 0.05 (small letters: chunk 1):
-
-    14.1    rank 0 F0 F1 f0 b0 f1 b1 B0 w0 B1 w1 W0 W1
-            rank 1 F0 f0 F1 f1 b0 B0 b1 B1 w0 W0 w1 W1
-
-    13.9    rank 0 F0 F1 f0 b0 f1 b1 w0 w1 B0 B1 W0 W1
-            rank 1 F0 f0 F1 f1 b0 B0 b1 B1 w0 W0 w1 W1
 """
 
 from collections.abc import Sequence

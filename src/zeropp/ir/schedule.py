@@ -42,11 +42,6 @@ class Schedule:
         return sum(self.units)
 
     @cached_property
-    def unit_of(self) -> tuple[int, ...]:
-        """For each micro-batch, the index of its unit."""
-        return tuple(u for u, size in enumerate(self.units) for _ in range(size))
-
-    @cached_property
     def fused(self) -> frozenset[tuple[int, int | None]]:
         """The (stage, microbatch) pairs whose backward is a BW."""
         return frozenset(

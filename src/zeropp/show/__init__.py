@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zeropp.ir.timeline import Timeline
-from zeropp.show.curves import Curve, draw_curves
 from zeropp.show.panel import MemoryCurves
 from zeropp.show.perfetto import trace_events, write_trace
-from zeropp.show.picture import Floor, check_picture, draw_picture
+from zeropp.show.picture import Curve, Floor, check_picture, draw_curves, draw_picture
 from zeropp.show.text import draw_text
 
 SUFFIXES = (".txt", ".svg", ".png", ".json")

@@ -9,9 +9,8 @@ rank 1   ...
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby, pairwise
 from operator import itemgetter
 from statistics import median
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from zeropp.ir.timeline import Span, Timeline
 from zeropp.show.palette import HELD, HELD_EDGE, IDLE, INK, QUIET, WHITE, Colour, ink_on, shade
-from zeropp.show.parts import Row, figures, number, rows_of
+from zeropp.show.parts import Row, figures, number, rows_of, start_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,56 +68,28 @@ class MemoryCurves:
         return max((_peak_of(curve) for ranks in self.curves for curve in ranks), default=0.0)
 
 
-@dataclass(frozen=True)
 class Panel:
     """What a panel shows: times are the timeline's, heights in compute rows."""
 
-    timeline: Timeline
-    start: float  # the time drawn as 0
-    end: float  # the time from there to the right edge
-    floor: float | None  # the time from there to the floor line
-    curves: tuple[Steps, ...]  # for each rank, what it holds; empty without memory
-    most: float  # the amount that fills the height of a row of memory
-
-    @cached_property
-    def rows(self) -> list[Row]:
-        """Rank by rank, each rank's from its compute row downwards."""
-        return list(rows_of(self.timeline))
-
-    @cached_property
-    def compute(self) -> list[tuple[float, Span]]:
-        """Every compute action, with the middle of its row."""
-        rows = (row for row in self.rows if row.lane == "compute")
-        return [(self.middles[row.rank], span) for row in rows for span in row.spans]
-
-    @cached_property
-    def box(self) -> float:
-        """The time that the middle one of the compute actions takes; without any, the makespan."""
-        times = [span.end - span.start for _, span in self.compute if span.end > span.start]
-        return median(times) if times else self.timeline.makespan
-
-    @cached_property
-    def pitch(self) -> float:
-        """From one rank's compute row to the next rank's."""
+    def __init__(
+        self, timeline: Timeline, end: float, floor: float | None, curves: Sequence[Steps]
+    ) -> None:
+        self.timeline, self.floor = timeline, floor
+        self.start, self.end = start_of(timeline), end  # drawn as 0; from there to the right edge
+        self.rows = list(rows_of(timeline))
+        ranks = range(len(timeline.spans))
         thin = len({row.lane for row in self.rows}) - 1
-        memory = _AIR + _MEMORY + _GAP if self.curves else 0.0
-        return 1.0 + _THIN * thin + memory + _GAP
-
-    @cached_property
-    def middles(self) -> list[float]:
-        """For each rank, the middle of its compute row."""
-        return [0.5 + rank * self.pitch for rank in range(len(self.timeline.spans))]
-
-    @property
-    def height(self) -> float:
-        """All ranks."""
-        return self.pitch * len(self.timeline.spans)
-
-    @property
-    def memory(self) -> Iterator[tuple[float, Steps]]:
-        """For each rank whose memory is drawn, the line at which it is 0, and what it holds."""
-        bases = [middle - 0.5 + self.pitch - 2 * _GAP for middle in self.middles]
-        return zip(bases, self.curves, strict=False)
+        memory = _AIR + _MEMORY + _GAP if curves else 0.0
+        pitch = 1.0 + _THIN * thin + memory + _GAP
+        self.height = pitch * len(ranks)
+        self.middles = [0.5 + rank * pitch for rank in ranks]  # of the compute rows
+        # for each rank whose memory is drawn, the line at which it is 0, and what it holds
+        bases = [middle - 0.5 + pitch - 2 * _GAP for middle in self.middles]
+        self.memory = list(zip(bases, curves, strict=False))
+        rows = [row for row in self.rows if row.lane == "compute"]
+        self.compute = [(self.middles[row.rank], span) for row in rows for span in row.spans]
+        times = [span.end - span.start for _, span in self.compute if span.end > span.start]
+        self.box = median(times) if times else timeline.makespan  # the middle action's time
 
     def colour(self, span: Span) -> Colour:
         """By kind and chunk."""
@@ -151,8 +122,11 @@ def draw_time_axis(axes: "Axes", unit: str) -> None:
     axes.spines["bottom"].set(visible=True, color=QUIET, linewidth=0.6)
 
 
-def fill_frame(axes: "Axes", panel: Panel) -> None:
-    """Draw boxes, their numbers and memory into a frame whose layout is made."""
+def fill_frame(axes: "Axes", panel: Panel, most: float) -> None:
+    """Draw boxes, their numbers and memory into a frame whose layout is made.
+
+    `most` is the amount that fills the height of a row of memory.
+    """
     points = 72.0 / axes.figure.dpi
     width, row = points * axes.bbox.width / panel.end, points * axes.bbox.height / panel.height
     axes.barh(panel.middles, panel.timeline.makespan, 1.0, color=IDLE)
@@ -161,7 +135,7 @@ def fill_frame(axes: "Axes", panel: Panel) -> None:
     style: dict[str, Any] = {"facecolor": HELD, "edgecolor": HELD_EDGE, "linewidth": 0.6}
     for base, curve in panel.memory:
         times = [time - panel.start for time, _ in curve]
-        heights = [base - _MEMORY * amount / panel.most for _, amount in (*curve, curve[-1])]
+        heights = [base - _MEMORY * amount / most for _, amount in (*curve, curve[-1])]
         end = max(panel.timeline.makespan, times[-1])
         axes.fill_between([*times, end], heights, base, step="post", **style)
 

@@ -1,15 +1,16 @@
-"""Pictures: timelines stacked in one SVG or PNG, on one time axis where their units agree."""
+"""Pictures, as SVG or PNG: timelines under each other, or curves over one knob."""
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zeropp.ir.action import COMPUTE
+from zeropp.ir.action import COMPUTE, Kind
 from zeropp.ir.timeline import Timeline
-from zeropp.show.palette import HELD, IDLE, QUIET, Colour, lighten, shade
+from zeropp.show.palette import HELD, HELD_EDGE, IDLE, INK, QUIET, Colour, lighten, shade
 from zeropp.show.panel import MemoryCurves, Panel, draw_frame, draw_time_axis, fill_frame
-from zeropp.show.parts import MEANING, kinds_of, start_of
+from zeropp.show.parts import MEANING, kinds_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +70,7 @@ def draw_picture(
         # once: a figure that owns its layout makes it again whenever it is drawn
         ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1).execute(figure)
         for axes, panel in framed:
-            fill_frame(axes, panel)
+            fill_frame(axes, panel, memory.largest if memory else 0.0)
         boxes = max(panel.end / panel.box for panel in panels)
         save_picture(figure, path, min(_FINEST, max(_DPI, _PER_BOX * boxes)))
 
@@ -84,14 +85,11 @@ def _panels(
         raise ValueError(
             f"memory must have a curve for each rank of each timeline, {wanted}; got {got}"
         )
-    starts = [start_of(timeline) for timeline in timelines]
     floors = _floors(timelines, floor)
     ends = [1.002 * max(t.makespan, f or 0.0) for t, f in zip(timelines, floors, strict=True)]
     ends = [max(ends)] * len(ends) if shared else ends
     curves = memory.curves if memory else [()] * len(ends)
-    most = memory.largest if memory else 0.0
-    each = zip(timelines, starts, ends, floors, curves, strict=True)
-    return [Panel(*fields, most) for fields in each]
+    return list(map(Panel, timelines, ends, floors, curves))
 
 
 def _floors(timelines: Sequence[Timeline], floor: Floor) -> Sequence[float | None]:
@@ -140,6 +138,76 @@ def _draw_legend(figure: "Figure", entries: dict[str, list[Colour]]) -> None:
         labelcolor=QUIET,
         columnspacing=1.6,
     )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One panel.
+
+    Attributes:
+        label: what the values are, with their unit.
+        values: one for each position on the horizontal axis.
+        limit: a dashed line, such as the memory that there is.
+    """
+
+    label: str
+    values: tuple[float, ...]
+    limit: float | None = None
+
+
+def draw_curves(
+    title: str,
+    knob: str,
+    positions: Sequence[int],
+    curves: Sequence[Curve],
+    path: str | Path,
+    *,
+    chosen: int | None = None,
+    fits: Sequence[bool] | None = None,
+) -> None:
+    """Draw `curves` over `positions` into `path`.
+
+    Args:
+        title: of the picture.
+        knob: what the horizontal axis shows.
+        positions: increasing.
+        curves: at least one.
+        path: ends in `.svg` or `.png`.
+        chosen: the position to mark.
+        fits: for each position, whether it is a choice at all; others are drawn as crosses.
+
+    Raises:
+        ValueError: another suffix, or a curve of another length than the positions.
+    """
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    path = check_picture(path)
+    for curve in curves:
+        if len(curve.values) != len(positions):
+            raise ValueError(f"{curve.label}: {len(curve.values)} values, {len(positions)} needed")
+    dots = list(fits or [True] * len(positions))
+    crosses = [not dot for dot in dots]
+    with style.context(STYLE):
+        figure = Figure(figsize=(6.4, 1.2 + 1.5 * len(curves)), layout="constrained")
+        figure.suptitle(title, color=INK, fontsize=10)
+        panels = figure.subplots(len(curves), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, curve in zip(panels, curves, strict=True):
+            line = {"color": shade(Kind.F), "linewidth": 1.2, "markersize": 5}
+            axes.plot(positions, curve.values, "-o", markevery=dots, **line)
+            axes.plot(positions, curve.values, "x", markevery=crosses, color=QUIET, markersize=5)
+            if curve.limit is not None:
+                axes.axhline(curve.limit, color=HELD_EDGE, linestyle="--", linewidth=1)
+            if chosen is not None:
+                axes.axvline(chosen, color=shade(Kind.B), linewidth=1)
+            axes.set_ylabel(curve.label, fontsize=8, color=INK)
+            axes.set_ylim(0, 1.1 * max(*curve.values, curve.limit or 0.0, 1e-9))
+            axes.tick_params(labelsize=8, colors=QUIET)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(positions), list(map(str, positions)))
+        axes.minorticks_off()
+        axes.set_xlabel(knob, fontsize=8, color=INK)
+        save_picture(figure, path)
 
 
 def check_picture(path: str | Path) -> Path:
