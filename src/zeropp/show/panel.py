@@ -97,7 +97,7 @@ class Panel:
         return shade(action.kind, placement.chunk_of(action.stage), placement.num_chunks)
 
 
-def draw_frame(axes: "Axes", panel: Panel) -> None:
+def draw_frame(axes: "Axes", panel: Panel, time_axis: bool) -> None:
     """Draw all that needs room around the boxes, so that the layout can be made."""
     axes.set(xlim=(0.0, panel.end), ylim=(panel.height, 0.0))
     ranks = [f"rank {rank}" for rank in range(len(panel.middles))]
@@ -113,13 +113,10 @@ def draw_frame(axes: "Axes", panel: Panel) -> None:
     for base, curve in panel.memory:
         peak, place = f"peak {number(_peak_of(curve))}", (1, base - _MEMORY / 2)
         _note(axes, peak, place, (5, 0), ("axes fraction", "data"), va="center", color=QUIET)
-
-
-def draw_time_axis(axes: "Axes", unit: str) -> None:
-    """Draw the line and the labels of the time axis."""
-    axes.set_xlabel(f"time ({unit})", fontsize=9, color=QUIET)
-    axes.tick_params(axis="x", length=3.5, color=QUIET, labelcolor=QUIET, labelsize=8.5)
-    axes.spines["bottom"].set(visible=True, color=QUIET, linewidth=0.6)
+    if time_axis:
+        axes.set_xlabel(f"time ({panel.timeline.unit})", fontsize=9, color=QUIET)
+        axes.tick_params(axis="x", length=3.5, color=QUIET, labelcolor=QUIET, labelsize=8.5)
+        axes.spines["bottom"].set(visible=True, color=QUIET, linewidth=0.6)
 
 
 def fill_frame(axes: "Axes", panel: Panel, most: float) -> None:

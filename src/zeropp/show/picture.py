@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zeropp.ir.action import COMPUTE, Kind
 from zeropp.ir.timeline import Timeline
 from zeropp.show.palette import HELD, HELD_EDGE, IDLE, INK, QUIET, Colour, lighten, shade
-from zeropp.show.panel import MemoryCurves, Panel, draw_frame, draw_time_axis, fill_frame
+from zeropp.show.panel import MemoryCurves, Panel, draw_frame, fill_frame
 from zeropp.show.parts import MEANING, kinds_of
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ def draw_picture(
         grid = figure.subplots(len(panels), 1, sharex=shared, squeeze=False, height_ratios=rows)
         framed = list(zip(grid[:, 0], panels, strict=True))
         for axes, panel in framed:
-            draw_frame(axes, panel)
-        for axes, panel in framed[-1:] if shared else framed:
-            draw_time_axis(axes, panel.timeline.unit)
-        _draw_legend(figure, _legend(timelines, memory))
+            draw_frame(axes, panel, time_axis=not shared or panel is panels[-1])
+        _draw_legend(figure, timelines, memory)
         # once: a figure that owns its layout makes it again whenever it is drawn
         ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1).execute(figure)
         for axes, panel in framed:
@@ -104,8 +102,13 @@ def _floors(timelines: Sequence[Timeline], floor: Floor) -> Sequence[float | Non
     return floors
 
 
-def _legend(timelines: Sequence[Timeline], memory: MemoryCurves | None) -> dict[str, list[Colour]]:
-    """Every kind in the picture, with one swatch per chunk, and what else has a colour."""
+def _draw_legend(
+    figure: "Figure", timelines: Sequence[Timeline], memory: MemoryCurves | None
+) -> None:
+    """Every kind, with one swatch per chunk, and what else has a colour, in as few lines as fit."""
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.patches import Patch
+
     chunks = range(max(timeline.placement.num_chunks for timeline in timelines))
     entries: dict[str, list[Colour]] = {}
     for kind in kinds_of(timelines):
@@ -116,14 +119,6 @@ def _legend(timelines: Sequence[Timeline], memory: MemoryCurves | None) -> dict[
     entries["idle"] = [IDLE]
     if memory is not None:
         entries[memory.label] = [HELD]
-    return entries
-
-
-def _draw_legend(figure: "Figure", entries: dict[str, list[Colour]]) -> None:
-    """Below the panels, in as many lines as it needs."""
-    from matplotlib.legend_handler import HandlerTuple
-    from matplotlib.patches import Patch
-
     # tuples, which HandlerTuple takes though the annotations do not
     swatches: list[Any] = [tuple(Patch(facecolor=c) for c in each) for each in entries.values()]
     lines = math.ceil(sum(_SWATCH + len(label) for label in entries) / _LETTERS)
