@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from zeropp.generate.carry import NEAR, carried, default_slots
 from zeropp.generate.loop import alternate
-from zeropp.generate.request import Request, in_blocks, split_within
+from zeropp.generate.request import Request, split_within
 from zeropp.ir.action import Action, Kind
+from zeropp.ir.placement import in_blocks
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
 from zeropp.ir.timeline import evaluate
 

@@ -40,10 +40,12 @@ from dataclasses import dataclass, replace
 from heapq import heappop, heappush
 from itertools import product, repeat
 from math import ceil
+from typing import NamedTuple
 
 from zeropp.costs import floor
-from zeropp.generate.request import Request, in_blocks, split_evenly, split_within
+from zeropp.generate.request import Request, split_evenly, split_within
 from zeropp.ir.action import Action, Kind
+from zeropp.ir.placement import in_blocks
 from zeropp.ir.schedule import Schedule
 
 NEAR = 1.00001  # of the floor: as good as on it
@@ -56,8 +58,7 @@ Sizes = tuple[int, ...]
 Choice = Callable[[int, int], tuple[int, int]]  # rank, now -> what to run, when to look again
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """How ranks choose."""
 
     slope: float  # forwards of depth per hop to the last rank
@@ -80,10 +81,6 @@ class Problem:
         ]
         self.latency = round(costs.latency * scale)  # of a hop between ranks
         self.floor = round(floor(placement, self.num_microbatches, costs) * scale)
-
-    def work(self, rank: int) -> int:
-        """The time that the whole batch takes on `rank`."""
-        return self.num_microbatches * sum(sum(by_rank[rank]) for by_rank in self.durations)
 
 
 class Orders:
@@ -128,15 +125,7 @@ class Outcome:
         return (next(queues[kind]) for kind in self.kinds[rank])
 
 
-_RULES = (
-    Rule(slope=2, patience=0.25),
-    Rule(slope=2, patience=0.0),
-    Rule(slope=2, patience=0.5),
-    Rule(slope=1),
-    Rule(slope=1.75),
-    Rule(slope=1, patience=0.75),
-    Rule(slope=2),
-)
+_RULES = (Rule(2, 0.25), Rule(2, 0.0), Rule(2, 0.5), Rule(1), Rule(1.75), Rule(1, 0.75), Rule(2))
 
 
 def carried(request: Request) -> Schedule:
@@ -239,7 +228,8 @@ def run_pass(problem: Problem, orders: Orders, rule: Rule, limit: int) -> Outcom
     choose = progress.rhythm() if rule.patience is None else progress.eager(rule.patience)
     ranks = range(problem.pp_size)
     free, wake = [0 for _ in ranks], [0 for _ in ranks]  # busy until; asleep until (0: awake)
-    spare = [limit - problem.work(rank) for rank in ranks]
+    work = [sum(map(sum, times)) for times in zip(*problem.durations, strict=True)]
+    spare = [limit - problem.num_microbatches * one for one in work]  # idle time left
     kinds = [bytearray() for _ in ranks]
     heap = [(0, rank) for rank in ranks]
     started, arrivals = progress.started, progress.arrivals

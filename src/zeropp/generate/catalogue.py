@@ -121,9 +121,8 @@ _ALL = (
         "1f1b",
         "one forward, one backward; holds P micro-batches",
         Kind.BW,
-        1,
-        0,
-        "interleaved-1f1b",
+        ahead=1,
+        instead="interleaved-1f1b",
     ),
     _alternating(
         "interleaved-1f1b", "1F1B over V chunks: bubble / V, a little more memory", Kind.BW, 2

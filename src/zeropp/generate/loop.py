@@ -24,9 +24,9 @@ peaks are in docs/schedules.md.
 from collections import deque
 from collections.abc import Iterator, Sequence
 
-from zeropp.generate.request import Request, in_blocks, split_evenly
+from zeropp.generate.request import Request, split_evenly
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.placement import Placement
+from zeropp.ir.placement import Placement, in_blocks
 from zeropp.ir.schedule import Schedule
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from zeropp.costs import Costs, floor
 from zeropp.generate.carry import NEAR
-from zeropp.generate.request import in_blocks
 from zeropp.ir.action import collector_paused
+from zeropp.ir.placement import in_blocks
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule, peak_slots, peak_slots_per_rank
 
@@ -41,7 +41,7 @@ def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Sched
         )
     work = _Work(schedule, costs)
     goal = floor(schedule.placement, schedule.num_microbatches, costs) * NEAR
-    before = [list(block) for block in in_blocks(tuple(map(len, schedule.actions)))]
+    before = [list(block) for block in in_blocks(map(len, schedule.actions))]
     after = _search(work, before, goal, held if slots is None else slots)
     actions = tuple(tuple(work.actions[number] for number in order) for order in after)
     params = tuple(sorted((*schedule.params, ("refined", "yes"))))

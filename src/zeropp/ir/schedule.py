@@ -54,11 +54,7 @@ class Schedule:
         return any(a.kind is not Kind.F for order in self.actions for a in order)
 
     def require_split(self, what: str) -> None:
-        """Refuse a schedule whose backwards are fused, with which `what` can do nothing.
-
-        Raises:
-            ValueError: naming `what`, and schedules that would do.
-        """
+        """Raise ValueError, naming `what`, which can do nothing where backwards are fused."""
         if self.fused:
             raise ValueError(
                 f"{what} needs a schedule that splits B from W, such as zeropp or zb-v; "

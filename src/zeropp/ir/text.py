@@ -64,11 +64,7 @@ def _format(kind: str, schedule: Schedule, more: Header, actions: Ranks) -> str:
 
 
 def parse(text: str) -> Schedule | Program:
-    """Read a schedule or a program.
-
-    Raises:
-        ValueError: the line that is not understood, by number.
-    """
+    """Read a schedule or a program; raise ValueError with the line that is not understood."""
     lines = [line.strip() for line in text.splitlines()]
     if not lines or lines[0] not in (_SCHEDULE, _PROGRAM):
         raise ValueError(f"line 1: expected {_SCHEDULE!r} or {_PROGRAM!r}")

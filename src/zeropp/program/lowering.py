@@ -107,10 +107,7 @@ def without_collectives(program: Program) -> Program:
 
 
 def forward_only(placement: Placement, num_microbatches: int) -> Schedule:
-    """What evaluation and generation of text run: each chunk's micro-batches before the next's.
-
-    So each stage is gathered once.
-    """
+    """Each chunk's micro-batches before the next's, so that each stage is gathered once."""
     batch = range(num_microbatches)
     actions = tuple(
         tuple(Action(Kind.F, stage, m) for stage in placement.stages_of(rank) for m in batch)
@@ -120,11 +117,7 @@ def forward_only(placement: Placement, num_microbatches: int) -> Schedule:
 
 
 def forward_only_program(like: Program, num_microbatches: int) -> Program:
-    """The verified program of `forward_only`, placed and sharded as `like` is.
-
-    Raises:
-        ValueError: no micro-batch.
-    """
+    """The verified program of `forward_only`, placed and sharded as `like` is."""
     placement = like.placement
     schedule = forward_only(placement, num_microbatches)
     resident = like.max_resident or placement.num_chunks

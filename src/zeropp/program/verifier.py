@@ -32,6 +32,7 @@ from zeropp.ir.timeline import DeadlockError, evaluate, run_in_order
 # none; and what is wrong, in words that follow the action at this position.
 Finding = tuple[str, int | None, int | None, str]
 
+Orders = Sequence[Sequence[Action]]
 _AROUND = 4  # actions shown on either side
 _KINDS = (Kind.F, Kind.B, Kind.W, Kind.BW)
 _WHOLE = ((1, 1, 0), (0, 0, 1))  # split, fused
@@ -90,28 +91,25 @@ def verify(subject: Schedule | Program, limits: Limits | None = None) -> tuple[V
     schedule = subject.schedule if isinstance(subject, Program) else subject
     found = list(_complete(schedule)) or [*_precedence(schedule), *_slots(schedule, limits.slots)]
     if found:
-        return _violations(found, schedule)
-    if isinstance(subject, Schedule):
-        return _violations(_compute_deadlock(subject), subject)
-    found = [
-        *_messages_in_time(subject),
-        *_channels(subject),
-        *_residency(subject, limits.max_resident),
-        *_economy(subject),
-    ]
-    return _violations(found or _rendezvous_deadlock(subject), subject)
-
-
-def _violations(found: Iterable[Finding], subject: Schedule | Program) -> tuple[Violation, ...]:
-    return tuple(_violation(subject, *finding) for finding in found)
+        subject = schedule
+    elif isinstance(subject, Schedule):
+        found = list(_compute_deadlock(subject))
+    else:
+        found = [
+            *_messages_in_time(subject),
+            *_channels(subject),
+            *_residency(subject, limits.max_resident),
+            *_economy(subject),
+        ] or list(_rendezvous_deadlock(subject))
+    return tuple(_violation(subject.actions, *finding) for finding in found)
 
 
 def _violation(
-    subject: Schedule | Program, rule: str, rank: int | None, position: int | None, message: str
+    actions: Orders, rule: str, rank: int | None, position: int | None, message: str
 ) -> Violation:
     if rank is None or position is None:
         return Violation(rule, message, rank)
-    order = subject.actions[rank]
+    order = actions[rank]
     first, end = max(0, position - _AROUND), position + _AROUND + 1
     shown = [f"[{a}]" if i == position else str(a) for i, a in enumerate(order[first:end], first)]
     before, after = "... " if first else "", " ..." if end < len(order) else ""
@@ -120,11 +118,7 @@ def _violation(
 
 
 def require_valid(program: Program, limits: Limits | None = None) -> Program:
-    """The program itself.
-
-    Raises:
-        InvalidProgramError: it breaks a rule.
-    """
+    """The program itself; raise InvalidProgramError if it breaks a rule."""
     if violations := verify(program, limits):
         shown = "\n".join(map(str, violations[:5]))
         more = f"\n... and {len(violations) - 5} more" if len(violations) > 5 else ""
@@ -217,9 +211,7 @@ def _messages_in_time(program: Program) -> Iterator[Finding]:
     return _in_order(program.actions, needs)
 
 
-def _in_order(
-    orders: Sequence[Sequence[Action]], needs: Callable[[Action], Iterable[Action]]
-) -> Iterator[Finding]:
+def _in_order(orders: Orders, needs: Callable[[Action], Iterable[Action]]) -> Iterator[Finding]:
     """On its own rank, an action comes after all that it `needs`."""
     for rank, order in enumerate(orders):
         done: set[Action] = set()

@@ -42,11 +42,7 @@ def show(
 
 
 def check_output(path: str | Path) -> Path:
-    """`path`, if `show` can write there.
-
-    Raises:
-        ValueError: an unknown suffix, a missing folder, or a folder in the file's place.
-    """
+    """`path`; raise ValueError if `show` cannot write there, or not in the form it names."""
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"output must end in {', '.join(SUFFIXES)}; got {str(path)!r}")

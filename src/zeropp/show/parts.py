@@ -5,7 +5,7 @@ collectives   UNSHARD RESHARD REDUCE as few rows as hold them without overlap
 p2p           SEND_* RECV_*          as few rows as hold them without overlap
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from operator import attrgetter
 from typing import Literal, NamedTuple
 
@@ -13,20 +13,6 @@ from zeropp.ir.action import COMPUTE, SHARDING, Kind
 from zeropp.ir.timeline import Span, Timeline
 
 Lane = Literal["compute", "collectives", "p2p"]
-
-MEANING: Mapping[Kind, str] = {  # its letters in text, and its name
-    Kind.F: "F forward",
-    Kind.B: "B input gradient",
-    Kind.W: "W weight gradient",
-    Kind.BW: "BW fused backward",
-    Kind.UNSHARD: "U unshard",
-    Kind.RESHARD: "X reshard",
-    Kind.REDUCE: "R reduce",
-    Kind.SEND_F: ">F send",
-    Kind.SEND_B: ">B send",
-    Kind.RECV_F: "<F receive",
-    Kind.RECV_B: "<B receive",
-}
 
 
 def number(value: float) -> str:

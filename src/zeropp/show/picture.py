@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from zeropp.ir.action import COMPUTE, Kind
 from zeropp.ir.timeline import Timeline
-from zeropp.show.palette import HELD, HELD_EDGE, IDLE, INK, QUIET, Colour, lighten, shade
+from zeropp.show.palette import HELD, HELD_EDGE, IDLE, INK, QUIET, Colour, lighten, meaning, shade
 from zeropp.show.panel import MemoryCurves, Panel, draw_frame, fill_frame
-from zeropp.show.parts import MEANING, kinds_of
+from zeropp.show.parts import kinds_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -112,7 +112,7 @@ def _draw_legend(
     chunks = range(max(timeline.placement.num_chunks for timeline in timelines))
     entries: dict[str, list[Colour]] = {}
     for kind in kinds_of(timelines):
-        label = MEANING[kind] if kind in COMPUTE else kind.partition("_")[0]
+        label = meaning(kind) if kind in COMPUTE else kind.partition("_")[0]
         entries[label] = [shade(kind, v, len(chunks)) for v in chunks]
     if len(chunks) > 1:
         entries[f"chunk 0 to {chunks[-1]}"] = [lighten(QUIET, v, len(chunks)) for v in chunks]
@@ -206,11 +206,7 @@ def draw_curves(
 
 
 def check_picture(path: str | Path) -> Path:
-    """`path`, if it is a picture's.
-
-    Raises:
-        ValueError: a suffix other than `.svg` and `.png`.
-    """
+    """`path`; raise ValueError if its suffix is neither `.svg` nor `.png`."""
     path = Path(path)
     if path.suffix not in _SUFFIXES:
         raise ValueError(f"output of a picture must end in .svg or .png, got {str(path)!r}")

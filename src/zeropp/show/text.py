@@ -14,7 +14,8 @@ from fractions import Fraction
 from zeropp.ir.action import Action
 from zeropp.ir.placement import Placement
 from zeropp.ir.timeline import Timeline
-from zeropp.show.parts import MEANING, Row, figures, kinds_of, number, rows_of, start_of
+from zeropp.show.palette import meaning
+from zeropp.show.parts import Row, figures, kinds_of, number, rows_of, start_of
 
 _FINEST = 1000  # the largest denominator of a time that still counts as exact
 _LONGEST = 4000  # the most characters of an exact row where no width is asked for
@@ -145,7 +146,7 @@ def _tick(scale: _Scale) -> float:
 
 def _token(action: Action, placement: Placement) -> str:
     """Kind and micro-batch, with a mark for the chunk; a collective has its stage instead."""
-    letters, _, _ = MEANING[action.kind].partition(" ")
+    letters, _, _ = meaning(action.kind).partition(" ")
     if action.microbatch is None:
         return f"{letters}{action.stage}"
     chunk = placement.chunk_of(action.stage)
@@ -162,4 +163,4 @@ def _key(timeline: Timeline) -> str:
     """What the letters and marks in this picture mean."""
     num_chunks = timeline.placement.num_chunks
     marks = [f"{_mark(chunk, num_chunks)} chunk {chunk}" for chunk in range(1, num_chunks)]
-    return "   ".join([*(MEANING[kind] for kind in kinds_of([timeline])), *marks, ". idle"])
+    return "   ".join([*map(meaning, kinds_of([timeline])), *marks, ". idle"])

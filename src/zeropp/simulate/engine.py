@@ -44,11 +44,7 @@ class Run:
 
 
 def run_program(program: Program, costs: Costs) -> Run:
-    """Simulate one step.
-
-    Raises:
-        DeadlockError: the program deadlocks when transfers wait for their receive to be posted.
-    """
+    """Simulate one step, in which transfers wait for their receive to be posted."""
     engine = _Engine(program, costs)
     if blocked := run_in_order(program.actions, engine.attempt):
         raise DeadlockError("deadlock: " + "; ".join(map(str, blocked)))
