@@ -112,27 +112,21 @@ class Budget:
             if not math.isfinite(value) or value <= 0:
                 raise ValueError(f"{name} must be a finite number above 0, got {value}")
 
-    @property
-    def slots(self) -> int:
-        """How many slots fit."""
-        return int(self.memory // self.slot)
-
 
 def within_budget(request: Request, budget: Budget) -> Schedule:
     """The best ZeroPP schedule within `budget`; a `unit_size` in the request is kept."""
-    total = request.num_microbatches
-    # each that cuts the batch into another number of units
-    sizes = sorted({-(-total // parts) for parts in range(1, total + 1)})
-    wanted = [
-        replace(request, unit_size=U) for U in ([request.unit_size] if request.unit_size else sizes)
-    ]
-    fitting = [made for one in wanted if (made := _within(one, budget.slots))]
+    total, slots = request.num_microbatches, int(budget.memory // budget.slot)
+    # one, or each that cuts the batch into another number of units
+    every = sorted({-(-total // parts) for parts in range(1, total + 1)})
+    sizes = [request.unit_size] if request.unit_size else every
+    wanted = [replace(request, unit_size=size) for size in sizes]
+    fitting = [made for one in wanted if (made := _within(one, slots))]
     if not fitting:
         U, needed = wanted[0].unit_size, _least_slots(wanted[0])
         if not carries(request):
             needed = max(peak_slots_per_rank(zeropp(wanted[0])))
         raise ValueError(
-            f"budget: {budget.memory:g} bytes hold {budget.slots} slots of {budget.slot:g}; "
+            f"budget: {budget.memory:g} bytes hold {slots} slots of {budget.slot:g}; "
             f"unit_size {U} with {request.num_chunks} chunks needs at least "
             f"{needed * budget.slot:g}"
         )

@@ -94,8 +94,14 @@ def _alternating(
 
 def _squeezed(name: str, block_of: Callable[[int], vee.BuildingBlock], summary: str) -> Generator:
     """A vee's building block, repeated and squeezed."""
-    make, held = partial(vee.squeezed, name, block_of), partial(vee.held, block_of)
-    return Generator(name, make, summary, chunks=_TWO_CHUNKS, shape=Shape.VEE, held=held)
+    return Generator(
+        name,
+        partial(vee.squeezed, name, block_of),
+        summary,
+        chunks=_TWO_CHUNKS,
+        shape=Shape.VEE,
+        held=lambda request: block_of(request.pp_size).slots(request.pp_size),
+    )
 
 
 _ALL = (
@@ -155,7 +161,7 @@ _ALL = (
         "forwards paired with backwards to overlap; a vee",
         chunks=_TWO_CHUNKS,
         shape=Shape.VEE,
-        held=dualpipe.held,
+        held=lambda request: 2 * request.pp_size + 1,
     ),
 )
 

@@ -36,11 +36,6 @@ def dualpipe_v(request: Request) -> Schedule:
     return request.schedule("dualpipe-v", order, Shape.VEE)
 
 
-def held(request: Request) -> int:
-    """What every rank holds at most."""
-    return 2 * request.pp_size + 1
-
-
 def _passes(pp_size: int, rank: int, num_microbatches: int) -> Iterator[tuple[Kind, int] | None]:
     """The passes of a rank in order; None: the oldest W that waits."""
     behind, ahead = pp_size - 1 - rank, rank + 1

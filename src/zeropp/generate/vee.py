@@ -117,11 +117,6 @@ def squeezed(name: str, block_of: Callable[[int], BuildingBlock], request: Reque
     return squeeze(block.repeat(name, request), block.slots(request.pp_size), block.early)
 
 
-def held(block_of: Callable[[int], BuildingBlock], request: Request) -> int:
-    """The slots that the block is squeezed into."""
-    return block_of(request.pp_size).slots(request.pp_size)
-
-
 def squeeze(order: Schedule, slots: int, early: bool = False) -> Schedule:
     """Run `order` without its gaps in at most `slots` slots, and put W where a rank would idle.
 

@@ -19,7 +19,6 @@ Floor = float | Sequence[float] | None  # of all timelines in the first one's un
 
 # text stays text, and the same picture gives the same file
 STYLE: list[str | dict[str, Any]] = ["default", {"svg.fonttype": "none", "svg.hashsalt": "zeropp"}]
-_SUFFIXES = (".svg", ".png")
 _WIDTH = 11.0  # inches: of every picture, so that text is as large in all of them on a page
 _ROWS, _LOWEST, _HIGHEST = 10.0, 0.17, 0.34  # inches: of all rows, and of one
 _DPI, _FINEST, _PER_BOX = 180.0, 330.0, 3.5  # PNGs have more where there are many boxes
@@ -208,7 +207,7 @@ def draw_curves(
 def check_picture(path: str | Path) -> Path:
     """`path`; raise ValueError if its suffix is neither `.svg` nor `.png`."""
     path = Path(path)
-    if path.suffix not in _SUFFIXES:
+    if path.suffix not in (".svg", ".png"):
         raise ValueError(f"output of a picture must end in .svg or .png, got {str(path)!r}")
     return path
 
