@@ -1,7 +1,7 @@
 """Schedules by name; each generator is a pure function from a `Request` to a `Schedule`."""
 
 from zeropp.costs import Costs
-from zeropp.generate.automatic import Budget, within_budget
+from zeropp.generate.blockwise import Budget, within_budget
 from zeropp.generate.catalogue import GENERATORS, Generator
 from zeropp.generate.refine import refined
 from zeropp.generate.request import Request
@@ -41,7 +41,7 @@ def generate(
     if chooses != (budget is not None):
         wanted = "slots auto needs a budget" if chooses else "budget goes with slots auto"
         raise ValueError(f"budget: {wanted} (bytes for activations, and bytes of a slot)")
-    generator.refuse_chunks(order.schedule, num_chunks)
+    generator.refuse_chunks(num_chunks)
     if order.unit_size == "auto" or budget is not None:
         made = within_budget(request, budget or Budget(memory=float(slots or 0), slot=1.0))
     else:

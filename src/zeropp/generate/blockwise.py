@@ -2,42 +2,47 @@
 
 Source: arXiv 2402.03791. Between two units the paper's order drains (`seam="drain"`); carried W's
 fill that seam (`seam="carry"`, the default: carry.py).
+
+A larger unit visits each chunk less often, so sharded parameters are gathered less often, and holds
+more activations. Among the unit sizes that fit a memory budget the fastest is taken, and of those
+that are as fast the largest: the adaptive part of ZeroPP's units.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from zeropp.generate.carry import NEAR, carried, default_slots
 from zeropp.generate.loop import alternate
-from zeropp.generate.request import Request, in_blocks, split_within
+from zeropp.generate.request import Request, split_within
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.earliest import evaluate
+from zeropp.ir.placement import in_blocks
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
+from zeropp.ir.timeline import evaluate
+
+_AS_FAST = 1.001
 
 
 def zeropp(request: Request) -> Schedule:
-    """The order of the seam that is asked for.
-
-    Raises:
-        ValueError: a seam other than `carry` and `drain`, or what the seam's order refuses.
-    """
+    """The order of the seam that is asked for; where there is one unit, the better of both."""
     if request.seam not in (None, "carry", "drain"):
         raise ValueError(f"seam must be carry or drain, got {request.seam!r}")
     if not carries(request):
-        return drained(request)
+        return _drained(request)
     made = carried(request)
-    one_unit = request.unit_size_or_ranks == request.num_microbatches
-    return _or_drained(made, request) if one_unit else made
+    if request.unit_size_or_ranks < request.num_microbatches:
+        return made
+    drains = replace(_drained(replace(request, slots=None)), params=made.params)
+    fits = max(peak_slots_per_rank(drains)) <= (request.slots or default_slots(request))
+    faster = fits and _makespan(drains, request) <= _makespan(made, request) * NEAR
+    return drains if faster else made
 
 
-def drained(request: Request) -> Schedule:
+def _drained(request: Request) -> Schedule:
     """Units one after the other, each empty before the next starts; nearly equal, none above U.
 
     Two corrections of the order's public implementation: the first W follows B number 2p (not
     2p + 1), and units smaller than P work.
-
-    Raises:
-        ValueError: `slots` is given.
     """
     if request.slots is not None:
         raise ValueError("slots is a knob of seam carry; leave it out with seam drain")
@@ -50,6 +55,11 @@ def drained(request: Request) -> Schedule:
 
     params = (("seam", "drain"), ("unit_size", str(unit_size)))
     return replace(request.schedule("zeropp", order), units=units, params=params)
+
+
+def _makespan(schedule: Schedule, request: Request) -> float:
+    costs = request.costs_or_equal
+    return evaluate(schedule, costs.duration, costs.latency).makespan
 
 
 def carries(request: Request) -> bool:
@@ -72,7 +82,7 @@ def first_unit(request: Request) -> int:
 
 
 def fewest_units(request: Request) -> int:
-    """At least so many units are made; see `unit_sizes` for how carried orders merge them."""
+    """At least so many units are made; see carry.py for how carried orders merge them."""
     V, B, U = request.num_chunks, request.num_microbatches, request.unit_size
     if V == 1 or not carries(request):
         return len(split_within(B, request.unit_size_or_ranks))
@@ -82,11 +92,57 @@ def fewest_units(request: Request) -> int:
     return 1 - (first - B) // (2 * U - 1)
 
 
-def _or_drained(made: Schedule, request: Request) -> Schedule:
-    """`made`, or where there is one unit, hence no seam, the drained order unless it is slower."""
-    drains = replace(drained(replace(request, slots=None)), params=made.params)
-    if max(peak_slots_per_rank(drains)) > (request.slots or default_slots(request)):
-        return made
-    costs = request.costs_or_equal
-    there, here = (evaluate(s, costs.duration, costs.latency).makespan for s in (drains, made))
-    return drains if there <= here * NEAR else made
+@dataclass(frozen=True)
+class Budget:
+    """Memory for the activations of one rank.
+
+    Attributes:
+        memory: in bytes (or any unit that `slot` has too).
+        slot: bytes that one chunk holds of one micro-batch, from F until its W.
+
+    Raises:
+        ValueError: a number that is not above 0, or not finite.
+    """
+
+    memory: float
+    slot: float
+
+    def __post_init__(self) -> None:
+        for name, value in (("budget", self.memory), ("slot_bytes", self.slot)):
+            if not math.isfinite(value) or value <= 0:
+                raise ValueError(f"{name} must be a finite number above 0, got {value}")
+
+
+def within_budget(request: Request, budget: Budget) -> Schedule:
+    """The best ZeroPP schedule within `budget`; a `unit_size` in the request is kept."""
+    total, slots = request.num_microbatches, int(budget.memory // budget.slot)
+    # one, or each that cuts the batch into another number of units
+    every = sorted({-(-total // parts) for parts in range(1, total + 1)})
+    sizes = [request.unit_size] if request.unit_size else every
+    wanted = [replace(request, unit_size=size) for size in sizes]
+    fitting = [made for one in wanted if (made := _within(one, slots))]
+    if not fitting:
+        U, needed = wanted[0].unit_size, _least_slots(wanted[0])
+        if not carries(request):
+            needed = max(peak_slots_per_rank(zeropp(wanted[0])))
+        raise ValueError(
+            f"budget: {budget.memory:g} bytes hold {slots} slots of {budget.slot:g}; "
+            f"unit_size {U} with {request.num_chunks} chunks needs at least "
+            f"{needed * budget.slot:g}"
+        )
+    spans = [_makespan(made, request) for made in fitting]
+    near = min(spans) * _AS_FAST
+    fast = (made for made, span in zip(fitting, spans, strict=True) if span <= near)
+    return max(fast, key=lambda made: max(made.units))
+
+
+def _within(request: Request, slots: int) -> Schedule | None:
+    """The schedule that is asked for, or None if it does not fit `slots`."""
+    if _least_slots(request) > slots:
+        return None
+    made = zeropp(replace(request, slots=slots if carries(request) else None))
+    return made if max(peak_slots_per_rank(made)) <= slots else None
+
+
+def _least_slots(request: Request) -> int:
+    return (request.num_chunks - 1) * request.unit_size_or_ranks + 1

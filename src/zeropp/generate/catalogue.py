@@ -11,6 +11,7 @@ import zeropp.generate.dualpipe as dualpipe
 import zeropp.generate.loop as loop
 import zeropp.generate.vee as vee
 from zeropp.generate.request import Request
+from zeropp.ir.action import Kind
 from zeropp.ir.placement import Shape
 from zeropp.ir.schedule import Schedule
 
@@ -22,6 +23,7 @@ class Generator:
     """A named generator, and the facts about its schedules that need no schedule.
 
     Attributes:
+        name: what users call it.
         make: a pure function; `generate` has checked the number of chunks and the knobs.
         summary: in one line, what its schedule is for.
         options: the knobs it takes beside P, V and B.
@@ -36,6 +38,7 @@ class Generator:
         by_times: whether `costs` change what is made.
     """
 
+    name: str
     make: Callable[[Request], Schedule]
     summary: str
     options: frozenset[str] = frozenset()
@@ -58,93 +61,108 @@ class Generator:
         known = everything if self.held is None else self.held(request)
         return min(request.slots or known, everything)
 
-    def refuse_chunks(self, name: str, num_chunks: int) -> None:
-        """Raise ValueError if `name`, this schedule's, does not take so many."""
+    def refuse_chunks(self, num_chunks: int) -> None:
+        """Raise ValueError if the schedule does not take so many."""
         if self.chunks is None or num_chunks in self.chunks:
             return
         wanted = " or ".join(map(str, sorted(self.chunks)))
         shape = " (a vee)" if self.shape is Shape.VEE else ""
         instead = f"; with several chunks use {self.instead}" if self.instead else ""
         raise ValueError(
-            f"num_chunks must be {wanted} for {name}{shape}, got {num_chunks}{instead}"
+            f"num_chunks must be {wanted} for {self.name}{shape}, got {num_chunks}{instead}"
         )
 
 
-_one_chunk = partial(Generator, chunks=frozenset({1}))
-_vee = partial(Generator, chunks=frozenset({2}), shape=Shape.VEE)
+_ONE_CHUNK, _TWO_CHUNKS = frozenset({1}), frozenset({2})
 
-GENERATORS: Mapping[str, Generator] = MappingProxyType(
-    {
-        "zeropp": Generator(
-            blockwise.zeropp,
-            "units of U micro-batches, blockwise, split backward, W staggered into the bubble",
-            frozenset({"unit_size", "seam", "slots"}),
-            held=blockwise.held,
-            first_turn=blockwise.first_unit,
-            fewest_units=blockwise.fewest_units,
-            by_times=blockwise.carries,
-        ),
-        "gpipe": _one_chunk(
-            loop.gpipe,
-            "all forwards, then all backwards; holds the whole batch",
-            instead="breadth-first",
-            fused=True,
-        ),
-        "1f1b": _one_chunk(
-            loop.one_forward_one_backward,
-            "one forward, one backward; holds P micro-batches",
-            instead="interleaved-1f1b",
-            fused=True,
-            held=partial(loop.held, ahead=1),
-        ),
-        "interleaved-1f1b": Generator(
-            loop.interleaved_1f1b,
-            "1F1B over V chunks: bubble / V, a little more memory",
-            fused=True,
-            held=partial(loop.held, ahead=2),
-            first_turn=loop.first_turn,
-        ),
-        "breadth-first": Generator(
-            loop.breadth_first,
-            "chunk by chunk over the whole batch: fewest gathers, most memory",
-            fused=True,
-            first_turn=attrgetter("num_microbatches"),
-        ),
-        "zb-h1": _one_chunk(
-            loop.zb_h1,
-            "1F1B's memory, split backward: a third of its bubble",
-            instead="gis",
-            held=partial(loop.held, ahead=1),
-        ),
-        "zb-h2": _one_chunk(
-            loop.zb_h2,
-            "no idle time within a rank's span, for twice 1F1B's memory",
-            instead="gis",
-            held=partial(loop.held, ahead=2),
-        ),
-        "zb-v": _vee(
-            vee.zb_v,
-            "no idle time within a rank's span, in 1F1B's memory; a vee",
-            held=partial(vee.held, ticks=6),
-        ),
-        "v-half": _vee(
-            vee.v_half, "half of 1F1B's memory and bubble; a vee", held=partial(vee.held, ticks=3)
-        ),
-        "v-min": _vee(
-            vee.v_min,
-            "a third of 1F1B's memory, two thirds of its bubble; a vee",
-            held=partial(vee.held, ticks=2),
-        ),
-        "gis": Generator(
-            loop.gis,
-            "interleaved 1F1B with split backward: less bubble, P micro-batches' memory",
-            held=partial(loop.held, ahead=1),
-            first_turn=loop.first_turn,
-        ),
-        "dualpipe-v": _vee(
-            dualpipe.dualpipe_v,
-            "forwards paired with backwards to overlap; a vee",
-            held=dualpipe.held,
-        ),
-    }
+
+def _alternating(
+    name: str, summary: str, backward: Kind, ahead: int, delay: int = 0, instead: str | None = None
+) -> Generator:
+    """One forward, one backward (the table in loop.py); with an `instead`, in one chunk only."""
+    return Generator(
+        name,
+        partial(loop.alternating, name, backward, ahead, delay),
+        summary,
+        chunks=_ONE_CHUNK if instead else None,
+        instead=instead,
+        fused=backward is Kind.BW,
+        held=partial(loop.held, ahead=ahead),
+        first_turn=loop.first_turn,
+    )
+
+
+def _squeezed(name: str, block_of: Callable[[int], vee.BuildingBlock], summary: str) -> Generator:
+    """A vee's building block, repeated and squeezed."""
+    return Generator(
+        name,
+        partial(vee.squeezed, name, block_of),
+        summary,
+        chunks=_TWO_CHUNKS,
+        shape=Shape.VEE,
+        held=lambda request: block_of(request.pp_size).slots(request.pp_size),
+    )
+
+
+_ALL = (
+    Generator(
+        "zeropp",
+        blockwise.zeropp,
+        "units of U micro-batches, blockwise, split backward, W staggered into the bubble",
+        frozenset({"unit_size", "seam", "slots"}),
+        held=blockwise.held,
+        first_turn=blockwise.first_unit,
+        fewest_units=blockwise.fewest_units,
+        by_times=blockwise.carries,
+    ),
+    Generator(
+        "gpipe",
+        partial(loop.fill_and_drain, "gpipe"),
+        "all forwards, then all backwards; holds the whole batch",
+        chunks=_ONE_CHUNK,
+        instead="breadth-first",
+        fused=True,
+    ),
+    _alternating(
+        "1f1b",
+        "one forward, one backward; holds P micro-batches",
+        Kind.BW,
+        ahead=1,
+        instead="interleaved-1f1b",
+    ),
+    _alternating(
+        "interleaved-1f1b", "1F1B over V chunks: bubble / V, a little more memory", Kind.BW, 2
+    ),
+    Generator(
+        "breadth-first",
+        partial(loop.fill_and_drain, "breadth-first"),
+        "chunk by chunk over the whole batch: fewest gathers, most memory",
+        fused=True,
+        first_turn=attrgetter("num_microbatches"),
+    ),
+    _alternating(
+        "zb-h1", "1F1B's memory, split backward: a third of its bubble", Kind.B, 1, 1, "gis"
+    ),
+    _alternating(
+        "zb-h2", "no idle time within a rank's span, for twice 1F1B's memory", Kind.B, 2, 2, "gis"
+    ),
+    _squeezed("zb-v", vee.zb_v, "no idle time within a rank's span, in 1F1B's memory; a vee"),
+    _squeezed("v-half", vee.v_half, "half of 1F1B's memory and bubble; a vee"),
+    _squeezed("v-min", vee.v_min, "a third of 1F1B's memory, two thirds of its bubble; a vee"),
+    _alternating(
+        "gis",
+        "interleaved 1F1B with split backward: less bubble, P micro-batches' memory",
+        Kind.B,
+        1,
+    ),
+    Generator(
+        "dualpipe-v",
+        dualpipe.dualpipe_v,
+        "forwards paired with backwards to overlap; a vee",
+        chunks=_TWO_CHUNKS,
+        shape=Shape.VEE,
+        held=lambda request: 2 * request.pp_size + 1,
+    ),
 )
+
+GENERATORS: Mapping[str, Generator] = MappingProxyType({made.name: made for made in _ALL})

@@ -1,16 +1,7 @@
 """DualPipeV: forwards paired with backwards on a vee (DeepSeek; README of deepseek-ai/DualPipe).
 
-DualPipe's one direction, folded over P ranks that hold two stages each. `F&BW` is a pair: the
-forward of one chunk and the fused backward of the other. Rank p, with n = P-1-p ranks behind it:
-
-    2n        F0                   fill
-    p+1       F0 F1
-    n         B1 W1 F1             the first gradients: split, so that they travel on early
-    B-2P+p+1  F0&BW1 F1&BW0        steady
-    n         BW1 F1&BW0
-    p+1       BW1 BW0              the first half of these passes fused, the second split
-    n         W B0
-    p+1       W                    the W that waited
+DualPipe's one direction, folded over P ranks that hold two stages each. A pair is the forward of
+one chunk and the fused backward of the other.
 
 In the README a pair overlaps and takes the time F&B: with PP = 2P stages, bubble
 (PP/2-1)(F&B + B - 3W), where B is the fused backward. That holds to the letter for this order if a
@@ -26,9 +17,7 @@ from zeropp.ir.action import Action, Kind
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.schedule import Schedule
 
-Pass = tuple[Kind, int]  # kind, chunk
-
-_F0, _F1 = (Kind.F, 0), (Kind.F, 1)
+_F0, _F1 = (Kind.F, 0), (Kind.F, 1)  # kind, chunk
 _B0, _B1 = (Kind.B, 0), (Kind.B, 1)
 _BW0, _BW1 = (Kind.BW, 0), (Kind.BW, 1)
 
@@ -36,9 +25,7 @@ _BW0, _BW1 = (Kind.BW, 0), (Kind.BW, 1)
 def dualpipe_v(request: Request) -> Schedule:
     """Forward and fused backward in turn, all chunks alike; a vee of P ranks is PP = 2P stages.
 
-    For B >= 2P: peak 2P+1 slots on every rank (the README's PP+1) and, for T_F = T_B and T_W no
-    longer, bubble (P-1)(T_F+T_B-T_W)/2, of the longest span and of the makespan alike. B below 2P
-    is the order for 2P without the micro-batches that are not there.
+    B below 2P is the order for 2P without the micro-batches that are not there.
     """
     placement, batch = request.placement(Shape.VEE), range(request.num_microbatches)
     full = max(len(batch), 2 * request.pp_size)
@@ -49,19 +36,14 @@ def dualpipe_v(request: Request) -> Schedule:
     return request.schedule("dualpipe-v", order, Shape.VEE)
 
 
-def held(request: Request) -> int:
-    """What every rank holds at most."""
-    return 2 * request.pp_size + 1
-
-
-def _passes(pp_size: int, rank: int, num_microbatches: int) -> Iterator[Pass | None]:
+def _passes(pp_size: int, rank: int, num_microbatches: int) -> Iterator[tuple[Kind, int] | None]:
     """The passes of a rank in order; None: the oldest W that waits."""
     behind, ahead = pp_size - 1 - rank, rank + 1
     drain = [_BW1, _BW0] * ahead
     yield from [_F0] * (2 * behind)
     yield from [_F0, _F1] * ahead
-    yield from [_B1, None, _F1] * behind
-    yield from [_F0, _BW1, _F1, _BW0] * (num_microbatches - 2 * pp_size + ahead)
+    yield from [_B1, None, _F1] * behind  # split, so that the first gradients travel on early
+    yield from [_F0, _BW1, _F1, _BW0] * (num_microbatches - 2 * pp_size + ahead)  # steady
     yield from [_BW1, _F1, _BW0] * behind
     yield from drain[:ahead]
     yield from [(Kind.B, chunk) for _, chunk in drain[ahead:]]

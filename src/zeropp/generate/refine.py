@@ -5,25 +5,17 @@ last. Only what changes it can end the step sooner. So an action that its own ra
 some places earlier, or what it waited for some places later; the move stays if the makespan does
 not grow (the neighbourhood of job-shop scheduling: Nowicki and Smutnicki, Management Science 42(6),
 1996). Random draws are seeded, so equal requests give equal orders on every rank.
-
-ZB-V, P=2, B=2, whose last stage takes a fifth longer, a hop of 0.05 (small letters: chunk 1):
-
-    14.1    rank 0 F0 F1 f0 b0 f1 b1 B0 w0 B1 w1 W0 W1
-            rank 1 F0 f0 F1 f1 b0 B0 b1 B1 w0 W0 w1 W1
-
-    13.9    rank 0 F0 F1 f0 b0 f1 b1 w0 w1 B0 B1 W0 W1
-            rank 1 F0 f0 F1 f1 b0 B0 b1 B1 w0 W0 w1 W1
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from random import Random
 from typing import NamedTuple
 
 from zeropp.costs import Costs, floor
 from zeropp.generate.carry import NEAR
-from zeropp.generate.request import in_blocks
-from zeropp.ir.action import Action, collector_paused
+from zeropp.ir.action import collector_paused
+from zeropp.ir.placement import in_blocks
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule, peak_slots, peak_slots_per_rank
 
@@ -39,14 +31,7 @@ Orders = list[list[int]]
 def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Schedule:
     """`schedule`, or another order of the same actions on the same ranks that ends sooner.
 
-    Args:
-        schedule: complete and free of deadlock.
-        costs: the times to refine it for.
-        slots: most activations (one chunk of one micro-batch each) that a rank may hold; None: as
-            many as the schedule holds.
-
-    Raises:
-        ValueError: the schedule holds more than `slots`, or costs for another number of stages.
+    No rank holds more than `slots` activations, by default as many as the schedule holds.
     """
     held = max(peak_slots_per_rank(schedule))
     if slots is not None and held > slots:
@@ -54,37 +39,29 @@ def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Sched
             f"slots: {schedule.name} holds {held} with these sizes, and refining does not lower "
             f"that; got {slots}"
         )
-    work = _Work.of(schedule, costs)
+    work = _Work(schedule, costs)
     goal = floor(schedule.placement, schedule.num_microbatches, costs) * NEAR
-    before = [list(block) for block in in_blocks(tuple(map(len, schedule.actions)))]
+    before = [list(block) for block in in_blocks(map(len, schedule.actions))]
     after = _search(work, before, goal, held if slots is None else slots)
     actions = tuple(tuple(work.actions[number] for number in order) for order in after)
     params = tuple(sorted((*schedule.params, ("refined", "yes"))))
     return replace(schedule, actions=actions, params=params)
 
 
-@dataclass(frozen=True)
 class _Work:
     """A schedule's actions, numbered rank by rank."""
 
-    actions: tuple[Action, ...]
-    rank: tuple[int, ...]  # where each runs
-    duration: tuple[float, ...]  # how long each takes
-    # for each, the actions that end before it starts, and the hop that lies between
-    needs: tuple[tuple[tuple[int, float], ...], ...]
-
-    @classmethod
-    def of(cls, schedule: Schedule, costs: Costs) -> "_Work":
-        actions = tuple(action for order in schedule.actions for action in order)
-        rank = tuple(rank for rank, order in enumerate(schedule.actions) for _ in order)
-        number = {action: index for index, action in enumerate(actions)}
-
-        def needs(index: int) -> tuple[tuple[int, float], ...]:
-            needed = [number[before] for before in predecessors(actions[index], schedule)]
-            return tuple((n, costs.latency * (rank[n] != rank[index])) for n in needed)
-
-        durations = tuple(map(costs.duration, actions))
-        return cls(actions, rank, durations, tuple(map(needs, range(len(actions)))))
+    def __init__(self, schedule: Schedule, costs: Costs) -> None:
+        self.actions = [action for order in schedule.actions for action in order]
+        self.rank = [rank for rank, order in enumerate(schedule.actions) for _ in order]
+        self.duration = list(map(costs.duration, self.actions))
+        number = {action: index for index, action in enumerate(self.actions)}
+        needed = [[number[n] for n in predecessors(a, schedule)] for a in self.actions]
+        # for each, the actions that end before it starts, and the hop that lies between
+        self.needs = [
+            [(n, costs.latency * (self.rank[n] != rank)) for n in numbers]
+            for numbers, rank in zip(needed, self.rank, strict=True)
+        ]
 
 
 class _Run(NamedTuple):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 from zeropp.costs import Costs
 from zeropp.ir.action import Action
@@ -82,8 +81,3 @@ def split_evenly(total: int, parts: int) -> tuple[int, ...]:
 def split_within(total: int, largest: int) -> tuple[int, ...]:
     """`total` in the fewest nearly equal sizes that are at most `largest`."""
     return split_evenly(total, -(-total // largest))
-
-
-def in_blocks(sizes: tuple[int, ...]) -> list[range]:
-    """Micro-batches from 0 on, in consecutive blocks of these sizes."""
-    return [range(first, end) for first, end in pairwise(accumulate(sizes, initial=0))]

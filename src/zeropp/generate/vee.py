@@ -37,76 +37,6 @@ from zeropp.ir.schedule import Schedule
 _INTERVAL = 6
 
 
-def zb_v(request: Request) -> Schedule:
-    """No idle time in 1F1B's memory (Zero Bubble, arXiv 2401.10241, section 6).
-
-    The paper finds the order by a greedy search. With down+up = 6 ticks, all ranks look alike
-    modulo 6, counted from their F0: F0 F1 B1 B0 and two W. Squeezed, rank 0 would have P forwards
-    to run before F1 of micro-batch 0 is there, at tick 2P-1: forwards of chunk 0 fill that wait.
-    P=2, B=4 (f, b, w: chunk 1):
-
-        rank 0  F0 F1 F2 f0 b0 w0 f1 b1 B0 w1 F3 W0 f2 b2 B1 w2 W1 f3 b3 B2 w3 B3 W2 W3
-        rank 1   . F0 f0 F1 f1 b0 B0 w0 F2 W0 f2 b1 B1 w1 F3 W1 f3 b2 B2 b3 B3 w2 W2 w3 W3
-
-    For B >= 2P-1, T_F = T_B and T_W no longer, the bubble of the longest span is
-    (P-1)(T_F+T_B-2T_W)/2: none at equal times. As for ZB-H2, that is a rank's own span: rank p
-    starts p passes late, so the makespan is (P-1)T_F/2 over the work at least.
-    """
-    return _squeezed("zb-v", request, BuildingBlock(down=1, up=5), early=True)
-
-
-def v_half(request: Request) -> Schedule:
-    """Half of 1F1B's memory for half of its bubble, at equal times.
-
-    Modulo 3 all ranks look alike, counted from their F0: F0 and B1 at 0, F1 and B0 at 2 (both turns
-    at the last rank wait one tick), W at 1. F0 and B1 are 3P ticks apart, and so are F1 and B0: 3
-    modulo 6 where P is odd; where P is even they would meet, and B waits three more ticks at rank
-    0. The squeezed start, in which nothing waits for the ticks above, and W in the gaps at the end
-    leave about half of the block's 6P ticks idle. P=2, B=4 (f, b, w: chunk 1):
-
-        rank 0  F0  .  . f0 F1 b0 w0 f1 F2 B0 b1 W0 w1 f2 F3 B1 b2 W1 w2 f3  . B2 b3 W2 w3 B3 W3
-        rank 1   . F0 f0  .  . F1 f1 b0 B0 w0 F2 W0 f2 b1 B1 w1 F3 W1 f3 b2 B2 w2 W2 b3 B3 w3 W3
-
-    At equal times and P >= 2 the bubble is 3(P-1) times of one chunk's pass, one less where P is
-    odd, at any B >= P; 1F1B's is 6(P-1).
-    """
-    wait = 0 if request.pp_size % 2 else 3
-    block = BuildingBlock(down=1, up=2, wait_at_first=wait, wait_at_last=1)
-    return _squeezed("v-half", request, block)
-
-
-def v_min(request: Request) -> Schedule:
-    """The shortest lives: a third of 1F1B's memory, two thirds of its bubble, at equal times.
-
-    F0 and B1 fall on ticks of one parity, F1 and B0 on the other, so these pairs never meet. F0 and
-    B1 are 2P ticks apart on every rank, and so are F1 and B0: where P is a multiple of 3 they would
-    meet, and both turns at the last rank wait two more ticks. The block for P=3:
-
-        rank 0 F0  .  .  .  .  .  . F1 B1  .  .  .  .  .  . B0
-        rank 1  . F0  .  .  .  . F1  .  . B1  .  .  .  . B0  .
-        rank 2  .  . F0  .  . F1  .  .  .  . B1  .  . B0  .  .
-
-    A rank idles for about the 4P ticks that the first micro-batch needs: at equal times and P >= 2
-    the bubble is 4(P-1)-1 times of one chunk's pass, at any B >= P; the paper's two thirds of
-    1F1B's are 4(P-1). At unequal times neighbours wait for each other on every micro-batch and the
-    bubble grows with B.
-    """
-    block = BuildingBlock(down=1, up=1, wait_at_last=0 if request.pp_size % 3 else 2)
-    return _squeezed("v-min", request, block)
-
-
-def held(request: Request, ticks: int) -> int:
-    """The slots on every rank that a block with down+up = `ticks` is squeezed into.
-
-    2P, 2 floor((P+2)/2) and 2 floor((P+4)/3) for 6, 3 and 2 ticks.
-    """
-    return 4 + 2 * (ticks * (request.pp_size - 2) // _INTERVAL)
-
-
-def _squeezed(name: str, request: Request, block: "BuildingBlock", early: bool = False) -> Schedule:
-    return squeeze(block.repeat(name, request), held(request, block.down + block.up), early)
-
-
 @dataclass(frozen=True)
 class BuildingBlock:
     """The hops and turns of one micro-batch, in ticks."""
@@ -115,6 +45,11 @@ class BuildingBlock:
     up: int  # per hop towards rank 0
     wait_at_first: int = 0  # between F and B of the last stage, on rank 0
     wait_at_last: int = 0  # on rank P-1, between F of stages P-1 and P, and between B of P and P-1
+    early: bool = False  # whether `squeeze` pulls forwards ahead
+
+    def slots(self, pp_size: int) -> int:
+        """On every rank: 2P, 2 floor((P+2)/2) and 2 floor((P+4)/3) for down+up = 6, 3 and 2."""
+        return 4 + 2 * ((self.down + self.up) * (pp_size - 2) // _INTERVAL)
 
     def ticks(self, pp_size: int, rank: int) -> dict[tuple[Kind, int], int]:
         """When (kind, chunk) of micro-batch 0 runs on `rank`."""
@@ -143,6 +78,45 @@ class BuildingBlock:
         return request.schedule(name, order, Shape.VEE)
 
 
+def zb_v(pp_size: int) -> BuildingBlock:
+    """No idle time in 1F1B's memory (Zero Bubble, arXiv 2401.10241, section 6).
+
+    The paper finds the order by a greedy search. With down+up = 6 ticks, all ranks look alike
+    modulo 6, counted from their F0: F0 F1 B1 B0 and two W. Squeezed, rank 0 would have P forwards
+    to run before F1 of micro-batch 0 is there, at tick 2P-1: forwards of chunk 0 fill that wait.
+    """
+    return BuildingBlock(down=1, up=5, early=True)
+
+
+def v_half(pp_size: int) -> BuildingBlock:
+    """Half of 1F1B's memory for half of its bubble, at equal times.
+
+    Modulo 3 all ranks look alike, counted from their F0: F0 and B1 at 0, F1 and B0 at 2 (both turns
+    at the last rank wait one tick), W at 1. F0 and B1 are 3P ticks apart, and so are F1 and B0: 3
+    modulo 6 where P is odd; where P is even they would meet, and B waits three more ticks at rank
+    0. The squeezed start, in which nothing waits for the ticks above, and W in the gaps at the end
+    leave about half of the block's 6P ticks idle.
+    """
+    return BuildingBlock(down=1, up=2, wait_at_first=0 if pp_size % 2 else 3, wait_at_last=1)
+
+
+def v_min(pp_size: int) -> BuildingBlock:
+    """The shortest lives: a third of 1F1B's memory, two thirds of its bubble, at equal times.
+
+    F0 and B1 fall on ticks of one parity, F1 and B0 on the other, so these pairs never meet. F0 and
+    B1 are 2P ticks apart on every rank, and so are F1 and B0: where P is a multiple of 3 they would
+    meet, and both turns at the last rank wait two more ticks. At unequal times neighbours wait for
+    each other on every micro-batch and the bubble grows with B.
+    """
+    return BuildingBlock(down=1, up=1, wait_at_last=0 if pp_size % 3 else 2)
+
+
+def squeezed(name: str, block_of: Callable[[int], BuildingBlock], request: Request) -> Schedule:
+    """The block for these ranks, repeated and squeezed."""
+    block = block_of(request.pp_size)
+    return squeeze(block.repeat(name, request), block.slots(request.pp_size), block.early)
+
+
 def squeeze(order: Schedule, slots: int, early: bool = False) -> Schedule:
     """Run `order` without its gaps in at most `slots` slots, and put W where a rank would idle.
 
@@ -155,11 +129,6 @@ def squeeze(order: Schedule, slots: int, early: bool = False) -> Schedule:
     This cannot stall if no prefix of a rank's order has more than `slots` F without their B: a rank
     whose slots are full before an F then has a W to run, and apart from that ranks wait only for
     predecessors, of which an order sorted by time has no cycle. Rule 3 keeps that so.
-
-    Args:
-        order: every F and B, no W.
-        slots: activations that a rank may hold, from F until W.
-        early: pull forwards of chunk 0 ahead into ticks in which a rank would idle.
     """
     ranks = [
         _Rank(actions, slots, order.placement.stage_of(rank, 0) if early else None)

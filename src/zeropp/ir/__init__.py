@@ -1,13 +1,12 @@
 """Floor 0: what schedules, programs and timelines are."""
 
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.earliest import DeadlockError, evaluate
 from zeropp.ir.order import Order
 from zeropp.ir.placement import Placement, Shape, stage_blocks
 from zeropp.ir.program import Program, Recompute
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
 from zeropp.ir.text import format_program, format_schedule, parse
-from zeropp.ir.timeline import Span, Timeline
+from zeropp.ir.timeline import DeadlockError, Span, Timeline, evaluate
 
 __all__ = [
     "Action",

@@ -7,6 +7,7 @@ rank 2: stages 2 6             rank 2: stages 2 5
 rank 3: stages 3 7             rank 3: stages 3 4
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -99,7 +100,12 @@ def stage_blocks(
             f"split must list {num_stages} positive sizes that sum to {num_blocks} blocks, "
             f"got {list(sizes)}"
         )
-    return tuple(range(a, b) for a, b in pairwise(accumulate(sizes, initial=0)))
+    return in_blocks(sizes)
+
+
+def in_blocks(sizes: Iterable[int]) -> tuple[range, ...]:
+    """Indices from 0 on, in consecutive blocks of these sizes."""
+    return tuple(range(first, end) for first, end in pairwise(accumulate(sizes, initial=0)))
 
 
 def _even_split(num_blocks: int, stages: int) -> tuple[int, ...]:

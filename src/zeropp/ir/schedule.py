@@ -42,11 +42,6 @@ class Schedule:
         return sum(self.units)
 
     @cached_property
-    def unit_of(self) -> tuple[int, ...]:
-        """For each micro-batch, the index of its unit."""
-        return tuple(u for u, size in enumerate(self.units) for _ in range(size))
-
-    @cached_property
     def fused(self) -> frozenset[tuple[int, int | None]]:
         """The (stage, microbatch) pairs whose backward is a BW."""
         return frozenset(
@@ -59,11 +54,7 @@ class Schedule:
         return any(a.kind is not Kind.F for order in self.actions for a in order)
 
     def require_split(self, what: str) -> None:
-        """Refuse a schedule whose backwards are fused, with which `what` can do nothing.
-
-        Raises:
-            ValueError: naming `what`, and schedules that would do.
-        """
+        """Raise ValueError, naming `what`, which can do nothing where backwards are fused."""
         if self.fused:
             raise ValueError(
                 f"{what} needs a schedule that splits B from W, such as zeropp or zb-v; "

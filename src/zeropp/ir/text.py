@@ -15,7 +15,6 @@ are given, `split` (blocks in each stage) and `recompute`.
 """
 
 import re
-from collections.abc import Iterable
 from enum import StrEnum
 from typing import TypeVar
 
@@ -32,30 +31,9 @@ Header = dict[str, str]
 Ranks = tuple[tuple[Action, ...], ...]
 
 
-def format_actions(actions: Iterable[Action]) -> str:
-    """One rank's actions, such as `0F0 0F1 0BW0`."""
-    return " ".join(map(str, actions))
-
-
-def parse_action(text: str) -> Action:
-    """The action written as `text`.
-
-    Raises:
-        ValueError: not an action, or a micro-batch where none belongs.
-    """
-    match = _ACTION.fullmatch(text)
-    if match is None or match[2] not in Kind.__members__:
-        raise ValueError(f"unknown action {text!r}; expected such as 0F3, 2BW0 or 1UNSHARD")
-    kind = Kind[match[2]]
-    if (kind in SHARDING) == bool(match[3]):
-        wants = "takes no" if kind in SHARDING else "needs a"
-        raise ValueError(f"action {text!r}: {kind} {wants} micro-batch number")
-    return Action(kind, int(match[1]), int(match[3]) if match[3] else None)
-
-
 def format_schedule(schedule: Schedule) -> str:
     """The text of a schedule; `parse` reads it back."""
-    return _format(_SCHEDULE, _header(schedule), schedule.actions)
+    return _format(_SCHEDULE, schedule, {}, schedule.actions)
 
 
 def format_program(program: Program) -> str:
@@ -66,33 +44,27 @@ def format_program(program: Program) -> str:
         header["split"] = " ".join(map(str, program.split))
     if program.recompute is not None:
         header["recompute"] = program.recompute.value
-    return _format(_PROGRAM, _header(program.schedule) | header, program.actions)
+    return _format(_PROGRAM, program.schedule, header, program.actions)
 
 
-def _header(schedule: Schedule) -> Header:
+def _format(kind: str, schedule: Schedule, more: Header, actions: Ranks) -> str:
     placement = schedule.placement
-    return {
+    fields = {
         "name": schedule.name,
         "placement": placement.shape.value,
         "pp_size": str(placement.pp_size),
         "num_chunks": str(placement.num_chunks),
         "units": " ".join(map(str, schedule.units)),
         "params": " ".join(f"{key}={value}" for key, value in schedule.params),
+        **more,
+        **{f"rank {rank}": " ".join(map(str, order)) for rank, order in enumerate(actions)},
     }
-
-
-def _format(kind: str, header: Header, actions: Ranks) -> str:
-    ranks = {f"rank {rank}": format_actions(order) for rank, order in enumerate(actions)}
-    lines = [f"{key}: {value}".rstrip() for key, value in (header | ranks).items()]
+    lines = [f"{key}: {value}".rstrip() for key, value in fields.items()]
     return "\n".join([kind, *lines]) + "\n"
 
 
 def parse(text: str) -> Schedule | Program:
-    """Read a schedule or a program.
-
-    Raises:
-        ValueError: the line that is not understood, by number.
-    """
+    """Read a schedule or a program; raise ValueError with the line that is not understood."""
     lines = [line.strip() for line in text.splitlines()]
     if not lines or lines[0] not in (_SCHEDULE, _PROGRAM):
         raise ValueError(f"line 1: expected {_SCHEDULE!r} or {_PROGRAM!r}")
@@ -127,10 +99,21 @@ def _parse_body(lines: list[str]) -> tuple[Header, Ranks]:
             elif key != f"rank {len(ranks)}":
                 raise ValueError(f"expected 'rank {len(ranks)}', got {key!r}")
             else:
-                ranks.append(tuple(map(parse_action, value.split())))
+                ranks.append(tuple(map(_parse_action, value.split())))
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from error
     return header, tuple(ranks)
+
+
+def _parse_action(text: str) -> Action:
+    match = _ACTION.fullmatch(text)
+    if match is None or match[2] not in Kind.__members__:
+        raise ValueError(f"unknown action {text!r}; expected such as 0F3, 2BW0 or 1UNSHARD")
+    kind = Kind[match[2]]
+    if (kind in SHARDING) == bool(match[3]):
+        wants = "takes no" if kind in SHARDING else "needs a"
+        raise ValueError(f"action {text!r}: {kind} {wants} micro-batch number")
+    return Action(kind, int(match[1]), int(match[3]) if match[3] else None)
 
 
 def _to_schedule(header: Header, actions: Ranks) -> Schedule:

@@ -13,11 +13,14 @@ With one resident stage the paper's order gathers 1 + (2V-2)B/U times per rank.
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
+from operator import attrgetter
 from typing import NamedTuple
 
 from zeropp.ir.action import NEEDS_PARAMETERS, WEIGHT, Action, Kind
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
+
+Order = tuple[Action, ...]  # a rank's
 
 
 class Policy(StrEnum):
@@ -29,32 +32,28 @@ class Policy(StrEnum):
 
 
 def shard(schedule: Schedule, policy: str, max_resident: int = 2, prefetch: int = 1) -> Program:
-    """The schedule with its collectives.
-
-    Args:
-        schedule: compute actions.
-        policy: `unit`, `step` or `microbatch`.
-        max_resident: for `unit`, most stages of a rank whose parameters are gathered at once,
-            those on their way included.
-        prefetch: for `unit` and `step`, how many compute actions before its first use a gather is
-            issued, as far as `max_resident` leaves room.
-
-    Raises:
-        ValueError: unknown policy, or a number out of range.
-    """
+    """The schedule with its collectives; `lower` explains the knobs."""
     if policy not in list(Policy):
         raise ValueError(f"shard must be one of {', '.join(Policy)}, got {policy!r}")
     if max_resident < 1:
         raise ValueError(f"max_resident must be at least 1, got {max_resident}")
     if prefetch < 0:
         raise ValueError(f"prefetch must be 0 or more, got {prefetch}")
-    policy, chunks = Policy(policy), schedule.placement.num_chunks
-    residents = {Policy.UNIT: max_resident, Policy.STEP: chunks, Policy.MICROBATCH: 1}
-    limit = min(residents[policy], chunks)
+    chunks, B = schedule.placement.num_chunks, schedule.num_microbatches
+    unit_of = [unit for unit, size in enumerate(schedule.units) for _ in range(size)]
+    # most stages gathered at once, and for each micro-batch the span that is reduced together
+    rules: dict[str, tuple[int, Sequence[int]]] = {
+        Policy.UNIT: (max_resident, unit_of),
+        Policy.STEP: (chunks, [0] * B),
+        Policy.MICROBATCH: (1, range(B)),
+    }
+    residents, span_of = rules[policy]
+    limit = min(residents, chunks)
     actions = []
     for order in schedule.actions:
-        gathers = _gathers(order, policy, limit, prefetch)
-        actions.append(tuple(_insert(order, gathers, _reduces(order, policy, schedule.unit_of))))
+        uses = [_Gather(a.stage, i, i) for i, a in enumerate(order) if a.kind in NEEDS_PARAMETERS]
+        visits = uses if policy == Policy.MICROBATCH else _visits(uses, limit, prefetch)
+        actions.append(tuple(_insert(order, visits, _reduces(order, span_of))))
     return Program(schedule, tuple(actions), str(policy), limit)
 
 
@@ -66,16 +65,7 @@ class _Gather(NamedTuple):
     last: int
 
 
-def _gathers(
-    order: tuple[Action, ...], policy: Policy, limit: int, prefetch: int
-) -> Iterable[_Gather]:
-    uses = [_Gather(a.stage, i, i) for i, a in enumerate(order) if a.kind in NEEDS_PARAMETERS]
-    if policy is Policy.MICROBATCH:
-        return uses
-    return _prefetched(_visits(uses, limit), limit, prefetch, len(order))
-
-
-def _visits(uses: list[_Gather], limit: int) -> list[_Gather]:
+def _visits(uses: list[_Gather], limit: int, prefetch: int) -> Iterable[_Gather]:
     """Visits of stages, keeping the `limit` stages that are needed soonest (Belady's rule)."""
     later: dict[int, list[int]] = defaultdict(list)
     for use in reversed(uses):
@@ -91,12 +81,12 @@ def _visits(uses: list[_Gather], limit: int) -> list[_Gather]:
         resident[use.stage] = _Gather(use.stage, first, use.last)
         if not later[use.stage]:
             visits.append(resident.pop(use.stage))
-    return sorted(visits, key=lambda visit: visit.first)
+    return _prefetched(sorted(visits, key=attrgetter("first")), limit, prefetch)
 
 
-def _prefetched(visits: list[_Gather], limit: int, prefetch: int, length: int) -> Iterator[_Gather]:
+def _prefetched(visits: list[_Gather], limit: int, prefetch: int) -> Iterator[_Gather]:
     """Move each gather up to `prefetch` actions ahead, while fewer than `limit` are resident."""
-    occupied = [0] * length
+    occupied: dict[int, int] = defaultdict(int)
     freed: dict[int, int] = defaultdict(lambda: -1)
     for visit in visits:
         for index in range(visit.first, visit.last + 1):
@@ -111,11 +101,8 @@ def _prefetched(visits: list[_Gather], limit: int, prefetch: int, length: int) -
         yield _Gather(stage, start, last)
 
 
-def _reduces(order: tuple[Action, ...], policy: Policy, unit_of: tuple[int, ...]) -> dict[int, int]:
+def _reduces(order: Order, span_of: Sequence[int]) -> dict[int, int]:
     """After which action's index which stage is reduced."""
-    batch = range(len(unit_of))
-    spans = {Policy.UNIT: unit_of, Policy.STEP: [0 for _ in batch], Policy.MICROBATCH: batch}
-    span_of: Sequence[int] = spans[policy]
     last: dict[tuple[int, int], int] = {}
     for index, (kind, stage, m) in enumerate(order):
         if kind in WEIGHT and m is not None:
@@ -123,9 +110,7 @@ def _reduces(order: tuple[Action, ...], policy: Policy, unit_of: tuple[int, ...]
     return {index: stage for (stage, _), index in last.items()}
 
 
-def _insert(
-    order: tuple[Action, ...], gathers: Iterable[_Gather], reduces: dict[int, int]
-) -> Iterator[Action]:
+def _insert(order: Order, gathers: Iterable[_Gather], reduces: dict[int, int]) -> Iterator[Action]:
     before: dict[int, list[int]] = defaultdict(list)
     after: dict[int, list[int]] = defaultdict(list)
     for stage, first, last in gathers:

@@ -1,13 +1,26 @@
-"""From a schedule to the program that ranks execute: collectives, then messages."""
+"""From a schedule to the program that ranks execute: collectives, then messages.
 
+SEND and RECV are inserted so that transfers hide behind compute and no order of them can deadlock.
+A SEND follows the action that made its tensors. A RECV is posted at the point that the receiver
+has reached, on unit times, when the SEND is issued, or `recv_ahead` compute actions before the
+action that consumes it, whichever is earlier. So the whole program can be run along that one
+timeline with every RECV posted before its SEND: it cannot deadlock, even if every SEND blocks
+until its RECV is posted.
+"""
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
-from zeropp.ir.action import SHARDING, Action, Kind, collector_paused
+from zeropp.ir.action import COMPUTE, SHARDING, Action, Kind, collector_paused
 from zeropp.ir.placement import Placement
+from zeropp.ir.precedence import Channel, channel_of, incoming, matching_receive, outgoing
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
+from zeropp.ir.timeline import evaluate
 from zeropp.program.collectives import shard
-from zeropp.program.messages import p2p
 from zeropp.program.verifier import require_valid
 
 
@@ -20,16 +33,69 @@ def lower(
     prefetch: int = 1,
     recv_ahead: int = 1,
 ) -> Program:
-    """Collectives (none if `shard_policy` is None), then point-to-point.
+    """The schedule with its collectives and its messages.
+
+    Args:
+        schedule: compute actions.
+        shard_policy: `unit`, `step` or `microbatch`; None: no collectives.
+        max_resident: for `unit`, most stages of a rank whose parameters are gathered at once,
+            those on their way included.
+        prefetch: for `unit` and `step`, how many compute actions before its first use a gather is
+            issued, as far as `max_resident` leaves room.
+        recv_ahead: at the latest how many compute actions before its use a RECV is posted.
 
     Raises:
-        ValueError: a knob out of range, or a schedule whose orders deadlock.
+        ValueError: an unknown policy, or a knob out of range.
+        DeadlockError: the schedule's orders contradict each other.
     """
     if shard_policy is None:
         program = Program(schedule, schedule.actions)
     else:
         program = shard(schedule, shard_policy, max_resident, prefetch)
-    return p2p(program, recv_ahead)
+    if recv_ahead < 0:
+        raise ValueError(f"recv_ahead must be 0 or more, got {recv_ahead}")
+    receives = _receives(schedule, recv_ahead)
+    actions = tuple(
+        tuple(_insert(order, receives[rank], schedule.placement))
+        for rank, order in enumerate(program.actions)
+    )
+    return replace(program, actions=actions)
+
+
+def _receives(schedule: Schedule, recv_ahead: int) -> list[dict[int, list[Action]]]:
+    """For each rank: before which of its compute actions which RECVs are posted, in send order."""
+    placement = schedule.placement
+    spans = evaluate(schedule, lambda action: 1.0).spans
+    ends = [[span.end for span in rank] for rank in spans]
+    used = {incoming(a, placement): i for order in schedule.actions for i, a in enumerate(order)}
+    posts: dict[Channel, list[tuple[int, Action]]] = defaultdict(list)
+    for action, _, end in reversed(list(chain.from_iterable(spans))):
+        if (send := outgoing(action, placement)) is not None:
+            receive, channel = matching_receive(send), channel_of(send, placement)
+            reached = bisect_right(ends[channel.destination], end)
+            position = max(0, min(reached, used[receive] - recv_ahead))
+            if later := posts[channel]:
+                position = min(position, later[-1][0])  # no RECV after one that is sent later
+            later.append((position, receive))
+    receives: list[dict[int, list[Action]]] = [defaultdict(list) for _ in spans]
+    for channel, last_first in sorted(posts.items()):
+        for position, receive in reversed(last_first):
+            receives[channel.destination][position].append(receive)
+    return receives
+
+
+def _insert(
+    order: tuple[Action, ...], receives: dict[int, list[Action]], placement: Placement
+) -> Iterator[Action]:
+    index = 0
+    yield from receives[index]
+    for action in order:
+        yield action
+        if action.kind in COMPUTE:
+            index += 1
+            yield from receives[index]  # first, or two ranks could block in SENDs to each other
+            if (send := outgoing(action, placement)) is not None:
+                yield send
 
 
 def without_collectives(program: Program) -> Program:
@@ -41,28 +107,17 @@ def without_collectives(program: Program) -> Program:
 
 
 def forward_only(placement: Placement, num_microbatches: int) -> Schedule:
-    """What evaluation and generation of text run: each chunk's micro-batches before the next's.
-
-    So each stage is gathered once.
-
-    Raises:
-        ValueError: no micro-batch.
-    """
+    """Each chunk's micro-batches before the next's, so that each stage is gathered once."""
+    batch = range(num_microbatches)
     actions = tuple(
-        tuple(
-            Action(Kind.F, s, m) for s in placement.stages_of(rank) for m in range(num_microbatches)
-        )
+        tuple(Action(Kind.F, stage, m) for stage in placement.stages_of(rank) for m in batch)
         for rank in range(placement.pp_size)
     )
     return Schedule("forward-only", placement, (num_microbatches,), actions)
 
 
 def forward_only_program(like: Program, num_microbatches: int) -> Program:
-    """The verified program of `forward_only`, placed and sharded as `like` is.
-
-    Raises:
-        ValueError: no micro-batch.
-    """
+    """The verified program of `forward_only`, placed and sharded as `like` is."""
     placement = like.placement
     schedule = forward_only(placement, num_microbatches)
     resident = like.max_resident or placement.num_chunks

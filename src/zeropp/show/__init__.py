@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from zeropp.ir.timeline import Timeline
-from zeropp.show.curves import Curve, draw_curves
-from zeropp.show.memory import MemoryCurves
+from zeropp.show.panel import MemoryCurves
 from zeropp.show.perfetto import trace_events, write_trace
-from zeropp.show.picture import Floor, check_picture, draw_picture
+from zeropp.show.picture import Curve, Floor, check_picture, draw_curves, draw_picture
 from zeropp.show.text import draw_text
 
 SUFFIXES = (".txt", ".svg", ".png", ".json")
@@ -43,11 +42,7 @@ def show(
 
 
 def check_output(path: str | Path) -> Path:
-    """`path`, if `show` can write there.
-
-    Raises:
-        ValueError: an unknown suffix, a missing folder, or a folder in the file's place.
-    """
+    """`path`; raise ValueError if `show` cannot write there, or not in the form it names."""
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"output must end in {', '.join(SUFFIXES)}; got {str(path)!r}")

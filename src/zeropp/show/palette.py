@@ -1,4 +1,4 @@
-"""Colours: a hue per kind, a shade per chunk, chosen to stay apart for colour-blind readers.
+"""Kinds: a name and a hue each, a shade per chunk, which stay apart for colour-blind readers.
 
 Chunk 0 has the full hue and the last chunk the lightest, so that a rank's chunks read from dark to
 light in forward order. The four compute hues were searched for the largest colour difference
@@ -19,22 +19,29 @@ HELD: Colour = (0.80, 0.85, 0.89)
 HELD_EDGE: Colour = (0.42, 0.52, 0.60)
 
 _LIGHTEST = 0.5  # how much of the way to white the last chunk goes
-_HUES: Mapping[Kind, str] = {
-    Kind.F: "1F5FAE",
-    Kind.B: "E69F00",
-    Kind.W: "3BA64C",
-    Kind.BW: "B5446E",
-    Kind.UNSHARD: "6A51A3",
-    Kind.RESHARD: "8A8D91",
-    Kind.REDUCE: "8C6D31",
-    **dict.fromkeys(SENDS, "4D5156"),
-    **dict.fromkeys(RECEIVES, "A4A8AD"),
+_KINDS: Mapping[Kind, tuple[str, str]] = {
+    Kind.F: ("F forward", "1F5FAE"),
+    Kind.B: ("B input gradient", "E69F00"),
+    Kind.W: ("W weight gradient", "3BA64C"),
+    Kind.BW: ("BW fused backward", "B5446E"),
+    Kind.UNSHARD: ("U unshard", "6A51A3"),
+    Kind.RESHARD: ("X reshard", "8A8D91"),
+    Kind.REDUCE: ("R reduce", "8C6D31"),
+    Kind.SEND_F: (">F send", "4D5156"),
+    Kind.SEND_B: (">B send", "4D5156"),
+    Kind.RECV_F: ("<F receive", "A4A8AD"),
+    Kind.RECV_B: ("<B receive", "A4A8AD"),
 }
+
+
+def meaning(kind: Kind) -> str:
+    """The letters of `kind` in text, and its name."""
+    return _KINDS[kind][0]
 
 
 def shade(kind: Kind, chunk: int = 0, num_chunks: int = 1) -> Colour:
     """The colour of an action of `kind` in `chunk` of `num_chunks`; messages have one for all."""
-    red, green, blue = (part / 255 for part in bytes.fromhex(_HUES[kind]))
+    red, green, blue = (part / 255 for part in bytes.fromhex(_KINDS[kind][1]))
     hue = red, green, blue
     return hue if kind in SENDS or kind in RECEIVES else lighten(hue, chunk, num_chunks)
 

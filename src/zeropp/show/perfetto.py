@@ -14,8 +14,7 @@ from typing import Any
 
 from zeropp.ir.precedence import incoming, matching_send, outgoing
 from zeropp.ir.timeline import Span, Timeline
-from zeropp.show.caption import bubble_ratio, makespan, sizes
-from zeropp.show.lanes import lanes_of, start_of
+from zeropp.show.parts import figures, rows_of, start_of
 
 Event = dict[str, Any]
 
@@ -55,20 +54,22 @@ class _Process:
         """Names first, then every thread's boxes, then the arrows between them."""
         yield from self._names()
         computed: list[tuple[int, Span]] = []
-        for rank, lanes in enumerate(map(lanes_of, self.timeline.spans)):
-            thread = next(self.numbers)
-            boxes = [span for span in lanes.compute if span.end > span.start]
-            computed += [(thread, span) for span in boxes]
-            yield from self._thread(thread, f"rank {rank}", boxes)
-            for name, rows in (("collectives", lanes.collectives), ("p2p", lanes.p2p)):
-                for row in rows:
-                    yield from self._thread(next(self.numbers), f"rank {rank} {name}", row)
+        for rank, lane, spans in rows_of(self.timeline):
+            thread, name = next(self.numbers), f"rank {rank}"
+            boxes = [span for span in spans if span.end > span.start]
+            if lane == "compute":
+                computed += [(thread, span) for span in boxes]
+            else:
+                name += f" {lane}"
+            yield self._metadata(thread, "thread_name", name=name)
+            yield self._metadata(thread, "thread_sort_index", sort_index=thread)
+            yield from (self._box(thread, span) for span in boxes)
         yield from self._arrows(computed)
 
     def _names(self) -> Iterator[Event]:
         timeline = self.timeline
         scale = "" if timeline.unit in _MICROSECONDS else f" (1 {timeline.unit} shown as 1 ms)"
-        labels = ", ".join((sizes(timeline), makespan(timeline), bubble_ratio(timeline)))
+        labels = ", ".join(figures(timeline))
         yield self._metadata(self.pid, "process_name", name=timeline.title + scale)
         yield self._metadata(self.pid, "process_labels", labels=labels)
         yield self._metadata(self.pid, "process_sort_index", sort_index=self.pid)
@@ -76,18 +77,14 @@ class _Process:
     def _metadata(self, thread: int, what: str, **args: Any) -> Event:
         return {"name": what, "ph": "M", "pid": self.pid, "tid": thread, "args": args}
 
-    def _thread(self, thread: int, name: str, spans: Sequence[Span]) -> Iterator[Event]:
-        yield self._metadata(thread, "thread_name", name=name)
-        yield self._metadata(thread, "thread_sort_index", sort_index=thread)
-        for action, start, end in spans:
-            chunk = self.timeline.placement.chunk_of(action.stage)
-            args = {"stage": action.stage, "chunk": chunk}
-            if action.microbatch is not None:
-                args["microbatch"] = action.microbatch
-            begin = self._time(start)
-            event = {"name": str(action), "cat": action.kind.value, "ph": "X", "pid": self.pid}
-            times = {"ts": begin, "dur": round(self._time(end) - begin, 3)}
-            yield {**event, "tid": thread, **times, "args": args}
+    def _box(self, thread: int, span: Span) -> Event:
+        action, begin = span.action, self._time(span.start)
+        args = {"stage": action.stage, "chunk": self.timeline.placement.chunk_of(action.stage)}
+        if action.microbatch is not None:
+            args["microbatch"] = action.microbatch
+        event = {"name": str(action), "cat": action.kind.value, "ph": "X", "pid": self.pid}
+        times = {"ts": begin, "dur": round(self._time(span.end) - begin, 3)}
+        return {**event, "tid": thread, **times, "args": args}
 
     def _time(self, time: float) -> float:
         """Microseconds from the timeline's start, in whole nanoseconds."""

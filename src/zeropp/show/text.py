@@ -7,15 +7,15 @@ rank 1 .  F0 BW0-- F1 BW1-- F2 BW2-- .  .
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from zeropp.ir.action import Action
 from zeropp.ir.placement import Placement
-from zeropp.ir.timeline import Span, Timeline
-from zeropp.show.caption import MEANING, bubble_ratio, kinds_of, makespan, number, sizes
-from zeropp.show.lanes import lanes_of, start_of
+from zeropp.ir.timeline import Timeline
+from zeropp.show.palette import meaning
+from zeropp.show.parts import Row, figures, kinds_of, number, rows_of, start_of
 
 _FINEST = 1000  # the largest denominator of a time that still counts as exact
 _LONGEST = 4000  # the most characters of an exact row where no width is asked for
@@ -56,32 +56,26 @@ def draw_text(timeline: Timeline, width: int | None = None) -> str:
     """
     if width is not None and width < _NARROWEST:
         raise ValueError(f"width must be at least {_NARROWEST} characters, got {width}")
-    start = start_of(timeline)
-    rows = list(_rows(timeline))
-    margin = max(len(label) for label, _, _ in rows) + 1
+    start, rows = start_of(timeline), list(rows_of(timeline))
+    margin = max(len(_label(row)) for row in rows) + 1
     scale = _exact(timeline, start, width - margin if width else _LONGEST)
     if scale is None:
         columns = width - margin if width else _SCALED
         scale = _Scale(start, timeline.makespan / columns, 1, columns, exact=False)
-    caption = [timeline.title, sizes(timeline), makespan(timeline), bubble_ratio(timeline)]
+    caption = [timeline.title, *figures(timeline)]
     if not scale.exact:
         caption.append(f"one column = {number(scale.step)} {timeline.unit}")
     lines = ["  ".join(caption), f"{'time':<{margin}}{_ruler(scale)}"]
-    for label, gap, spans in rows:
-        row = _row(spans, scale, timeline.placement, gap)
-        if row.strip():
-            lines.append(f"{label:<{margin}}{row}")
+    for row in rows:
+        drawn = _drawn(row, scale, timeline.placement)
+        if drawn.strip():
+            lines.append(f"{_label(row):<{margin}}{drawn}")
     lines.append(_key(timeline))
     return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
-def _rows(timeline: Timeline) -> Iterator[tuple[str, str, tuple[Span, ...]]]:
-    """Every row's label, what fills its gaps, and its spans."""
-    for rank, spans in enumerate(timeline.spans):
-        lanes = lanes_of(spans)
-        yield f"rank {rank}", ".", lanes.compute
-        yield from (("  shard", " ", row) for row in lanes.collectives)
-        yield from (("  p2p", " ", row) for row in lanes.p2p)
+def _label(row: Row) -> str:
+    return {"compute": f"rank {row.rank}", "collectives": "  shard", "p2p": "  p2p"}[row.lane]
 
 
 def _exact(timeline: Timeline, start: float, room: int) -> _Scale | None:
@@ -111,9 +105,10 @@ def _common_step(times: Iterable[float]) -> Fraction | None:
     return Fraction(math.gcd(*(int(step * common) for step in steps)), common)
 
 
-def _row(spans: Iterable[Span], scale: _Scale, placement: Placement, gap: str) -> str:
+def _drawn(row: Row, scale: _Scale, placement: Placement) -> str:
+    gap = "." if row.lane == "compute" else " "
     characters = list(gap.ljust(scale.cell) * (scale.columns // scale.cell))
-    for span in spans:
+    for span in row.spans:
         first, end = scale.column(span.start), scale.column(span.end)
         characters[first:end] = _bar(_token(span.action, placement), end - first, scale)
     return "".join(characters)
@@ -151,7 +146,7 @@ def _tick(scale: _Scale) -> float:
 
 def _token(action: Action, placement: Placement) -> str:
     """Kind and micro-batch, with a mark for the chunk; a collective has its stage instead."""
-    letters, _, _ = MEANING[action.kind].partition(" ")
+    letters, _, _ = meaning(action.kind).partition(" ")
     if action.microbatch is None:
         return f"{letters}{action.stage}"
     chunk = placement.chunk_of(action.stage)
@@ -168,4 +163,4 @@ def _key(timeline: Timeline) -> str:
     """What the letters and marks in this picture mean."""
     num_chunks = timeline.placement.num_chunks
     marks = [f"{_mark(chunk, num_chunks)} chunk {chunk}" for chunk in range(1, num_chunks)]
-    return "   ".join([*(MEANING[kind] for kind in kinds_of([timeline])), *marks, ". idle"])
+    return "   ".join([*map(meaning, kinds_of([timeline])), *marks, ". idle"])

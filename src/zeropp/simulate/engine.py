@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from zeropp.costs import Costs
 from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, RECEIVES, SENDS, Action, Kind
-from zeropp.ir.earliest import DeadlockError, run_in_order
 from zeropp.ir.precedence import (
     Channel,
     boundary_of,
@@ -23,7 +22,7 @@ from zeropp.ir.precedence import (
     matching_send,
 )
 from zeropp.ir.program import Program
-from zeropp.ir.timeline import Cause, Span
+from zeropp.ir.timeline import Cause, DeadlockError, Span, run_in_order
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,7 @@ class Run:
 
 
 def run_program(program: Program, costs: Costs) -> Run:
-    """Simulate one step.
-
-    Raises:
-        DeadlockError: the program deadlocks when transfers wait for their receive to be posted.
-    """
+    """Simulate one step, in which transfers wait for their receive to be posted."""
     engine = _Engine(program, costs)
     if blocked := run_in_order(program.actions, engine.attempt):
         raise DeadlockError("deadlock: " + "; ".join(map(str, blocked)))
@@ -66,7 +61,7 @@ class _Engine:
         self.posting = [0.0 for _ in ranks]  # receives, before the next compute action
         self.collective = [0.0 for _ in ranks]
         self.channel: dict[Channel, float] = defaultdict(float)
-        self.done: dict[Action, float] = {}  # compute actions and posted receives
+        self.posted: dict[Action, float] = {}  # receives
         self.arrived: dict[Action, float] = {}  # by the RECV
         self.gathered: dict[int, tuple[float, Cause]] = {}  # by the stage; and why not before
         self.freed: list[int | None] = [None for _ in ranks]  # since the latest compute action
@@ -82,7 +77,7 @@ class _Engine:
         if kind in SENDS:
             return self._send(rank, action)
         if kind in RECEIVES:
-            self.done[action] = self.compute[rank]
+            self.posted[action] = self.compute[rank]
             self.posting[rank] += self.costs.host  # after the SENDs of its moment
         elif kind is Kind.RESHARD:
             self.points[rank].append((action.stage, self.compute[rank]))
@@ -109,18 +104,17 @@ class _Engine:
         waits[cause] += start - ready
         self.started[rank], self.freed[rank] = True, None
         self.compute[rank] = end
-        self.done[action] = end
         self.spans[rank].append(Span(action, start, end))
         return None
 
     def _send(self, rank: int, action: Action) -> Action | None:
         receive = matching_receive(action)
-        if receive not in self.done:
+        if receive not in self.posted:
             return receive
         channel = channel_of(action, self.program.placement)
         self.compute[rank] += self.costs.host
         self.idle[rank][Cause.HOST] += self.costs.host
-        start = max(self.compute[rank], self.done[receive], self.channel[channel])
+        start = max(self.compute[rank], self.posted[receive], self.channel[channel])
         self.channel[channel] = start + self.costs.transfer[boundary_of(action)]
         arrival = self.channel[channel] + self.costs.latency
         self.arrived[receive] = arrival

@@ -1,17 +1,55 @@
 """What a simulation tells: time, its floor, idle time by cause, memory, collectives and bytes."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from zeropp.costs import Costs, floor
-from zeropp.ir.action import SENDS, Action, Kind, collector_paused
+from zeropp.ir.action import (
+    BACKWARD,
+    NEEDS_PARAMETERS,
+    SENDS,
+    WEIGHT,
+    Action,
+    Kind,
+    collector_paused,
+)
 from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import peak_slots_per_rank
-from zeropp.ir.timeline import Timeline
+from zeropp.ir.timeline import Cause, Timeline
 from zeropp.simulate.engine import Run, run_program
-from zeropp.simulate.memory import Memory, memory_of
+
+
+class Category(StrEnum):
+    """What memory is used for."""
+
+    PARAMETERS = "parameters"
+    OPTIMIZER = "optimizer"
+    GATHERED = "gathered"
+    GRADIENTS = "gradients"
+    UNTIL_BACKWARD = "until_backward"
+    UNTIL_WEIGHT = "until_weight"
+    MESSAGES = "messages"
+    STAGING = "staging"  # of collectives
+    WORKSPACE = "workspace"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One rank's memory.
+
+    Attributes:
+        curve: (time, total) after every change, in time order.
+        peak: the largest total.
+        at_peak: what the peak consists of.
+    """
+
+    curve: tuple[tuple[float, float], ...]
+    peak: float
+    at_peak: dict[Category, float]
 
 
 @dataclass(frozen=True)
@@ -57,8 +95,7 @@ class Report:
     @property
     def timeline(self) -> Timeline:
         """All spans, for pictures; SENDs last as long as their transfer."""
-        schedule = self.program.schedule
-        return Timeline(schedule.name, schedule.placement, self.run.spans)
+        return Timeline(self.name, self.program.placement, self.run.spans)
 
     @property
     def bubble_ratio(self) -> float:
@@ -69,18 +106,7 @@ class Report:
     @property
     def idle(self) -> dict[str, float]:
         """Idle time of all ranks together, by cause."""
-        causes = self.run.idle[0]
-        return {str(cause): sum(rank[cause] for rank in self.run.idle) for cause in causes}
-
-    @property
-    def messages(self) -> tuple[int, ...]:
-        """For each rank, how many it sends."""
-        return tuple(sum(a.kind in SENDS for a in order) for order in self.program.actions)
-
-    def per_stage(self, kind: Kind, values: tuple[float, ...]) -> tuple[float, ...]:
-        """For each stage, its value times how often `kind` runs: a time, or bytes."""
-        count = Counter(a.stage for rank in self.program.actions for a in rank if a.kind is kind)
-        return tuple(count[stage] * value for stage, value in enumerate(values))
+        return {str(cause): sum(rank[cause] for rank in self.run.idle) for cause in Cause}
 
     @property
     def wire(self) -> tuple[float, ...]:
@@ -99,7 +125,12 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
-        schedule = self.program.schedule
+        program, schedule, costs = self.program, self.program.schedule, self.costs
+        ran = Counter((a.kind, a.stage) for order in program.actions for a in order)
+
+        def per_stage(kind: Kind, values: tuple[float, ...]) -> tuple[float, ...]:
+            return tuple(ran[kind, stage] * value for stage, value in enumerate(values))
+
         return {
             "schedule": schedule.name,
             "params": dict(schedule.params),
@@ -107,8 +138,8 @@ class Report:
             "num_chunks": schedule.placement.num_chunks,
             "num_microbatches": schedule.num_microbatches,
             "units": list(schedule.units),
-            "shard": self.program.shard,
-            "max_resident": self.program.max_resident,
+            "shard": program.shard,
+            "max_resident": program.max_resident,
             "makespan": self.makespan,
             "floor": self.floor,
             "over_floor": self.makespan / self.floor - 1,
@@ -118,14 +149,14 @@ class Report:
             "memory_at_peak": [
                 {str(k): v for k, v in memory.at_peak.items()} for memory in self.memory
             ],
-            "gathers": list(self.program.count(Kind.UNSHARD)),
-            "reduces": list(self.program.count(Kind.REDUCE)),
-            "messages": list(self.messages),
+            "gathers": list(program.count(Kind.UNSHARD)),
+            "reduces": list(program.count(Kind.REDUCE)),
+            "messages": list(map(sum, zip(*map(program.count, SENDS), strict=True))),
             "wire": list(self.wire),
-            "stage_gather_time": self.per_stage(Kind.UNSHARD, self.costs.gather),
-            "stage_gather_bytes": self.per_stage(Kind.UNSHARD, self.costs.gathered),
-            "stage_reduce_time": self.per_stage(Kind.REDUCE, self.costs.reduce),
-            "stage_reduce_bytes": self.per_stage(Kind.REDUCE, self.costs.gradients),
+            "stage_gather_time": per_stage(Kind.UNSHARD, costs.gather),
+            "stage_gather_bytes": per_stage(Kind.UNSHARD, costs.gathered),
+            "stage_reduce_time": per_stage(Kind.REDUCE, costs.reduce),
+            "stage_reduce_bytes": per_stage(Kind.REDUCE, costs.gradients),
             "idle": self.idle,
         }
 
@@ -147,5 +178,89 @@ def simulate(program: Program, costs: Costs) -> Report:
     bound = floor(schedule.placement, schedule.num_microbatches, costs)
     run = run_program(program, costs)
     ranks = range(schedule.placement.pp_size)
-    memory = tuple(memory_of(program, run, costs, rank) for rank in ranks)
+    memory = tuple(_memory_of(program, run, costs, rank) for rank in ranks)
     return Report(program, run, memory, bound, peak_slots_per_rank(schedule), costs)
+
+
+_SAME = 1e-9  # of the makespan
+Change = tuple[float, float, Category]  # when, by how much, what; sorted, frees come first
+
+
+def _memory_of(program: Program, run: Run, costs: Costs, rank: int) -> Memory:
+    """The memory of `rank`; what is freed and allocated at one time is freed first."""
+    held = _always(program, costs, rank)
+    total = peak = sum(held.values())
+    at_peak = dict(held)
+    curve = [(0.0, total)]
+    changes = _at_moments(_changes(run, costs, rank), _SAME * run.makespan)
+    for now, amount, category in sorted(changes):
+        held[category] += amount
+        total += amount
+        if now == curve[-1][0]:
+            curve.pop()
+        curve.append((now, total))
+        if total > peak:
+            peak, at_peak = total, dict(held)
+    return Memory(tuple(curve), peak, at_peak)
+
+
+def _at_moments(changes: Iterator[Change], apart: float) -> Iterator[Change]:
+    """Changes whose times differ by less than `apart`, as sums of floats do, get one time."""
+    moment = float("-inf")
+    for now, amount, category in sorted(change for change in changes if change[1]):
+        if now - moment > apart:
+            moment = now
+        yield moment, amount, category
+
+
+def _always(program: Program, costs: Costs, rank: int) -> dict[Category, float]:
+    """What is held throughout; unsharded parameters count as gathered."""
+    stages = program.placement.stages_of(rank)
+    held = dict.fromkeys(Category, 0.0)
+    held[Category.PARAMETERS] = sum(costs.parameters[stage] for stage in stages)
+    held[Category.OPTIMIZER] = sum(costs.optimizer_state[stage] for stage in stages)
+    held[Category.WORKSPACE] = max(costs.workspace[stage] for stage in stages)
+    if program.shard is None:
+        held[Category.GATHERED] = sum(costs.gathered[stage] for stage in stages)
+    return held
+
+
+def _changes(run: Run, costs: Costs, rank: int) -> Iterator[Change]:
+    """Activations, messages on their way, gathered parameters, gradients, and flat buffers.
+
+    Gradients are held from the first W after a REDUCE until the end of the next REDUCE. Flat
+    buffers: of a gather until its first use copies it out, of a REDUCE while it runs.
+    """
+    flat, summed = set[int](), set[int]()
+    for stage, time in run.points[rank]:
+        yield time, -costs.gathered[stage], Category.GATHERED
+    for action, start, end in sorted(
+        run.spans[rank], key=lambda s: (s.start, s.action.kind is not Kind.REDUCE)
+    ):
+        kind, stage = action.kind, action.stage
+        if kind is Kind.F:
+            yield start, costs.until_backward[stage], Category.UNTIL_BACKWARD
+        elif kind in BACKWARD:
+            yield end, -costs.until_backward[stage], Category.UNTIL_BACKWARD
+        elif kind in SENDS:
+            yield start, costs.message[boundary_of(action)], Category.MESSAGES
+            yield end, -costs.message[boundary_of(action)], Category.MESSAGES
+        elif kind is Kind.UNSHARD:
+            flat.add(stage)
+            yield start, costs.gathered[stage], Category.GATHERED
+            yield start, costs.gather_staging[stage], Category.STAGING
+        elif kind is Kind.REDUCE:
+            summed.discard(stage)
+            yield start, costs.reduce_staging[stage], Category.STAGING
+            yield end, -costs.reduce_staging[stage], Category.STAGING
+            yield end, -costs.gradients[stage], Category.GRADIENTS
+        if kind is Kind.B:
+            yield end, costs.until_weight[stage], Category.UNTIL_WEIGHT
+        elif kind is Kind.W:
+            yield end, -costs.until_weight[stage], Category.UNTIL_WEIGHT
+        if kind in NEEDS_PARAMETERS and stage in flat:
+            flat.discard(stage)
+            yield start, -costs.gather_staging[stage], Category.STAGING
+        if kind in WEIGHT and stage not in summed:
+            summed.add(stage)
+            yield start, costs.gradients[stage], Category.GRADIENTS
