@@ -132,15 +132,11 @@ class Trainer:
     def _batch(self, split: Any, step: int) -> tuple[Tensor, Tensor]:
         data, world = self.config.data, data_size(self.mesh)
         size = self.saved.micro_batch_size * self.pipe.num_microbatches * world
-        return self.corpus.batch(
-            split,
-            step,
-            size,
-            data.seq_len,
-            self.config.run.seed,
-            rank=data_rank(self.mesh),
-            world=world,
+        own = {"rank": data_rank(self.mesh), "world": world}
+        inputs, targets = self.corpus.batch(
+            split, step, size, data.seq_len, self.config.run.seed, **own
         )
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
         for group in self.optimizer.param_groups:
@@ -214,7 +210,7 @@ class Trainer:
 
     def _sample(self) -> str:
         tokens = self.corpus.batch("validation", 0, 1, self.config.data.seq_len, 0)[0]
-        prompt = tokens[:, : self.config.data.seq_len // 4]
+        prompt = torch.from_numpy(tokens[:, : self.config.data.seq_len // 4])
         text = prompt.to(self.pipe.device)
         generator = torch.Generator().manual_seed(self.config.run.seed)
         placement = self.pipe.placement
@@ -228,7 +224,7 @@ class Trainer:
             token = token.to(self.pipe.device)
             dist.broadcast(token, source)
             text = torch.cat([text, token], dim=1)
-        return decode(text[0].cpu())
+        return decode(text.cpu().numpy())
 
 
 def predict(measured: Timeline, pipe: Pipeline) -> Timeline:
