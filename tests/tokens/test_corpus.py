@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zeropp.tokens.corpus import STDLIB_BYTES, Corpus, decode, load_corpus
+from zeropp.tokens import STDLIB_BYTES, Corpus, decode, load_corpus
 
 
 def ramp(train: int = 250, validation: int = 101) -> Corpus:

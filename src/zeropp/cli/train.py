@@ -79,7 +79,7 @@ def _rehearse(config: Config) -> None:
 def _train(config: Config) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
     task = _task(config)
-    from zeropp.launch.ranks import resolve_device, run_on_ranks
+    from zeropp.launch.ranks import run_on_ranks
     from zeropp.train.loop import train_task
     from zeropp.train.measuring import plan_and_train
 
@@ -87,7 +87,7 @@ def _train(config: Config) -> None:
         config = _prepared(config, task)
     function = plan_and_train if config.plan == AUTO else train_task
     ranks = task.saved.plan.world_size if task else 0
-    run_on_ranks(ranks, resolve_device(config.run.device), function, config, task)
+    run_on_ranks(ranks, config.run.device, function, config, task)
     if task is not None:
         folder = config.folder
         print(
@@ -102,9 +102,9 @@ def _prepared(config: Config, task: Task) -> Config:
     """The configuration as it will be kept, in a folder of its own; what cannot run is refused."""
     import torch
 
-    from zeropp.checkpoint import files as checkpoint
+    from zeropp import checkpoint
     from zeropp.models import gpt_blocks
-    from zeropp.tokens.corpus import load_corpus
+    from zeropp.tokens import load_corpus
 
     folder = config.folder
     if (folder / "metrics.jsonl").exists() and config.run.resume is None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zeropp.checkpoint import files as checkpoint
+from zeropp import checkpoint
 from zeropp.costs import Costs
 from zeropp.ir import Timeline, evaluate, format_program
 from zeropp.launch.ranks import share
@@ -31,7 +31,7 @@ from zeropp.runtime import (
     pipelines,
 )
 from zeropp.show import show
-from zeropp.tokens.corpus import Corpus, decode, load_corpus
+from zeropp.tokens import Corpus, decode, load_corpus
 from zeropp.train.config import Config
 from zeropp.train.model import (
     learning_rate,
