@@ -1,13 +1,16 @@
 """What one block takes for one micro-batch: F, B and W in seconds, and the bytes that it holds."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
 from itertools import pairwise
 from statistics import median, quantiles
 from typing import NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -16,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from zeropp.ir.program import Recompute
 from zeropp.measure.memory import Alive
 from zeropp.measure.trace import clock_of
-from zeropp.planner.profile import Block
-from zeropp.runtime.boundary import Boundaries, Specs, skeleton
+from zeropp.planner.profile import Block, Setting
+from zeropp.runtime.boundary import Boundaries, Specs, TensorSpec, skeleton
 from zeropp.runtime.channel import Direct
 from zeropp.runtime.inputs import Microbatch, on_device
 from zeropp.runtime.lane import Lane
@@ -26,7 +29,44 @@ from zeropp.runtime.stage import Block as Called
 from zeropp.runtime.stage import Head, Stage, StageModule, Tensors, run_blocks
 
 _WARM_UP = 3
+_REPEATS = 8
 _BACKWARD_FLOPS = 2  # B and W each take as many as F
+
+Passes = Callable[[], Iterator[None]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is profiled.
+
+    Attributes:
+        blocks: the model, on the meta device.
+        kinds: for each block, the name of its kind; one block of each kind is measured.
+        init: `init(index, block)` fills a block.
+        loss_fn: as for `Pipeline`; its time is the last block's.
+        batch: a micro-batch of so many sequences.
+        seq_len: tokens in a sequence.
+        precision: as for `Pipeline`.
+        optimizer: makes the optimizer of some parameters.
+        settings: micro-batch sizes and ways of recomputing to measure.
+    """
+
+    blocks: Sequence[nn.Module]
+    kinds: tuple[str, ...]
+    init: Callable[[int, nn.Module], None]
+    loss_fn: Callable[..., Tensor]
+    batch: Callable[[int], Microbatch]
+    seq_len: int
+    precision: MixedPrecisionPolicy
+    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+    settings: tuple[Setting, ...]
+
+    def real_block(self, kind: str, device: torch.device) -> nn.Module:
+        """The first block of a kind, filled."""
+        index = self.kinds.index(kind)
+        block = copy.deepcopy(self.blocks[index]).to_empty(device=device)
+        self.init(index, block)
+        return block
 
 
 class Spread(NamedTuple):
@@ -38,168 +78,135 @@ class Spread(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MeasuredBlock:
-    """A block, and how sure its times are.
+class Measurement:
+    """One block of one kind at one setting, on one rank; spreads of its F, B and W."""
 
-    Attributes:
-        block: medians, and bytes.
-        spreads: of F, B and W.
-    """
-
+    setting: Setting
+    kind: str
     block: Block
     spreads: tuple[Spread, Spread, Spread]
 
 
-@dataclass(frozen=True)
 class Meter:
     """Measures blocks of one model.
 
-    Attributes:
-        blocks: all of them, on any device; only the structure is kept.
-        loss_fn: as for `Pipeline`; its time is the last block's.
-        precision: as for `Pipeline`.
-        device: where to measure.
-        mesh: one rank; FSDP2 casts on it where `precision` asks for another compute dtype.
-        repeats: measured runs, after a few that are not; at least 2.
+    FSDP2 casts on `mesh`, which is of one rank, where they compute in another dtype.
     """
 
-    blocks: Sequence[nn.Module]
-    loss_fn: Callable[..., Tensor]
-    precision: MixedPrecisionPolicy
-    device: torch.device
-    mesh: DeviceMesh
-    repeats: int = 8
+    def __init__(self, subject: Subject, device: torch.device, mesh: DeviceMesh) -> None:
+        self._subject, self._device = subject, device
+        self._mesh = mesh if needs_sharding(1, subject.precision) else None
+        each = [range(i, i + 1) for i in range(len(subject.blocks))]
+        self._boundaries = Boundaries(subject.blocks, each, subject.precision)
 
-    def measure(
-        self, index: int, real: nn.Module, recompute: Recompute, batch: Microbatch
-    ) -> MeasuredBlock:
-        """Block number `index`.
-
-        Args:
-            index: its place in the model.
-            real: the block with its parameters, on the device.
-            recompute: what its B runs again.
-            batch: one micro-batch of the model.
-        """
-        lane = Direct().lane(self.device)
-        try:
-            stage = self._stage(index, real, recompute, lane)
-            return self._measure(index, stage, batch)
-        finally:
-            lane.close()
-
-    @cached_property
-    def _boundaries(self) -> Boundaries:
-        each = [range(i, i + 1) for i in range(len(self.blocks))]
-        return Boundaries(self.blocks, each, self.precision)
-
-    def _measure(self, index: int, stage: Stage, batch: Microbatch) -> MeasuredBlock:
+    def measure(self, kind: str, setting: Setting, batch: Microbatch) -> Measurement:
+        """The first block of a kind, while every rank measures one; collective."""
+        index = self._subject.kinds.index(kind)
+        real = self._subject.real_block(kind, self._device)
         specs = [*self._boundaries.of(batch.inputs, {}), ()]
-        head = self._head(batch) if index + 1 == len(self.blocks) else None
-        run = _Run(
-            stage,
-            head,
-            self._inputs(index, specs[index], batch),
-            self._random(tuple(spec for spec in specs[index + 1] if spec.differentiable))
-            if head is None
-            else (torch.ones((), device=self.device),),
-            self.device,
-        )
-        for _ in range(_WARM_UP):
-            run.once()
-        forward, backward, weight = zip(*(run.once() for _ in range(self.repeats)), strict=True)
-        spreads = _spread(forward), _spread(backward), _spread(weight)
-        until_backward, until_weight, workspace = run.held()
+        dist.barrier()
+        with closing(Direct().lane(self._device)) as lane:
+            stage = self._stage(index, real, setting.recompute, lane)
+            passes = self._passes(index, stage, specs, batch)
+            for _ in range(_WARM_UP):
+                _seconds(passes, self._device)
+            taken = [_seconds(passes, self._device) for _ in range(_REPEATS)]
+            until_backward, until_weight, workspace = _held(passes)
+        forward, backward, weight = map(_spread, zip(*taken, strict=True))
         block = Block(
-            spreads[0].median,
-            spreads[1].median,
-            spreads[2].median,
+            forward.median,
+            backward.median,
+            weight.median,
             until_backward,
             until_weight,
             message=_bytes_of(specs[index + 1]),
             workspace=workspace,
             flops=self._flops(index, specs[index]),
         )
-        return MeasuredBlock(block, spreads)
+        return Measurement(setting, kind, block, (forward, backward, weight))
 
     def _stage(self, index: int, real: nn.Module, recompute: Recompute, lane: Lane) -> Stage:
         module = StageModule({index: real})
-        mesh = self.mesh if needs_sharding(1, self.precision) else None
-        placed = place_parameters({0: module}, mesh, self.precision, lane)[0]
+        precision = self._subject.precision
+        placed = place_parameters({0: module}, self._mesh, precision, lane)[0]
         placed.unshard()
         placed.wait()
-        return Stage(module, placed, self.precision, recompute)
+        return Stage(module, placed, precision, recompute)
+
+    def _passes(self, index: int, stage: Stage, specs: list[Specs], batch: Microbatch) -> Passes:
+        """A block's F, B and W, with the loss where it is the last; gradients add up."""
+        device, outputs = self._device, specs[index + 1]
+        seed = torch.ones((), device=device)
+
+        def inputs() -> Tensors:
+            if index == 0:
+                return tuple(tensor.to(device) for tensor in batch.inputs)
+            return _random(specs[index], device)
+
+        if index + 1 == len(self._subject.blocks):
+            return partial(_run, stage, inputs, seed, (seed,), self._head(batch))
+        wanted = (spec for spec in outputs if spec.differentiable)
+        gradients = _random([spec._replace(differentiable=False) for spec in wanted], device)
+        return partial(_run, stage, inputs, seed, gradients)
 
     def _head(self, batch: Microbatch) -> Head:
-        targets = on_device(batch.targets, self.device)
-        return lambda outputs: (self.loss_fn(*outputs, targets).float(),)
-
-    def _inputs(self, index: int, specs: Specs, batch: Microbatch) -> Callable[[], Tensors]:
-        if index == 0:
-            return lambda: tuple(t.to(self.device) for t in batch.inputs)
-        return lambda: tuple(
-            tensor.requires_grad_(spec.differentiable)
-            for tensor, spec in zip(self._random(specs), specs, strict=True)
-        )
-
-    def _random(self, specs: Specs) -> Tensors:
-        """Tensors of these specs; whole numbers are zeros."""
-        return tuple(
-            spec.empty(self.device).normal_()
-            if spec.dtype.is_floating_point
-            else spec.empty(self.device).zero_()
-            for spec in specs
-        )
+        targets, loss_fn = on_device(batch.targets, self._device), self._subject.loss_fn
+        return lambda outputs: (loss_fn(*outputs, targets).float(),)
 
     def _flops(self, index: int, specs: Specs) -> float:
         """Of F, B and W without anything run again, as matrix products on the meta device."""
+        precision = self._subject.precision
         inputs = tuple(spec.empty(torch.device("meta")) for spec in specs)
-        block = Called.of(skeleton(self.blocks[index], self.precision))
+        block = Called.of(skeleton(self._subject.blocks[index], precision))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
-            run_blocks([block], inputs, {}, self.precision)
+            run_blocks([block], inputs, {}, precision)
         return float(counter.get_total_flops() * (1 + _BACKWARD_FLOPS))
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One block's F, B and W, again and again; gradients add up."""
+def _random(specs: Sequence[TensorSpec], device: torch.device) -> Tensors:
+    """Tensors of these specs; whole numbers are zeros."""
+    made = []
+    for spec in specs:
+        fill = torch.randn if spec.dtype.is_floating_point else torch.zeros
+        tensor = fill(spec.shape, dtype=spec.dtype, device=device)
+        made.append(tensor.requires_grad_(spec.differentiable))
+    return tuple(made)
 
-    stage: Stage
-    head: Head | None
-    inputs: Callable[[], Tensors]
-    gradients: Tensors
-    device: torch.device
 
-    def once(self) -> tuple[float, ...]:
-        """Seconds of F, B and W."""
-        clock, inputs = clock_of(self.device), self.inputs()
-        clock.settle()
-        marks = [clock.now()]
-        for part in (lambda: self._forward(inputs), self._backward, self._weight):
-            part()
-            marks.append(clock.now())
-        clock.settle()
-        return tuple(clock.seconds(*pair) for pair in pairwise(marks))
+def _run(
+    stage: Stage,
+    inputs: Callable[[], Tensors],
+    seed: Tensor,
+    gradients: Tensors,
+    head: Head | None = None,
+) -> Iterator[None]:
+    """One micro-batch: pauses when its inputs are there, after F, after B and after W."""
+    given = inputs()
+    yield
+    stage.forward(0, given, {}, seed, head)
+    del given  # the stage keeps what it needs
+    yield
+    stage.backward(0, gradients, fused=False)
+    yield
+    stage.weight(0)
+    yield
 
-    def held(self) -> tuple[float, float, float]:
-        """Bytes from F until B, from B until W, and the most beyond the former at any time."""
-        with Alive() as alive:
-            self._forward(self.inputs())
-            forward = alive.bytes()
-            self._backward()
-            between = alive.bytes()
-            self._weight()
-        return float(forward), float(between), float(max(0, alive.peak - forward))
 
-    def _forward(self, inputs: Tensors) -> None:
-        seed = torch.ones((), device=self.device)
-        self.stage.forward(0, inputs, {}, seed, self.head)
+def _seconds(passes: Passes, device: torch.device) -> tuple[float, ...]:
+    """Of F, B and W."""
+    clock, running = clock_of(device), passes()
+    next(running)
+    clock.settle()
+    marks = [clock.now(), *(clock.now() for _ in running)]
+    clock.settle()
+    return tuple(clock.seconds(*pair) for pair in pairwise(marks))
 
-    def _backward(self) -> None:
-        self.stage.backward(0, self.gradients, fused=False)
 
-    def _weight(self) -> None:
-        self.stage.weight(0)
+def _held(passes: Passes) -> tuple[float, float, float]:
+    """Bytes from F until B, from B until W, and the most beyond the former at any time."""
+    with Alive() as alive:
+        _, forward, between, _ = (alive.bytes() for _ in passes())
+    return float(forward), float(between), float(max(0, alive.peak - forward))
 
 
 def _spread(seconds: Sequence[float]) -> Spread:
@@ -208,5 +215,4 @@ def _spread(seconds: Sequence[float]) -> Spread:
 
 
 def _bytes_of(specs: Specs) -> float:
-    sizes = (spec.dtype.itemsize * torch.Size(spec.shape).numel() for spec in specs)
-    return float(sum(sizes))
+    return float(sum(spec.dtype.itemsize * torch.Size(spec.shape).numel() for spec in specs))

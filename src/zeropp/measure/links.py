@@ -9,10 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zeropp.measure.trace import clock_of
 from zeropp.planner.link import Link
 from zeropp.runtime.boundary import TensorSpec
 from zeropp.runtime.channel import PeerLink
 from zeropp.runtime.compat import new_group
+from zeropp.runtime.mesh import gathered
 
 SMALL = 64  # bytes of a message whose time is all latency
 _ROUNDS = 30
@@ -33,13 +35,12 @@ def measure_link(ranks: Sequence[int], per_node: int, device: torch.device) -> L
     """
     if len(ranks) == 1:
         return None
-    found: list[Link | None] = [None]
+    found = None
     if dist.get_rank() in ranks:
         group = new_group(ranks, "link")
-        found[0] = _measure(ranks, per_node, device, group)
+        found = _measure(ranks, per_node, device, group)
         dist.destroy_process_group(group)
-    dist.broadcast_object_list(found, src=ranks[0])
-    return found[0]
+    return gathered(found)[ranks[0]]
 
 
 def _measure(
@@ -107,7 +108,7 @@ def _serve(link: PeerLink, ball: Tensor) -> Hop:
     arrival = link.receive((TensorSpec.of(ball),))
     posted = time.perf_counter()
     arrival.wait()
-    _settle(ball.device)
+    clock_of(ball.device).settle()
     one_way = (time.perf_counter() - start) / 2
     return Hop(max(0.0, one_way - (sent - start)), (posted - start) / 2)
 
@@ -122,11 +123,6 @@ def _world() -> dist.ProcessGroup:
     if (world := dist.group.WORLD) is None:
         raise RuntimeError("torch.distributed is not initialised")
     return world
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _gather(size: int, ranks: int, device: torch.device, group: dist.ProcessGroup) -> float:
@@ -145,13 +141,14 @@ def _reduce(size: int, ranks: int, device: torch.device, group: dist.ProcessGrou
 
 def _worst(run: Callable[[], object], device: torch.device, group: dist.ProcessGroup) -> float:
     run()
-    seconds = torch.tensor(median(_timed(run, device) for _ in range(_REPEATS)), device=device)
+    seconds = torch.tensor(median(timed(run, device) for _ in range(_REPEATS)), device=device)
     dist.all_reduce(seconds, dist.ReduceOp.MAX, group)
     return float(seconds)
 
 
-def _timed(run: Callable[[], object], device: torch.device) -> float:
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds until `run` has ended, on the device too."""
     start = time.perf_counter()
     run()
-    _settle(device)
+    clock_of(device).settle()
     return time.perf_counter() - start

@@ -1,77 +1,32 @@
 """Measuring a profile: every kind of block on every rank at once, and the links between them."""
 
-import copy
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from statistics import median
-from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.ir.program import Recompute
-from zeropp.measure.blocks import MeasuredBlock, Meter
+from zeropp.measure.blocks import Measurement, Meter, Subject
 from zeropp.measure.links import measure_link
 from zeropp.measure.trace import clock_of
 from zeropp.planner.profile import Block, Device, Precision, Profile, Setting
-from zeropp.runtime.inputs import Microbatch
 from zeropp.runtime.mesh import gathered
 
 _OPTIMIZER_STEPS = 4
 
 
-@dataclass(frozen=True)
-class Subject:
-    """What is profiled.
-
-    Attributes:
-        blocks: the model, on the meta device.
-        kinds: for each block, the name of its kind; one block of each kind is measured.
-        init: `init(index, block)` fills a block.
-        loss_fn: as for `Pipeline`.
-        batch: a micro-batch of so many sequences.
-        seq_len: tokens in a sequence.
-        precision: as for `Pipeline`.
-        optimizer: makes the optimizer of some parameters.
-        settings: micro-batch sizes and ways of recomputing to measure.
-    """
-
-    blocks: Sequence[nn.Module]
-    kinds: tuple[str, ...]
-    init: Callable[[int, nn.Module], None]
-    loss_fn: Callable[..., Tensor]
-    batch: Callable[[int], Microbatch]
-    seq_len: int
-    precision: MixedPrecisionPolicy
-    optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-    settings: tuple[Setting, ...]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One block of one kind at one setting, on one rank."""
-
-    setting: Setting
-    kind: str
-    measured: MeasuredBlock
-
-
 def measure(subject: Subject, device: torch.device) -> Iterator[Measurement]:
     """Measure every kind and setting on this rank, while the other ranks do the same."""
     mesh = init_device_mesh(device.type, (dist.get_world_size(), 1), mesh_dim_names=("rank", "one"))
-    meter = Meter(subject.blocks, subject.loss_fn, subject.precision, device, mesh["one"])
+    meter = Meter(subject, device, mesh["one"])
     for setting in subject.settings:
         batch = subject.batch(setting.micro_batch_size)
         for kind in dict.fromkeys(subject.kinds):
-            index = subject.kinds.index(kind)
-            real = _made_real(subject, index, device)
-            dist.barrier()
-            recompute = Recompute(setting.recompute)
-            yield Measurement(setting, kind, meter.measure(index, real, recompute, batch))
+            yield meter.measure(kind, setting, batch)
 
 
 def profile(subject: Subject, measurements: Sequence[Measurement], device: torch.device) -> Profile:
@@ -82,11 +37,15 @@ def profile(subject: Subject, measurements: Sequence[Measurement], device: torch
     """
     blocks: dict[Setting, dict[str, Block]] = {}
     for same in zip(*gathered(measurements), strict=True):
-        found = _middle([one.measured.block for one in same])
-        blocks.setdefault(same[0].setting, {})[same[0].kind] = found
+        found = [one.block for one in same]
+        middle = (median(getattr(block, field.name) for block in found) for field in fields(Block))
+        blocks.setdefault(same[0].setting, {})[same[0].kind] = Block(*middle)
     per_node = ranks_per_node()
     world = range(dist.get_world_size())
-    counts = {kind: _parameters(subject, kind) for kind in subject.kinds}
+    counts = {
+        kind: sum(parameter.numel() for parameter in block.parameters())
+        for kind, block in zip(subject.kinds, subject.blocks, strict=True)
+    }
     return Profile(
         _device(device, per_node),
         subject.seq_len,
@@ -106,29 +65,12 @@ def ranks_per_node() -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", str(dist.get_world_size())))
 
 
-def _made_real(subject: Subject, index: int, device: torch.device) -> nn.Module:
-    real = copy.deepcopy(subject.blocks[index]).to_empty(device=device)
-    subject.init(index, real)
-    return real
-
-
-def _middle(blocks: Sequence[Block]) -> Block:
-    values = {f.name: median(getattr(b, f.name) for b in blocks) for f in fields(Block)}
-    return replace(blocks[0], **values)
-
-
-def _parameters(subject: Subject, kind: str) -> int:
-    block = subject.blocks[subject.kinds.index(kind)]
-    return sum(parameter.numel() for parameter in block.parameters())
-
-
 def _optimizer_seconds(subject: Subject, counts: Mapping[str, int], device: torch.device) -> float:
     """For each parameter, on the kind with the most of them; the worst of the ranks."""
     kind = max(counts, key=lambda name: counts[name])
-    real = _made_real(subject, subject.kinds.index(kind), device)
-    parameters = list(real.parameters())
+    parameters = list(subject.real_block(kind, device).parameters())
     optimizer, clock = subject.optimizer(parameters), clock_of(device)
-    marks: list[Any] = []
+    marks = []
     for _ in range(_OPTIMIZER_STEPS + 1):
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
@@ -137,9 +79,7 @@ def _optimizer_seconds(subject: Subject, counts: Mapping[str, int], device: torc
         marks.append((start, clock.now()))
     clock.settle()
     seconds = median(clock.seconds(*mark) for mark in marks[1:])
-    worst = torch.tensor(seconds / counts[kind], device=device)
-    dist.all_reduce(worst, dist.ReduceOp.MAX)
-    return float(worst)
+    return max(gathered(seconds / counts[kind]))
 
 
 def _device(device: torch.device, per_node: int) -> Device:

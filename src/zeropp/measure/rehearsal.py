@@ -25,11 +25,10 @@ from zeropp.build import program_of
 from zeropp.costs import Costs
 from zeropp.ir import Action, Placement, Program
 from zeropp.ir.precedence import Channel, channel_of
-from zeropp.measure.links import measure_hop
+from zeropp.measure.links import measure_hop, timed
 from zeropp.plan import Plan
 from zeropp.runtime import Pipeline, make_mesh
-from zeropp.runtime.boundary import Specs
-from zeropp.runtime.channel import Arrival, Direct, Messages
+from zeropp.runtime.channel import Channels, Messages
 from zeropp.runtime.lane import Lane, ThreadLane, Wait
 from zeropp.runtime.observer import Phase
 from zeropp.runtime.stage import Tensors
@@ -65,8 +64,7 @@ class EmulatedCompute:
 
 def rest_until(end: float) -> None:
     """Leave the processor to others until `end`, by `time.perf_counter`, for nearly all of it."""
-    if (left := end - time.perf_counter()) > _SPUN_S:
-        time.sleep(left - _SPUN_S)
+    _sleep_until(end - _SPUN_S)
     while time.perf_counter() < end:
         continue
 
@@ -91,20 +89,19 @@ class SlowLinks:
         self, placement: Placement, ranks: Sequence[int], device: torch.device
     ) -> Messages:
         """Real channels, each behind a thread that keeps messages back."""
-        real = Direct().messages(placement, ranks, device)
-        return _SlowMessages(real, placement, self.latency, self.transfer)
+        return _SlowChannels(placement, ranks, device, self)
 
     def lane(self, device: torch.device) -> Lane:
         """A real lane whose collectives take their time."""
-        return _SlowLane(self.gather, self.reduce)
+        return _SlowLane(self)
 
 
-class _SlowMessages:
+class _SlowChannels(Channels):
     def __init__(
-        self, real: Messages, placement: Placement, latency: float, transfer: float
+        self, placement: Placement, ranks: Sequence[int], device: torch.device, links: SlowLinks
     ) -> None:
-        self._real, self._placement = real, placement
-        self._latency, self._transfer = latency, transfer
+        super().__init__(placement, ranks, device)
+        self._slow = links
         self._threads: dict[Channel, ThreadPoolExecutor] = defaultdict(
             lambda: ThreadPoolExecutor(1)
         )
@@ -114,39 +111,36 @@ class _SlowMessages:
     def send(self, action: Action, tensors: Tensors) -> None:
         channel = channel_of(action, self._placement)
         start = max(time.perf_counter(), self._free[channel])
-        self._free[channel] = start + self._transfer
-        leaves = self._free[channel] + self._latency
+        self._free[channel] = start + self._slow.transfer
+        leaves = self._free[channel] + self._slow.latency
 
         def work() -> None:
             _sleep_until(leaves)
-            self._real.send(action, tensors)
+            super(_SlowChannels, self).send(action, tensors)
 
         self._leaving.append(self._threads[channel].submit(work))
-
-    def receive(self, action: Action, specs: Specs) -> Arrival:
-        return self._real.receive(action, specs)
 
     def flush(self) -> None:
         leaving, self._leaving = self._leaving, []
         for message in leaving:
             message.result()
-        self._real.flush()
+        super().flush()
 
     def close(self) -> None:
         for thread in self._threads.values():
             thread.shutdown()
-        self._real.close()
+        super().close()
 
 
-class _SlowLane:
-    def __init__(self, gather: float, reduce: float) -> None:
-        self._real, self._gather, self._reduce = ThreadLane(), gather, reduce
-        self._rests: list[Future[None]] = []
+class _SlowLane(ThreadLane):
+    def __init__(self, links: SlowLinks) -> None:
+        super().__init__()
+        self._slow = links
 
     def gather(self, module: FSDPModule) -> Wait:
-        began = self._real.run(time.perf_counter)
-        gathered = self._real.gather(module)
-        rest = self._rest_of(began, self._gather)
+        began = self.run(time.perf_counter)
+        gathered = super().gather(module)
+        rest = self._rest_of(began, self._slow.gather)
 
         def wait() -> None:
             gathered()
@@ -155,26 +149,18 @@ class _SlowLane:
         return wait
 
     def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
-        began = self._real.run(time.perf_counter)
-        self._real.reduce(start, finish)
-        self._rests.append(self._rest_of(began, self._reduce))
-
-    def wait(self) -> None:
-        self._real.wait()
-        rests, self._rests = self._rests, []
-        for rest in rests:
-            rest.result()
-
-    def close(self) -> None:
-        self._real.close()
+        began = self.run(time.perf_counter)
+        super().reduce(start, finish)
+        self._reductions.append(self._rest_of(began, self._slow.reduce))
 
     def _rest_of(self, began: Future[float], seconds: float) -> "Future[None]":
         """What is left of a collective's time when the real one has ended."""
-        return self._real.run(lambda: _sleep_until(began.result() + seconds))
+        return self.run(lambda: _sleep_until(began.result() + seconds))
 
 
 def _sleep_until(end: float) -> None:
-    time.sleep(max(0.0, end - time.perf_counter()))
+    if (left := end - time.perf_counter()) > 0:
+        time.sleep(left)
 
 
 def tiny_blocks(stages: int) -> list[nn.Module]:
@@ -239,7 +225,7 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None =
         pipe.step((batch, batch), observer=emulated)
 
     before = measure_hop(*ends, 4 * WIDTH, cpu)
-    measured = [_timed(step) for _ in range(steps + 1)][1:]
+    measured = [timed(step, cpu) for _ in range(steps + 1)][1:]
     after = measure_hop(*ends, 4 * WIDTH, cpu)
     host = (before.host + after.host) / 2
     latency = costs.latency + (before.latency + after.latency) / 2
@@ -247,9 +233,3 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None =
     simulated = simulate(pipe.program, replace(costs, latency=latency + host)).makespan
     pipe.close()
     return Rehearsal(predicted, simulated, median(measured), latency + host)
-
-
-def _timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

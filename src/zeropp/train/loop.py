@@ -2,9 +2,7 @@
 
 import json
 import time
-from collections import defaultdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
@@ -13,13 +11,13 @@ from torch import Tensor
 
 from zeropp import checkpoint
 from zeropp.costs import Costs
-from zeropp.ir import Timeline, evaluate, format_program
+from zeropp.ir import format_program
 from zeropp.launch.ranks import share
 from zeropp.measure.adapt import Adapter
 from zeropp.measure.links import SMALL, measure_hop
 from zeropp.measure.memory import against_prediction, held_bytes, peak_bytes
 from zeropp.measure.rehearsal import rehearse
-from zeropp.measure.trace import Trace
+from zeropp.measure.trace import Trace, predicted
 from zeropp.models import init_block
 from zeropp.runtime import (
     Observers,
@@ -198,12 +196,12 @@ class Trainer:
         over P x makespan.
         """
         step = trace.gather(self.pipe.placement, "measured", pipelines(self.mesh)[0])
-        predicted = predict(step.timeline, self.pipe)
+        ideal = predicted(step.timeline, self.pipe.program.schedule)
         if self.leads:
             for name in ("timeline.png", "timeline.json"):
-                show([predicted, step.timeline], self.config.folder / name)
+                show([ideal, step.timeline], self.config.folder / name)
         bubbles = {
-            "bubble_predicted": predicted.bubble_ratio,
+            "bubble_predicted": ideal.bubble_ratio,
             "bubble": step.timeline.bubble_ratio,
         }
         return bubbles | {f"idle_{cause}": ratio for cause, ratio in step.idle_ratios().items()}
@@ -225,14 +223,3 @@ class Trainer:
             dist.broadcast(token, source)
             text = torch.cat([text, token], dim=1)
         return decode(text.cpu().numpy())
-
-
-def predict(measured: Timeline, pipe: Pipeline) -> Timeline:
-    """The program's order, each action taking the median time of its kind and stage, in ms."""
-    times: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for rank in measured.spans:
-        for action, start, end in rank:
-            times[action.kind, action.stage].append(end - start)
-    typical = {key: median(values) for key, values in times.items()}
-    timeline = evaluate(pipe.program.schedule, lambda a: typical[a.kind, a.stage])
-    return Timeline("predicted", timeline.placement, timeline.spans, "ms")

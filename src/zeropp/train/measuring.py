@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from zeropp.ir.model import GPTConfig
-from zeropp.measure.blocks import Spread
-from zeropp.measure.profiling import Measurement, measure, profile, ranks_per_node
+from zeropp.measure.blocks import Measurement, Spread
+from zeropp.measure.profiling import measure, profile, ranks_per_node
 from zeropp.planner import Problem, SavedPlan, best_plan, write_plan
 from zeropp.planner.profile import Setting
 from zeropp.planner.profile_file import write_profile
@@ -65,9 +65,8 @@ def _table(found: Iterable[Measurement]) -> Table:
     for column in ("block", "size", "recompute", "F", "B", "W", "F to B", "B to W"):
         table.add_column(column, justify="right")
     for one in found:
-        block = one.measured.block
+        block, times = one.block, map(_milliseconds, one.spreads)
         held = (f"{size / 2**20:.2f}" for size in (block.until_backward, block.until_weight))
-        times = map(_milliseconds, one.measured.spreads)
         table.add_row(one.kind, *map(str, one.setting), *times, *held)
     return table
 
