@@ -15,9 +15,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from zeropp.launch import under_torchrun
 from zeropp.launch.cores import keep_to_own_cores
-from zeropp.runtime.compat import common_store
-
-_SHARED = "zeropp/shared"
 
 
 def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
@@ -97,11 +94,3 @@ def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...])
         function(*args)
     finally:
         dist.destroy_process_group()
-
-
-def share(text: str | None) -> str:
-    """Rank 0's text on every rank, through the store by which they met."""
-    store = common_store()
-    if dist.get_rank() == 0 and text is not None:
-        store.set(_SHARED, text)
-    return str(store.get(_SHARED), "utf-8")

@@ -2,15 +2,12 @@
 
 import os
 import resource
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-
-_MIB = 2**20
 
 
 class Alive(TorchDispatchMode):
@@ -58,13 +55,3 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def against_prediction(predicted: Mapping[str, Any], seconds: float, memory: float) -> str:
-    """One line: a step's seconds and the fullest rank's bytes, predicted and measured."""
-    step, peak = float(predicted["step_s"]), float(predicted["peak_bytes"])
-    return (
-        f"second step: {step * 1e3:.0f} ms predicted, {seconds * 1e3:.0f} ms measured "
-        f"({seconds / step - 1:+.0%}); fullest rank: {peak / _MIB:.0f} MiB predicted, "
-        f"{memory / _MIB:.0f} MiB measured ({memory / peak - 1:+.0%})"
-    )

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -69,16 +70,8 @@ def rest_until(end: float) -> None:
         continue
 
 
-@dataclass(frozen=True)
-class SlowLinks:
-    """A transport of CPUs with the delays of other links.
-
-    Attributes:
-        latency: seconds of a hop.
-        transfer: seconds that a message keeps its channel busy.
-        gather: seconds of an all-gather of one stage.
-        reduce: seconds of a reduce-scatter of one stage.
-    """
+class _SlowLinks(NamedTuple):
+    """A transport of CPUs with the delays of other links, in seconds."""
 
     latency: float
     transfer: float
@@ -98,7 +91,7 @@ class SlowLinks:
 
 class _SlowChannels(Channels):
     def __init__(
-        self, placement: Placement, ranks: Sequence[int], device: torch.device, links: SlowLinks
+        self, placement: Placement, ranks: Sequence[int], device: torch.device, links: _SlowLinks
     ) -> None:
         super().__init__(placement, ranks, device)
         self._slow = links
@@ -133,7 +126,7 @@ class _SlowChannels(Channels):
 
 
 class _SlowLane(ThreadLane):
-    def __init__(self, links: SlowLinks) -> None:
+    def __init__(self, links: _SlowLinks) -> None:
         super().__init__()
         self._slow = links
 
@@ -215,7 +208,7 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None =
         replace(program or program_of(plan), split=None, recompute=None),
         make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard, cpu),
         device=cpu,
-        transport=SlowLinks(*delays) if any(delays) else None,
+        transport=_SlowLinks(*delays) if any(delays) else None,
         owns_mesh=True,
     )
     ends = 0, dist.get_world_size() - 1
