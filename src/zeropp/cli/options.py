@@ -16,7 +16,7 @@ from zeropp.simulate import Report, simulate
 
 @dataclass(frozen=True)
 class Made(Order, Verb):
-    """A schedule by name, knobs and size, or in a file."""
+    """A schedule by name, knobs and size, or in a file; and how it becomes a program."""
 
     schedule: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the schedule (see `zeropp schedules`); for show and simulate also a file."""
@@ -34,6 +34,14 @@ class Made(Order, Verb):
     """Durations F,B,W of one micro-batch through a whole rank; each chunk takes 1/V."""
     p2p: float = 0.0
     """Latency of one hop, in the same unit."""
+    shard: str | None = None
+    """Gather and reduce per unit, step or microbatch; without it nothing is sharded."""
+    max_resident: int = 2
+    """For --shard unit, most stages of a rank that are gathered at once."""
+    prefetch: int = 1
+    """How many compute actions before its first use a gather is issued."""
+    recv_ahead: int = 1
+    """At the latest how many compute actions before its use a receive is posted."""
 
     def made(self) -> Schedule:
         """The named schedule, made for these costs."""
@@ -44,6 +52,16 @@ class Made(Order, Verb):
             self.microbatches,
             costs=self.costs_of(Placement(Shape.LOOP, self.pp, self.chunks)),
             budget=None if self.budget is None else Budget(self.budget, self.slot_bytes),
+        )
+
+    def lowered(self, schedule: Schedule) -> Program:
+        """The schedule as a program, by these options."""
+        return lower(
+            schedule,
+            self.shard,
+            max_resident=self.max_resident,
+            prefetch=self.prefetch,
+            recv_ahead=self.recv_ahead,
         )
 
     def subject(self) -> Schedule | Program:
@@ -77,14 +95,6 @@ class Simulated(Made):
     """How long one message keeps its channel busy; the latency of the hop comes on top."""
     host: float = 0.0
     """How long a rank computes nothing because it sends a message or posts a receive."""
-    shard: str | None = None
-    """Gather and reduce per unit, step or microbatch; without it nothing is sharded."""
-    max_resident: int = 2
-    """For --shard unit, most stages of a rank that are gathered at once."""
-    prefetch: int = 1
-    """How many compute actions before its first use a gather is issued."""
-    recv_ahead: int = 1
-    """At the latest how many compute actions before its use a receive is posted."""
     compare: str | None = None
     """Instead of one schedule, these side by side: NAME,NAME,... or all."""
 
@@ -99,13 +109,7 @@ class Simulated(Made):
         """Simulate the schedule or file."""
         subject = self.subject()
         if not isinstance(subject, Program):
-            subject = lower(
-                subject,
-                self.shard,
-                max_resident=self.max_resident,
-                prefetch=self.prefetch,
-                recv_ahead=self.recv_ahead,
-            )
+            subject = self.lowered(subject)
         more = {name: getattr(self, name) for name in ("gather", "reduce", "transfer", "host")}
         return simulate(subject, self.costs_of(subject.placement, **more))
 

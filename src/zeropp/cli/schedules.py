@@ -1,7 +1,8 @@
 """`zeropp schedules`, `generate` and `verify`: make schedules and prove them, without torch."""
 
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Container
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +12,9 @@ from zeropp.cli.options import Made, read
 from zeropp.cli.verb import Verb
 from zeropp.generate import GENERATORS
 from zeropp.ir import Recompute, Schedule, format_program, format_schedule
-from zeropp.program import Limits, lower, require_valid, verify
+from zeropp.program import Limits, Policy, lower, require_valid, verify
+
+_OF_PROGRAMS = {"shard", "max_resident", "prefetch", "recv_ahead", "split", "recompute"}
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,6 @@ class Generate(Made):
     """File to write; without it, standard output."""
     program: bool = False
     """Write the program, with messages and, by --shard, collectives: `zeropp train` takes it."""
-    shard: str | None = None
-    """With --program, gather and reduce per unit, step or microbatch; without it nothing is."""
-    max_resident: int = 2
-    """With --shard unit, most stages of a rank that are gathered at once."""
     split: tuple[int, ...] | None = None
     """With --program, blocks in each stage."""
     recompute: Literal["none", "selective", "full"] | None = None
@@ -56,15 +55,22 @@ class Generate(Made):
 
     def text(self) -> str:
         """What is written."""
-        if self.program:
-            program = lower(self.made(), self.shard, max_resident=self.max_resident)
-            again = None if self.recompute is None else Recompute(self.recompute)
-            whole = replace(program, split=self.split, recompute=again)
-            return format_program(require_valid(whole))
-        for name in ("shard", "split", "recompute"):
-            if getattr(self, name) is not None:
-                raise ValueError(f"{name} is of a program; add --program, or leave it out")
-        return format_schedule(self.made())
+        if not self.program:
+            self._refuse(_OF_PROGRAMS, "of a program; add --program")
+            return format_schedule(self.made())
+        if self.shard != Policy.UNIT:
+            self._refuse({"max_resident"}, "for gathers per unit; add --shard unit")
+        if self.shard not in (Policy.UNIT, Policy.STEP):
+            self._refuse({"prefetch"}, "for gathers ahead; add --shard unit or --shard step")
+        again = None if self.recompute is None else Recompute(self.recompute)
+        whole = replace(self.lowered(self.made()), split=self.split, recompute=again)
+        return format_program(require_valid(whole))
+
+    def _refuse(self, names: Container[str], why: str) -> None:
+        """Refuse options that would be ignored, where they are given."""
+        for field in fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise ValueError(f"{field.name} is {why}, or leave it out")
 
 
 @dataclass(frozen=True)
