@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zeropp.launch.cores import keep_to_own_cores
+from zeropp.launch.ranks import keep_to_own_cores
 
 _IMPORTED = ["torch._dynamo", "zeropp.checkpoint", "zeropp.measure.adapt", "zeropp.runtime"]
 

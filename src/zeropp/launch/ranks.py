@@ -1,4 +1,4 @@
-"""Starting ranks: torchrun's are there already, local ones are started by torch elastic."""
+"""Starting ranks on cores of their own: torchrun's are there, local ones torch elastic starts."""
 
 import os
 import sys
@@ -14,7 +14,6 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from zeropp.launch import under_torchrun
-from zeropp.launch.cores import keep_to_own_cores
 
 
 def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
@@ -94,3 +93,26 @@ def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...])
         function(*args)
     finally:
         dist.destroy_process_group()
+
+
+def keep_to_own_cores(local_rank: int, local_ranks: int) -> int:
+    """Bind this process, one of `local_ranks` that are bound alike, to its share; how many cores.
+
+    On a CPU, a thread that sends or receives for one rank and wakes on a core where another rank
+    computes waits there for the end of a time slice, some milliseconds, in which its own rank may
+    stand still at a lock that the thread holds. All threads that are made from here on are bound.
+
+    A process stays where it may run already, if a launcher or the user has bound it (numactl,
+    torchrun's --numa-binding), if there are fewer cores than ranks, or where the system has no such
+    calls.
+    """
+    every = os.cpu_count() or 1
+    each = max(1, every // local_ranks)
+    if not hasattr(os, "sched_setaffinity"):
+        return each
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < every:
+        return max(1, len(allowed) // local_ranks)
+    if local_ranks <= every:
+        os.sched_setaffinity(0, allowed[local_rank * each : (local_rank + 1) * each])
+    return each

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -23,40 +24,32 @@ _PAUSE_S = 0.01
 SIZES = (2**14, 2**17, 2**20, 2**23, 2**25)
 
 
-def measure_link(ranks: Sequence[int], per_node: int, device: torch.device) -> Link | None:
-    """The link among `ranks`, measured while all of them use it; None if that is one rank.
+def measure_link(ranks: Sequence[int], device: torch.device) -> Link | None:
+    """The link among the global `ranks`, measured while all of them use it; None if that is one.
 
     Collective, on all ranks of the world; they all get the same answer.
-
-    Args:
-        ranks: global ranks, at least the first and the last of which the link joins.
-        per_node: how many of them share a node's link.
-        device: where tensors are.
     """
     if len(ranks) == 1:
         return None
     found = None
     if dist.get_rank() in ranks:
         group = new_group(ranks, "link")
-        found = _measure(ranks, per_node, device, group)
+        found = _measured(ranks, device, group)
         dist.destroy_process_group(group)
     return gathered(found)[ranks[0]]
 
 
-def _measure(
-    ranks: Sequence[int], per_node: int, device: torch.device, group: dist.ProcessGroup
-) -> Link:
-    latency, host = measure_hop(ranks[0], ranks[-1], SMALL, device, group)
-    largest = SIZES[-1]
-    carried, _ = measure_hop(ranks[0], ranks[-1], largest, device, group, rounds=_REPEATS)
+def _measured(ranks: Sequence[int], device: torch.device, group: dist.ProcessGroup) -> Link:
+    hop = partial(measure_hop, ranks[0], ranks[-1], device=device, group=group)
+    latency, host = hop(SMALL)
+    carried, _ = hop(SIZES[-1], rounds=_REPEATS)
     return Link(
         latency,
-        largest / max(carried - latency, 1e-9),
+        SIZES[-1] / max(carried - latency, 1e-9),
         tuple((float(size), _gather(size, len(ranks), device, group)) for size in SIZES),
         tuple((float(size), _reduce(size, len(ranks), device, group)) for size in SIZES),
         len(ranks),
-        per_node,
-        host if device.type == "cpu" else 0.0,  # a GPU goes on computing
+        host=host if device.type == "cpu" else 0.0,  # a GPU goes on computing
     )
 
 
