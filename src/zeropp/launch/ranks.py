@@ -19,14 +19,9 @@ from zeropp.launch import under_torchrun
 def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
     """Run `function(*args)` on every rank, with the process group made.
 
-    Exits with 1 if a rank fails, whereupon the others are stopped; with 128 + the signal if stopped
-    by one.
-
-    Args:
-        ranks: how many to start here; torchrun's, where that started us, are all used.
-        device: `cpu`, `cuda`, or `auto`, which takes GPUs where there are any.
-        function: run on each.
-        args: for it.
+    Starts `ranks` of them, or uses all of torchrun's where that started us. Exits with 1 if a rank
+    fails, whereupon the others are stopped; with 128 + the signal if stopped by one. The device is
+    `cpu`, `cuda`, or `auto`, which takes GPUs where there are any.
 
     Raises:
         ValueError: more GPUs than there are.

@@ -25,14 +25,7 @@ _CHANGED = 0.03  # of any stage's time, below which nothing new is looked for
 
 @dataclass(frozen=True)
 class Switch:
-    """A change of the order.
-
-    Attributes:
-        before_s: the step as it was, predicted from the measured times, in seconds.
-        after_s: the step from now on, predicted likewise.
-        plan: from now on.
-        program: the plan's.
-    """
+    """A change of the order: seconds of a step by the measured times, and what runs from now on."""
 
     before_s: float
     after_s: float
@@ -84,7 +77,7 @@ class Adapter:
         self.plan = plan
         self._pipe, self._every, self._gain, self._latency = pipe, every, gain, latency
         self._steps = 0
-        self._known: Costs | None = None
+        self._known: tuple[float, ...] = ()  # times of all stages, when last looked at
 
     def after_step(self) -> Switch | None:
         """Count a step; every so many, look for a better order, and switch to it; collective."""
@@ -92,9 +85,12 @@ class Adapter:
         if self._steps % self._every:
             return None
         costs = gathered_costs(self.times.take(), self._pipe.placement, self._latency)
-        if costs is None or not self._differs(costs):
+        if costs is None:
             return None
-        self._known = costs
+        times = (*costs.forward, *costs.backward, *costs.weight)
+        if self._known and not _differ(times, self._known):
+            return None
+        self._known = times
         switch = better_order(self.plan, self._pipe.program, costs)
         if switch is None or switch.gain < self._gain:
             return None
@@ -102,15 +98,10 @@ class Adapter:
         self.plan = switch.plan
         return switch
 
-    def _differs(self, costs: Costs) -> bool:
-        if self._known is None:
-            return True
-        pairs = zip(_times(costs), _times(self._known), strict=True)
-        return any(abs(now - before) > _CHANGED * before for now, before in pairs)
 
-
-def _times(costs: Costs) -> tuple[float, ...]:
-    return (*costs.forward, *costs.backward, *costs.weight)
+def _differ(times: tuple[float, ...], known: tuple[float, ...]) -> bool:
+    pairs = zip(times, known, strict=True)
+    return any(abs(now - before) > _CHANGED * before for now, before in pairs)
 
 
 def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:

@@ -37,25 +37,13 @@ Passes = Callable[[], Iterator[None]]
 
 @dataclass(frozen=True)
 class Subject:
-    """What is profiled.
+    """What is profiled."""
 
-    Attributes:
-        blocks: the model, on the meta device.
-        kinds: for each block, the name of its kind; one block of each kind is measured.
-        init: `init(index, block)` fills a block.
-        loss_fn: as for `Pipeline`; its time is the last block's.
-        batch: a micro-batch of so many sequences.
-        seq_len: tokens in a sequence.
-        precision: as for `Pipeline`.
-        optimizer: makes the optimizer of some parameters.
-        settings: micro-batch sizes and ways of recomputing to measure.
-    """
-
-    blocks: Sequence[nn.Module]
-    kinds: tuple[str, ...]
-    init: Callable[[int, nn.Module], None]
-    loss_fn: Callable[..., Tensor]
-    batch: Callable[[int], Microbatch]
+    blocks: Sequence[nn.Module]  # the model, on the meta device
+    kinds: tuple[str, ...]  # of each block, by name; one block of each kind is measured
+    init: Callable[[int, nn.Module], None]  # fills a block, given its index too
+    loss_fn: Callable[..., Tensor]  # as for `Pipeline`; its time is the last block's
+    batch: Callable[[int], Microbatch]  # of so many sequences
     seq_len: int
     precision: MixedPrecisionPolicy
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]

@@ -11,15 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 
 class Alive(TorchDispatchMode):
-    """Counts the bytes of the storages that operators inside made and that nobody has freed.
-
-    Attributes:
-        peak: the most bytes alive at the end of any operator.
-    """
+    """Counts the bytes of the storages that operators inside made and that nobody has freed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak = 0
+        self.peak = 0  # the most bytes alive at the end of any operator
         self._made: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -42,10 +43,7 @@ _SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is s
 class EmulatedCompute:
     """Makes every compute action last: pass it to `Pipeline.step` as its observer.
 
-    What a stage does for an action, autograd included, counts; the rest of its time is slept.
-
-    Args:
-        costs: seconds of F, B and W for each stage.
+    What a stage does for an action, autograd included, counts; the rest of its seconds is slept.
     """
 
     def __init__(self, costs: Costs) -> None:
@@ -57,10 +55,10 @@ class EmulatedCompute:
 
     def observe(self, action: Action, phase: Phase) -> None:
         """A phase ends; the computing one not before its time is over."""
-        if phase is not Phase.COMPUTE:
+        if phase is Phase.COMPUTE:
+            rest_until(self._began + self._costs.duration(action))
+        else:
             self._began = time.perf_counter()
-            return
-        rest_until(self._began + self._costs.duration(action))
 
 
 def rest_until(end: float) -> None:
@@ -168,32 +166,20 @@ def tiny_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a rehearsal found.
+    """What a rehearsal found, in seconds."""
 
-    Attributes:
-        predicted_s: the simulated makespan with a hop's measured latency, and with the measured
-            time for which a message keeps its ranks from computing.
-        simulated_s: with all of a message's time on its way, as if handing it over were free.
-        measured_s: the median step, after one to warm up.
-        latency_s: of a hop, as measured.
-    """
-
-    predicted_s: float
-    simulated_s: float
-    measured_s: float
-    latency_s: float
+    predicted_s: float  # simulated, with the measured times of a message: on its way, and of hosts
+    simulated_s: float  # with all of a message's time on its way, as if handing it over were free
+    measured_s: float  # the median step, after one to warm up
+    latency_s: float  # of a hop, as measured
 
 
 def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None = None) -> Rehearsal:
     """Run `steps` steps of the plan; collective, on all its ranks, on CPUs.
 
-    Args:
-        plan: what to rehearse; its ranks are the world's.
-        costs: seconds of F, B and W for each stage; the latency of a hop, which comes on top of
-            this machine's own; and of collectives and transfers, the same for all stages, where
-            they take longer than this machine's own.
-        steps: how many are measured.
-        program: the plan's, where it is made already.
+    Costs are in seconds: of F, B and W for each stage; of a hop, on top of this machine's own
+    latency; of collectives and transfers, the same for all stages, where they take longer than this
+    machine's own. `program` is the plan's, where it is made already.
 
     Raises:
         ValueError: the plan does not fit the world, or costs list another number of stages.
@@ -212,11 +198,8 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None =
         owns_mesh=True,
     )
     ends = 0, dist.get_world_size() - 1
-    batch, emulated = torch.zeros(plan.num_microbatches, WIDTH), EmulatedCompute(costs)
-
-    def step() -> None:
-        pipe.step((batch, batch), observer=emulated)
-
+    batch = torch.zeros(plan.num_microbatches, WIDTH)
+    step = partial(pipe.step, (batch, batch), observer=EmulatedCompute(costs))
     before = measure_hop(*ends, 4 * WIDTH, cpu)
     measured = [timed(step, cpu) for _ in range(steps + 1)][1:]
     after = measure_hop(*ends, 4 * WIDTH, cpu)

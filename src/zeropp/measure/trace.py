@@ -71,11 +71,9 @@ def clock_of(device: torch.device) -> Clock:
 
 @dataclass(frozen=True)
 class Measured:
-    """One measured step.
+    """One measured step, in ms: compute spans of all ranks of a pipeline, and idle time by cause.
 
-    Attributes:
-        timeline: the compute spans of every rank of one pipeline, in ms.
-        idle: for each rank, its idle time by cause, in ms; with the spans it sums to the makespan.
+    On every rank both sum to the makespan.
     """
 
     timeline: Timeline

@@ -13,15 +13,10 @@ from zeropp.train.config import Config
 
 @dataclass(frozen=True)
 class Task:
-    """What is run, made once: by the launcher, or under torchrun by rank 0.
-
-    Attributes:
-        saved: the plan, the size of a micro-batch, and what was predicted.
-        program: the one that every rank runs.
-    """
+    """What is run, made once: by the launcher, or under torchrun by rank 0."""
 
     saved: SavedPlan
-    program: Program
+    program: Program  # the one that every rank runs
 
 
 def task_of(config: Config, saved: SavedPlan, program: Program | None = None) -> Task:
