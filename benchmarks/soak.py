@@ -8,10 +8,9 @@ import random
 import threading
 
 import torch
-import torch.distributed as dist
 
 from support.claim import Figure, Row, run
-from support.memory import resident
+from support.memory import process_groups, resident
 from support.parity import Case, batch, make_pipeline, own_part  # the tests' small GPT
 from support.ranks import run_ranks
 from zeropp.generate import GENERATORS
@@ -30,7 +29,7 @@ def resources() -> Resources:
         "MiB": resident(),
         "files": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
-        "groups": len(dist.distributed_c10d._world.pg_map),
+        "groups": process_groups(),
     }
 
 

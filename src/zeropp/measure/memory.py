@@ -22,11 +22,14 @@ class Alive(TorchDispatchMode):
         """Run one operator and note what it made."""
         given = {s._cdata for s in _storages((args, kwargs))}
         results = func(*args, **(kwargs or {}))
-        for storage in _storages(results):
-            if storage._cdata not in given:  # no view, nothing changed in place
-                self._made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.peak = max(self.peak, self.bytes())
+        # what was given is a view, or changed in place
+        self.note([s for s in _storages(results) if s._cdata not in given])
         return results
+
+    def note(self, made: list[Any]) -> None:
+        """An operator has ended that made these storages."""
+        self._made |= {s._cdata: (StorageWeakRef(s), s.nbytes()) for s in made}
+        self.peak = max(self.peak, self.bytes())
 
     def bytes(self) -> int:
         """Alive now."""
