@@ -40,7 +40,7 @@ def logged(side: Side, given: Schedule | None) -> tuple[Peak, list[Action]]:
             forget_gradients(running.modules)
             log.begin_step()
             running.step(batch, observer=log)
-        found = log.peak(gradients(running.modules).values())
+        found = log.at_peak(gradients(running.modules).values())
     running.close()
     return found, log.order
 

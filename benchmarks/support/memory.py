@@ -104,7 +104,7 @@ class MemoryLog(Alive):
         for _, made in self._alive.values():
             made.action = None
 
-    def peak(self, gradients: Iterable[Tensor]) -> dict[str, int]:
+    def at_peak(self, gradients: Iterable[Tensor]) -> dict[str, int]:
         """Bytes by category when most were alive in the last step, whose gradients are given."""
         self._bury()
         for gradient in gradients:
