@@ -27,12 +27,7 @@ _FIX = "set data.path to a text file, or to a folder with .txt, .py or .md files
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Tokens to train on and tokens held out, one byte per token.
-
-    Attributes:
-        train: [n].
-        validation: [m], from other files, or from another part of a single file.
-    """
+    """Tokens to train on, and tokens held out: of other files, or another part of a single one."""
 
     train: Tokens
     validation: Tokens
@@ -89,12 +84,10 @@ def load_corpus(
             without its tests.
         seq_len: tokens per sequence; both splits must hold one sequence and its last target.
         max_bytes: read no more than this; None: 8 MiB of the standard library, all of `path`.
-        validation_fraction: share held out: of the files, spread evenly, at least one; of a single
-            file, its tail.
+        validation_fraction: held out of the files, spread evenly; of a single file, its tail.
 
     Raises:
-        ValueError: `path` is missing, unreadable, without text or shorter than one sequence for
-            each split, or another argument is out of range. The messages call them `data.*`.
+        ValueError: `path` is missing, unreadable or too short, or a number is out of range.
     """
     _check_options(seq_len, max_bytes, validation_fraction)
     if path is None:

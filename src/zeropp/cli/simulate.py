@@ -8,14 +8,68 @@ from typing import Annotated, Self
 
 import tyro
 
-from zeropp.cli.options import Simulated
+from zeropp.cli.schedules import Made
 from zeropp.cli.verb import print_table
 from zeropp.generate import GENERATORS
+from zeropp.ir import Program
 from zeropp.show import MemoryCurves, check_output, draw_text, show
-from zeropp.simulate import Report
+from zeropp.simulate import Report, simulate
 
 _TITLE = "bubble ratio = idle / (P x makespan); activations in micro-batches"
 _COLUMNS = ("schedule", "V", "makespan", "bubble ratio", "peak activations", "gathers", "reduces")
+
+
+@dataclass(frozen=True)
+class Simulated(Made):
+    """One schedule, lowered and simulated, or several."""
+
+    schedule: tyro.conf.Positional[str] = "zeropp"
+    """Name of the schedule (see `zeropp schedules`), or a file."""
+    gather: float = 0.0
+    """Time to gather one stage's parameters, in the unit of the costs."""
+    reduce: float = 0.0
+    """Time to reduce one stage's gradients."""
+    transfer: float = 0.0
+    """How long one message keeps its channel busy; the latency of the hop comes on top."""
+    host: float = 0.0
+    """How long a rank computes nothing because it sends a message or posts a receive."""
+    compare: str | None = None
+    """Instead of one schedule, these side by side: NAME,NAME,... or all."""
+
+    def reports(self) -> list[Report]:
+        """Simulate the schedule or file, or the schedules to compare."""
+        if self.compare is None:
+            return [self.report()]
+        names = list(GENERATORS) if self.compare == "all" else self.compare.split(",")
+        return [wanted.report() for wanted in map(self.named, names)]
+
+    def report(self) -> Report:
+        """Simulate the schedule or file."""
+        subject = self.subject()
+        if not isinstance(subject, Program):
+            subject = self.lowered(subject)
+        more = {name: getattr(self, name) for name in ("gather", "reduce", "transfer", "host")}
+        return simulate(subject, self.costs_of(subject.placement, **more))
+
+    def named(self, name: str) -> Self:
+        """The same for another schedule, without the knobs and chunks that it does not have.
+
+        Times of collectives are those of a stage of `chunks`, and follow the stage's size.
+        """
+        if name not in GENERATORS:
+            raise ValueError(
+                f"compare: unknown schedule {name!r}; choose of {', '.join(GENERATORS)}"
+            )
+        generator = GENERATORS[name]
+        chunks = self.chunks
+        if generator.chunks is not None and chunks not in generator.chunks:
+            chunks = max(generator.chunks)
+        knobs = {k: None for k in ("unit_size", "seam", "slots") if k not in generator.options}
+        if "slots" in knobs:
+            knobs["budget"] = None
+        share = self.chunks / chunks  # a stage of another size gathers and reduces more or less
+        traffic = {"gather": self.gather * share, "reduce": self.reduce * share}
+        return replace(self, schedule=name, chunks=chunks, **traffic, **knobs)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zeropp.ir.model import GPTConfig
-from zeropp.measure.blocks import Measurement, Spread
-from zeropp.measure.profiling import measure, profile, ranks_per_node
+from zeropp.measure.profiling import Measurement, Spread, measure, profile, ranks_per_node
 from zeropp.planner import Problem, best_plan, write_plan
 from zeropp.planner.profile import Profile, Setting
 from zeropp.planner.profile_file import write_profile

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir.model import GPTConfig
-from zeropp.measure.blocks import Subject
+from zeropp.measure.profiling import Subject
 from zeropp.models import gpt_blocks, init_block
 from zeropp.planner.profile import Setting
 from zeropp.runtime.inputs import Microbatch
