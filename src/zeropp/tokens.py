@@ -60,7 +60,8 @@ class Corpus:
         tokens = self.train if split == "train" else self.validation
         _check_length(len(tokens), split, seq_len)
         if split == "train":
-            starts = _random_starts(len(tokens), step, batch_size, seq_len, seed)
+            draw = random.Random(f"batch {seed} {step}")
+            starts = [draw.randrange(len(tokens) - seq_len) for _ in range(batch_size)]
         else:
             starts = _fixed_starts(len(tokens), step, batch_size, seq_len)
         share = batch_size // world
@@ -205,11 +206,6 @@ def _check_length(length: int, split: Split, seq_len: int) -> None:
             f"data.path: the {split} text has {length} tokens, one sequence needs "
             f"seq_len + 1 = {seq_len + 1}; give more text or lower seq_len"
         )
-
-
-def _random_starts(length: int, step: int, count: int, seq_len: int, seed: int) -> list[int]:
-    draw = random.Random(f"batch {seed} {step}")
-    return [draw.randrange(length - seq_len) for _ in range(count)]
 
 
 def _fixed_starts(length: int, step: int, count: int, seq_len: int) -> list[int]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -122,7 +123,8 @@ class Simulate(Simulated):
         if self.limit is not None and not self.limit > 0:
             raise ValueError(f"limit must be above 0, got {self.limit}")
         reports = self.reports()
-        best = min(filter(self._fits, reports), key=_makespan_and_peak, default=None)
+        fastest = attrgetter("makespan", "peak_microbatches")
+        best = min(filter(self._fits, reports), key=fastest, default=None)
         rows = [report.as_dict() for report in reports] if self.json else []
         if self.json and self.compare is None:
             print(json.dumps(rows[0]))
@@ -148,7 +150,7 @@ class Simulate(Simulated):
         return self.limit is None or report.peak_microbatches <= self.limit
 
     def _print_comparison(self, reports: Sequence[Report], best: Report | None) -> None:
-        ordered = sorted(reports, key=lambda report: report.makespan)
+        ordered = sorted(reports, key=attrgetter("makespan"))
         styles = ["bold" if r is best else "" if self._fits(r) else "dim" for r in ordered]
         print_table(_TITLE, _COLUMNS, map(self._row, ordered), styles)
         print(self._recommendation(reports, best))
@@ -167,17 +169,13 @@ class Simulate(Simulated):
 
     def _recommendation(self, reports: Sequence[Report], best: Report | None) -> str:
         if best is None:
-            least = min(reports, key=lambda report: report.peak_microbatches)
+            least = min(reports, key=attrgetter("peak_microbatches"))
             return (
                 f"nothing fits {self.limit:g} micro-batches; {least.name} needs the least, "
                 f"{least.peak_microbatches:g}"
             )
         within = "" if self.limit is None else f" within {self.limit:g} micro-batches' activations"
         return f"fastest{within}: {best.name}, {best.makespan:.4g}"
-
-
-def _makespan_and_peak(report: Report) -> tuple[float, float]:
-    return report.makespan, report.peak_microbatches
 
 
 def _print_report(report: Report) -> None:

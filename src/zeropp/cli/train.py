@@ -45,10 +45,13 @@ class Train(Config, Verb):
         config = Config(**_fields(self))
         task = _task(config, self.held) if leads() else None
         ranks = task.saved.plan.world_size if task else 0
-        if self.rehearse:
-            _rehearse(ranks, task)
-        else:
+        if not self.rehearse:
             _train(ranks, config, task)
+            return 0
+        from zeropp.launch.ranks import run_on_ranks
+        from zeropp.train.loop import rehearse_task
+
+        run_on_ranks(ranks, "cpu", rehearse_task, task)
         return 0
 
 
@@ -70,13 +73,6 @@ def _task(config: Config, program: Program | None) -> Task:
         plan = task.saved.plan
         check_world_size(plan.pp_size, plan.dp_replicate, plan.dp_shard, torchrun_ranks())
     return task
-
-
-def _rehearse(ranks: int, task: Task | None) -> None:
-    from zeropp.launch.ranks import run_on_ranks
-    from zeropp.train.loop import rehearse_task
-
-    run_on_ranks(ranks, "cpu", rehearse_task, task)
 
 
 def _train(ranks: int, config: Config, task: Task | None) -> None:

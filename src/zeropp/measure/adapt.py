@@ -88,7 +88,8 @@ class Adapter:
         if costs is None:
             return None
         times = (*costs.forward, *costs.backward, *costs.weight)
-        if self._known and not _differ(times, self._known):
+        pairs = zip(times, self._known, strict=False)
+        if self._known and all(abs(now - then) <= _CHANGED * then for now, then in pairs):
             return None
         self._known = times
         switch = better_order(self.plan, self._pipe.program, costs)
@@ -97,11 +98,6 @@ class Adapter:
         self._pipe.follow(switch.program)
         self.plan = switch.plan
         return switch
-
-
-def _differ(times: tuple[float, ...], known: tuple[float, ...]) -> bool:
-    pairs = zip(times, known, strict=True)
-    return any(abs(now - before) > _CHANGED * before for now, before in pairs)
 
 
 def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:

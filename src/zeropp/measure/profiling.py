@@ -185,6 +185,7 @@ class _Meter:
                 _seconds(passes, self._device)
             taken = [_seconds(passes, self._device) for _ in range(_REPEATS)]
             until_backward, until_weight, workspace = _held(passes)
+        sent = sum(s.dtype.itemsize * torch.Size(s.shape).numel() for s in specs[index + 1])
         forward, backward, weight = map(_spread, zip(*taken, strict=True))
         block = Block(
             forward.median,
@@ -192,7 +193,7 @@ class _Meter:
             weight.median,
             until_backward,
             until_weight,
-            message=_bytes_of(specs[index + 1]),
+            message=float(sent),
             workspace=workspace,
             flops=self._flops(index, specs[index]),
         )
@@ -285,7 +286,3 @@ def _held(passes: Passes) -> tuple[float, float, float]:
 def _spread(seconds: Sequence[float]) -> Spread:
     low, _, high = quantiles(seconds, n=4)
     return Spread(median(seconds), low, high)
-
-
-def _bytes_of(specs: Specs) -> float:
-    return float(sum(spec.dtype.itemsize * torch.Size(spec.shape).numel() for spec in specs))

@@ -151,11 +151,7 @@ def predicted(timeline: Timeline, schedule: Schedule) -> Timeline:
 
 def measured(marks: list[Marks], placement: Placement, title: str) -> Measured:
     """Spans and idle time from every rank's marks, in the order in which they were made."""
-    spans, waits = [], []
-    for rank in marks:
-        own, idle = _one_rank(rank)
-        spans.append(own)
-        waits.append(idle)
+    spans, waits = zip(*map(_one_rank, marks), strict=True)
     timeline = Timeline(title, placement, tuple(map(tuple, spans)), "ms")
     start = min((rank[0].start for rank in spans if rank), default=0.0)
     end = max((rank[-1].end for rank in spans if rank), default=0.0)
@@ -163,7 +159,7 @@ def measured(marks: list[Marks], placement: Placement, title: str) -> Measured:
         if own:
             idle[Cause.RAMP] += own[0].start - start
             idle[Cause.TAIL] += end - own[-1].end
-    return Measured(timeline, tuple(waits))
+    return Measured(timeline, waits)
 
 
 def _one_rank(marks: Marks) -> tuple[list[Span], dict[Cause, float]]:
