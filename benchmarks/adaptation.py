@@ -5,8 +5,7 @@
 
 Run: python benchmarks/adaptation.py [--json]; four ranks that sleep, about five minutes.
 
-The loss is the step's time above that of the order which is made for the true times, within the
-same memory, measured in the same run.
+The loss is a step's time above that of the order made for the true times, within the same memory.
 """
 
 from dataclasses import dataclass
@@ -60,9 +59,7 @@ class Case:
 
 
 CASES = (
-    Case("rank 0 slows, drained", "drain", slow_stages=(0, P)),
-    Case("rank 1 slows, drained", "drain", slow_stages=(1, P + 1)),
-    Case("rank 2 slows, drained", "drain", slow_stages=(2, P + 2)),
+    *(Case(f"rank {r} slows, drained", "drain", slow_stages=(r, P + r)) for r in range(3)),
     Case("W half as long, carried", "carry", weight=0.5),
     Case("W half as long, drained", "drain", weight=0.5),
 )
@@ -74,8 +71,7 @@ def costs(weight: float) -> Costs:
     return Costs(times, times, tuple(weight * t for t in times))
 
 
-def seconds_of(pipe: Pipeline, laps: Observer) -> float:
-    """Median of a few steps."""
+def _seconds_of(pipe: Pipeline, laps: Observer) -> float:
     step = partial(pipe.step, BATCH, observer=laps)
     return median(seconds(step) for _ in range(MEASURED))
 
@@ -89,14 +85,14 @@ def run_case(case: Case) -> Row:
         pipe.step(BATCH, observer=laps)
     for stage in case.slow_stages:
         emulated.slow_down(stage, SLOWER)
-    loss = seconds_of(pipe, laps)
+    loss = _seconds_of(pipe, laps)
     adapter.times.take()
     switched = WITHIN + 1
     for number in range(WITHIN):
         pipe.step(BATCH, observer=laps)
         if adapter.after_step() is not None:
             switched = min(switched, number + 1)
-    adapted = seconds_of(pipe, laps)
+    adapted = _seconds_of(pipe, laps)
     pipe.close()
     row = {"case": case.name, "with_the_loss_s": round(loss, 4), "adapted_s": round(adapted, 4)}
     return row | {"could_be_s": round(as_it_could_be(case), 4), "switched_after_steps": switched}
@@ -109,19 +105,18 @@ def as_it_could_be(case: Case) -> float:
     plan, emulated = ideal.plan if ideal else case.plan, EmulatedCompute(case.true_costs)
     pipe = pipeline(tiny_blocks(P * V), tiny_loss, plan, device=CPU)
     pipe.step(BATCH, observer=emulated)
-    found = seconds_of(pipe, emulated)
+    found = _seconds_of(pipe, emulated)
     pipe.close()
     return found
 
 
-def run_all() -> list[Row]:
-    """Every case, on one rank."""
+def _run_all() -> list[Row]:
     return [run_case(case) for case in CASES]
 
 
 def measure() -> tuple[list[Row], list[Figure]]:
     """A row and a figure for each case."""
-    rows, figures = run_ranks(P, run_all, timeout=560)[0], []
+    rows, figures = run_ranks(P, _run_all, timeout=560)[0], []
     for row in rows:
         left, loss = (row[k] - row["could_be_s"] for k in ("adapted_s", "with_the_loss_s"))
         figures.append(Figure(f"{row['case']}: loss not won back", 100 * left / loss, 50.0))

@@ -3,19 +3,15 @@ torch's own runtime: throughput, bytes on the wire, peak memory.
 
 Run: python benchmarks/cluster.py [--json] [--plot FILE]; as root with iproute2, nine minutes.
 
-Four hosts of two ranks (P=4, D=2); eight with --hosts 8, 19 minutes; with --all much longer.
-
-Hosts are network namespaces joined by a switch; each link sends through a token bucket at both
-ends. Blocks sleep for compute, 15 ms for each of F, B and W; their parameters, activations,
-gradients and messages are real, in a transformer's proportions (cluster/cases.py): over 200 Mbit/s,
-both ranks of a host gather a block in two F.
+Four hosts of two ranks (P=4, D=2); eight with --hosts 8, 19 minutes; with --all much longer. Hosts
+are network namespaces (cluster/hosts.py). Blocks sleep for compute; their parameters, activations,
+gradients and messages are real, in a transformer's proportions (cluster/cases.py).
 
 ZeroPP, breadth-first and interleaved 1F1B have V=4 stages of one block. 1F1B has one stage of four
 a rank; this library gathers it as a whole, `microbatch` for every F and backward and reduces after
-each, `step` once, keeping parameters and unreduced gradients until the end. torch's FSDP2 wraps
-every block and reduces once a step. Steps are from the first rank's start to the last one's end.
-Peak memory is what a process holds above its state between steps, plus its shards of parameters
-and gradients; there is no optimizer. Every place has a verdict: what ZeroPP does not win over.
+each, `step` once. torch's FSDP2 wraps every block and reduces once a step. Steps are from the first
+rank's start to the last one's end. Peak memory is what a process holds above its state between
+steps, plus its shards of parameters and gradients. Every place has a verdict.
 """
 
 import argparse
@@ -30,9 +26,8 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from cluster.cases import Batch, D, Job, Mapping
+from cluster.cases import Batch, D, Job, Mapping, figures, verdicts
 from cluster.hosts import DEVICE, ClusterError, make_cluster, refusal
-from cluster.verdict import figures, verdicts
 from support.claim import Row, parser, report
 from support.memory import ALLOCATOR
 from support.pictures import rates_picture
@@ -41,8 +36,7 @@ CLAIM = "ZeroPP over slow links: faster than breadth-first and 1F1B + ZeRO-3, in
 PICTURES = (".png", ".svg", ".pdf")
 
 
-def chosen_options() -> argparse.Namespace:
-    """The command line."""
+def _chosen_options() -> argparse.Namespace:
     options = parser(CLAIM)
     options.add_argument("--plot", type=Path, help="write throughput over link rate to this file")
     options.add_argument("--hosts", type=int, choices=(4, 8), default=4, help="P, and ranks / 2")
@@ -65,11 +59,7 @@ def batches(P: int, everything: bool) -> tuple[Batch, ...]:
 
 
 def run_job(job: Job) -> list[Row]:
-    """The rows of a job; what the ranks say goes to our error stream.
-
-    Raises:
-        RuntimeError: a rank failed.
-    """
+    """The rows of a job, unless a rank fails; what the ranks say goes to our error stream."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         given, rows = Path(folder) / "job", Path(folder) / "rows"
         given.write_bytes(pickle.dumps(job))
@@ -109,7 +99,7 @@ def _start(job: Job, rank: int, given: Path, rows: Path) -> subprocess.Popen[byt
 
 def main() -> int:
     """Measure and report."""
-    chosen = chosen_options()
+    chosen = _chosen_options()
     if reason := refusal(os.geteuid()):
         print(f"cluster.py {reason}", file=sys.stderr)
         return 2

@@ -2,16 +2,15 @@
 
 Run: python benchmarks/memory.py [--json]; four ranks with a small GPT, about three minutes.
 
-Ours runs the very order of actions that torch's runtime was seen to run, over the same stages. What
-counts is every tensor that a step makes, at the moment when most of its bytes are alive, on the
-rank where that is most.
+Ours runs the very order that torch's runtime was seen to run, over the same stages. What counts is
+every tensor that a step makes, when and where most of their bytes are alive.
 """
 
 from support.claim import Figure, Row, run
 from support.gpt import Task
-from support.memory_log import CATEGORIES, MemoryLog
+from support.memory import CATEGORIES, MemoryLog
 from support.ranks import run_ranks
-from support.sides import Running, Side, forget_gradients, gradients
+from support.sides import Side, forget_gradients, gradients
 from support.torch_runtime import CPU, PEERS
 from zeropp.ir import Action, Placement, Schedule, Shape
 from zeropp.ir.model import GPTConfig
@@ -28,23 +27,20 @@ ORDERS = {peer: peer.chunks or 2 for peer in PEERS.values()}  # with V
 Peak = dict[str, int]
 
 
-def start(side: Side, given: Schedule | None) -> Running:
-    """The side on this rank; ours runs the order that is given."""
-    if given is None:
-        return TASK.start(side)
-    mesh = make_mesh(P, device=CPU)
-    return Pipeline(TASK.blocks(), token_loss, lower(given), mesh, device=CPU, owns_mesh=True)
-
-
 def logged(side: Side, given: Schedule | None) -> tuple[Peak, list[Action]]:
-    """On one rank: the peak of the second step, and its actions."""
-    running, log, batch = start(side, given), MemoryLog(), TASK.batch()
+    """On one rank: the peak of the second step, and its actions; ours runs the order given."""
+    if given is None:
+        running = TASK.start(side)
+    else:
+        own = TASK.blocks(), token_loss, lower(given), make_mesh(P, device=CPU)
+        running = Pipeline(*own, device=CPU, owns_mesh=True)
+    log, batch = MemoryLog(), TASK.batch()
     with log:
         for _ in range(2):
             forget_gradients(running.modules)
             log.begin_step()
             running.step(batch, observer=log)
-        found = log.peak(gradients(running.modules).values())
+        found = log.at_peak(gradients(running.modules).values())
     running.close()
     return found, log.order
 

@@ -15,8 +15,7 @@ CLAIM = "A step takes what the simulator says"
 ACTION_S = 0.020
 
 
-def plans(P: int) -> list[Plan]:
-    """With 2P micro-batches."""
+def _plans(P: int) -> list[Plan]:
     return [
         Plan(P, 2, 2 * P, "zeropp", P),
         Plan(P, 2, 2 * P, "zeropp", P, "drain"),
@@ -28,7 +27,7 @@ def plans(P: int) -> list[Plan]:
 
 def rehearsed(P: int) -> list[Rehearsal]:
     """Every plan, on a rank."""
-    every = ((plan, (ACTION_S,) * (plan.pp_size * plan.num_chunks)) for plan in plans(P))
+    every = ((plan, (ACTION_S,) * (plan.pp_size * plan.num_chunks)) for plan in _plans(P))
     return [rehearse(plan, Costs(times, times, times), steps=3) for plan, times in every]
 
 
@@ -46,7 +45,7 @@ def measure() -> tuple[list[Row], list[Figure]]:
     figures, rows = [], []
     for P in (4, 8):
         ranks = run_ranks(P, rehearsed, P, timeout=300)
-        for plan, found in zip(plans(P), ranks[0], strict=True):
+        for plan, found in zip(_plans(P), ranks[0], strict=True):
             name = f"{plan.schedule}{'' if plan.seam is None else ' ' + plan.seam}"
             ratio = found.measured_s / found.simulated_s
             figures.append(Figure(f"P={P} {name}: step", ratio, 1.03, "times"))

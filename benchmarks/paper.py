@@ -4,11 +4,7 @@ throughput over breadth-first; up to +68 %, and 10 % less memory, against memory
 Run: python benchmarks/paper.py [--json]; no torch, about three minutes on two cores.
 
 GPTs of 1.5, 6.2 and 14.6 billion parameters, 1024 tokens a sequence, on 32 and 64 A800-80G in nodes
-of eight, by the planner's analytic costs. ZeroPP, breadth-first and interleaved 1F1B run V chunks
-per rank, 1F1B one. Every side recomputes the least that fits the memory. The abstract does not say
-how its 1F1B shards; ZeRO-3 is the reading that its comparison of memory suggests, and others are
-listed beside it. "drained" is the paper's own order, gathered per unit; "ZeroPP" is the fastest of
-both seams, of units of P, 2P-1 and B, and of gathering per unit or per step.
+of eight, by the planner's analytic costs; what sides and names mean, docs/performance.md says.
 
     small batch   B = P, 2P      shards inside       a node; the pipeline crosses nodes
     large batch   B = 4P, 8P     shards over 2       nodes each; the pipeline crosses nodes
@@ -157,10 +153,6 @@ class Claim:
             return None
         return peer.step_s / own.step_s
 
-    def reached_by(self, value: float) -> bool:
-        """Whether a ratio is what is claimed."""
-        return value <= self.target if self.leanest else value >= self.target
-
 
 CLAIMS = (
     Claim(f"throughput over {BREADTH_FIRST}", BREADTH_FIRST, 1.30),
@@ -189,7 +181,7 @@ def _largest(these: Sequence[Compared], ours: str, where: str, claim: Claim) -> 
     if not found:
         return Figure(f"{where}: {claim.text}: cases that compare", 0, 1, "", at_least=True)
     value, case = (min if claim.leanest else max)(found)
-    reached = sum(claim.reached_by(v) for v, _ in found)
+    reached = sum(v <= claim.target if claim.leanest else v >= claim.target for v, _ in found)
     at = f"{case.model} P={case.P} D={case.D} V={case.V} B={case.B} {case.between}"
     name = f"{where}: {claim.text}, best of {len(found)} ({reached} reach it), {at}"
     return Figure(name, value, claim.target, "times", not claim.leanest)

@@ -5,13 +5,11 @@ Run: python benchmarks/peers.py [--json] [--all]; four and eight ranks, under te
 cores. `--all` runs the whole grid of P, B and costs, which takes longer.
 
 Sides run in turn, step by step, so each ratio is of two steps that ran one after the other. Costs
-are those of one micro-batch's F, B and W through a whole rank; each of V stages takes 1/V of it.
-Our orders are made for the costs and the measured latency; torch's are fixed. Warming up is not
-measured. torch's first stage does not split its backward; every stage's F, B and W run once.
+are those of one micro-batch's F, B and W through a whole rank. Our orders are made for the costs
+and the measured latency; torch's are fixed, and its first stage does not split its backward.
 
 `most_possible` is what a pipeline without any idle time would reach over the same side. `shares`
-say where the time of our last step went: compute (the runtime's work for an action included), and
-idle time by cause.
+say where the time of our last step went: compute, and idle time by cause.
 """
 
 import sys
@@ -25,12 +23,13 @@ import torch
 import torch.distributed as dist
 
 from support.claim import Figure, Row, parser, report
-from support.emulated import EmulatedBlock, emulated_loss
+from support.emulated import EmulatedBlock
 from support.ranks import run_ranks
 from support.sides import Side, seconds, shares, torch_sides, trace_of
 from support.torch_runtime import CPU
 from zeropp.costs import Costs
 from zeropp.measure.links import measure_hop
+from zeropp.measure.rehearsal import tiny_loss
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
 
@@ -70,8 +69,7 @@ FEW, MANY = Setting(8, 8, EQUAL, 0.130, (2, 4)), Setting(8, 32, EQUAL, 0.060)
 def settings(whole_grid: bool) -> list[Setting]:
     """What is run: the combinations that claims are made of and some of every other kind.
 
-    A stage's action takes 25 ms or more: after a sleep, cold caches make it late by up to a
-    millisecond where eight ranks share two cores.
+    A stage's action takes 25 ms or more: cold caches make it late by up to a millisecond.
     """
     chosen = [Setting(4, B, EQUAL, s) for B, s in ((4, 0.080), (8, 0.056), (16, 0.050))]
     chosen += [FEW, MANY, Setting(8, 16, TRIPLES[1], 0.054), Setting(4, 8, TRIPLES[2], 0.054)]
@@ -107,10 +105,9 @@ class Emulated:
         times = zip(costs.forward, costs.backward, costs.weight, strict=True)
         blocks = [EmulatedBlock(stage, first=s == 0) for s, stage in enumerate(times)]
         plan = side.plan(setting.P, setting.B, costs)
-        self._running = side.start(blocks, emulated_loss, plan)
+        self._running = side.start(blocks, tiny_loss, plan)
         own = (m for module in self._running.modules for m in module.modules())
-        spans = (m.spans for m in own if isinstance(m, EmulatedBlock))
-        self._spans = [span for s in spans for span in (s.forward, s.backward, s.weight)]
+        self._spans = [span for m in own if isinstance(m, EmulatedBlock) for span in m.spans]
         self._batch = torch.zeros(setting.B, WIDTH), torch.zeros(setting.B, WIDTH)
         if isinstance(self._running, Pipeline):
             self.result.simulated = simulate(self._running.program, costs).makespan
@@ -148,9 +145,8 @@ def run_settings(chosen: list[Setting]) -> list[Result]:
         running = [Emulated(setting, side, latency) for side in setting.sides()]
         for one in running:
             one.warm()
-        for _ in range(REPEATS):
-            for one in running:
-                one.measure()
+        for _, one in product(range(REPEATS), running):
+            one.measure()
         for one in running:
             one.close()
             found.append(one.result)

@@ -3,8 +3,8 @@ and of a real GPT over two ranks from its measured profile, with its memory by c
 
 Run: python benchmarks/prediction.py [--json]; two to eight ranks, about six minutes on two cores.
 
-A shared machine is faster at one minute than at the next, so that every measured step of the GPT
-has a profile right before it and another right after it, whose predictions are averaged.
+A shared machine is faster at one minute than at the next: predictions of a profile right before a
+measured step of the GPT, and of one right after it, are averaged.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,6 @@ from functools import partial
 from itertools import chain, pairwise
 from statistics import mean, median
 from typing import Any
-
-import torch.distributed as dist
 
 from support.claim import Figure, Row, run
 from support.gpt import Task
@@ -33,6 +31,7 @@ from zeropp.planner import Problem
 from zeropp.planner.layout import Layout
 from zeropp.planner.pricing import cut, price
 from zeropp.planner.profile import Profile, Setting
+from zeropp.runtime.mesh import gathered
 from zeropp.runtime.observer import Phase
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import Category, Report, simulate
@@ -115,10 +114,7 @@ def row_of(name: str, plan: Plan, predicted: float, measured: float) -> Row:
 
 
 class Held:
-    """The most bytes of activations and messages, at the end of any action.
-
-    They are what is alive and is no sum of gradients.
-    """
+    """The most bytes that are alive at the end of any action and are no sums of gradients."""
 
     def __init__(self, alive: Alive, pipe: Pipeline) -> None:
         self._alive, self._stages = alive, pipe.stages
@@ -180,9 +176,7 @@ def _bytes_by_rank(pipe: Pipeline) -> list[tuple[float, float]]:
     with Alive() as alive:
         held = Held(alive, pipe)
         pipe.step(TASK.batch(), observer=held)
-    most: list[tuple[float, float]] = [(0.0, 0.0)] * 2
-    dist.all_gather_object(most, (float(held.most), float(held.gradients)))
-    return most
+    return gathered((float(held.most), float(held.gradients)))
 
 
 def _categories(report: Report, rank: int) -> tuple[float, float]:

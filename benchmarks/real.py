@@ -3,19 +3,16 @@
 Run: python benchmarks/real.py [--json]; about eight minutes on two cores.
 
 Weights, batch, cut into stages, loss and gradients are equal, which is checked against plain
-PyTorch. Every rank has a core of its own, as under `zeropp train`: else threads of one rank wake
-where the other computes, and either runtime stands still for milliseconds. Orders that can follow
-the measured times do so, as `zeropp train` lets them.
+PyTorch. Every rank has a core of its own, as under `zeropp train`. Orders that can follow the
+measured times do so, as `zeropp train` lets them.
 
 torch's schedules run in turn for a few rounds; its fastest then run a final with all of ours, of
 many rounds, by which the claim goes: ratios are of the same round. In a round a side runs two
-steps, of which the second is timed: a run repeats one order, and the first step after another
-order's still takes its memory from the system anew.
+steps, of which the second is timed, since the first still takes its memory from the system anew.
 
 `most_possible` is what a pipeline without any idle time, or any cost of its own, would reach over
-the same side: each rank's half of the model by itself, in plain PyTorch, both at once. Peak memory
-is read in fresh processes whose allocator returns every freed tensor, above what the process held
-with its weights.
+the same side: each rank's half of the model by itself, in plain PyTorch. Peak memory is read in
+fresh processes, above what they held with their weights.
 """
 
 import os
@@ -99,10 +96,7 @@ def _in_turn(batch: Batch, running: Mapping[Side | None, Running | Alone], round
 
 
 def _fastest_few(rounds: Seconds) -> list[Side]:
-    """The three fastest, and the fastest whose stages go round.
-
-    By their best round: what else the machine does only ever adds time.
-    """
+    """By their best round, the three fastest, and the fastest whose stages go round."""
     by_time = sorted(filter(None, rounds), key=lambda side: min(rounds[side]))
     return list(dict.fromkeys([*by_time[:3], next(filter(_goes_round, by_time))]))
 
@@ -112,11 +106,7 @@ def _goes_round(side: Side) -> bool:
 
 
 def peak_of(task: Task, side: Side) -> float:
-    """On one rank: the most MiB of a side's steps above what the process held with its weights.
-
-    What the first step leaves, such as torch's buffers for every micro-batch, counts, and so do the
-    steps in which an order follows the times.
-    """
+    """On one rank: the most MiB of a side's steps above what the process held with its weights."""
     running, batch = task.start(side), task.batch()
     torch.ones(1, requires_grad=True).sum().backward()  # autograd's own first needs are met
 
@@ -175,8 +165,8 @@ def figures(task: Task, final: Seconds, peaks: Peaks) -> Iterator[Figure]:
 
 def fastest(taken: Seconds, *, ours: bool, loops: bool = False) -> Side:
     """Of one runtime, or of those of torch's whose stages go round."""
-    of_either = (side for side in filter(None, taken) if side.ours == ours)
-    wanted = [side for side in of_either if not loops or _goes_round(side)]
+    either = [side for side in filter(None, taken) if side.ours == ours]
+    wanted = filter(_goes_round, either) if loops else either
     return min(wanted, key=lambda side: median(taken[side]))
 
 

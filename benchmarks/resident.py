@@ -4,9 +4,7 @@ the unit and `max_resident` bound it, and as simulated.
 Run: python benchmarks/resident.py [--json]; four ranks (P=2, D=2, V=3), about five minutes.
 
 Stages are one linear layer of 8 MiB whose F, B and W are made to last; activations are a few KiB.
-What the buffers of one all-gather and one reduce-scatter hold is measured first; gloo has some of
-its own beside FSDP2's. The kernel tells the most that a process held, with an allocator that
-returns freed memory.
+What gloo's buffers of one all-gather and one reduce-scatter hold is measured first.
 """
 
 import os
@@ -20,13 +18,12 @@ import torch.distributed as dist
 from torch import nn
 
 from support.claim import Figure, Row, run
-from support.emulated import emulated_loss
 from support.memory import ALLOCATOR, grown
 from support.ranks import run_ranks
 from support.sides import seconds
 from zeropp.build import pipeline, program_of
 from zeropp.costs import Costs
-from zeropp.measure.rehearsal import EmulatedCompute
+from zeropp.measure.rehearsal import EmulatedCompute, tiny_loss
 from zeropp.plan import Plan
 from zeropp.simulate import Category, simulate
 
@@ -67,7 +64,7 @@ def measured(plans: list[Plan]) -> tuple[list[Collective], list[float]]:
     own, found = collectives(), []
     for plan in plans:
         blocks: list[nn.Module] = [nn.Linear(WIDTH, WIDTH, bias=False) for _ in range(P * V)]
-        pipe = pipeline(blocks, emulated_loss, plan)
+        pipe = pipeline(blocks, tiny_loss, plan)
         batch, emulated = torch.zeros(plan.num_microbatches, WIDTH), EmulatedCompute(COSTS)
         pipe.step((batch, batch), observer=emulated)  # sharded gradients exist from here on
         found.append(grown(partial(pipe.step, (batch, batch), observer=emulated)))

@@ -11,7 +11,7 @@ from functools import partial
 from statistics import median, quantiles
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.pipelining._backward import stage_backward_input, stage_backward_weight
 
@@ -31,29 +31,21 @@ BATCH, PAIRS = 4, 15
 Runner = Callable[[Tensor, Tensor], Callable[[], object]]  # F and B of input and output gradient
 
 
-def stack() -> StageModule:
+def stack() -> list[nn.Module]:
     """The decoder layers, without embedding and head."""
-    return StageModule(dict(enumerate(Task(CONFIG, 1, BATCH).blocks()[1:-1])))
+    return Task(CONFIG, 1, BATCH).blocks()[1:-1]
 
 
-def tensors() -> tuple[Tensor, Tensor]:
-    """Input and output gradient."""
+def _tensors() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shape = (BATCH, CONFIG.seq_len, CONFIG.hidden)
     x, grad = (torch.randn(shape, generator=generator) for _ in range(2))
     return x.requires_grad_(), grad
 
 
-def forward(module: StageModule, x: Tensor) -> Tensor:
-    """Plain PyTorch."""
-    for block in module.blocks:
-        x = block(x)
-    return x
-
-
 def ours() -> Runner:
     """F and B of a stage; what is returned runs W."""
-    module, policy = stack(), MixedPrecisionPolicy()
+    module, policy = StageModule(dict(enumerate(stack()))), MixedPrecisionPolicy()
     placed = place_parameters({0: module}, None, policy, ThreadLane())
     stage = Stage(module, placed[0], policy)
 
@@ -67,27 +59,24 @@ def ours() -> Runner:
 
 def rewalk() -> Runner:
     """The same by torch's own functions."""
-    module = stack()
+    module = nn.Sequential(*stack())
     weights = list(module.parameters())
 
     def until_weight(x: Tensor, grad: Tensor) -> Callable[[], object]:
-        _, groups = stage_backward_input([forward(module, x)], [grad], [x], iter(weights))
+        _, groups = stage_backward_input([module(x)], [grad], [x], iter(weights))
         return lambda: stage_backward_weight(iter(weights), groups)
 
     return until_weight
 
 
 def paired_ratios() -> list[float]:
-    """Time of F + B + W over that of plain forward and backward, run in turn.
-
-    Each split run is held against the mean of the plain runs before and after it.
-    """
-    split, plain = ours(), stack()
-    x, grad = tensors()
+    """Time of F + B + W over the mean of plain runs, forward and backward, before and after it."""
+    split, plain = ours(), nn.Sequential(*stack())
+    x, grad = _tensors()
     splits, fuseds = [], []
     for _ in range(PAIRS + 2):
         start = time.perf_counter()
-        forward(plain, x).backward(grad)
+        plain(x).backward(grad)
         between = time.perf_counter()
         split(x, grad)()
         fuseds.append(between - start)
@@ -99,7 +88,7 @@ def paired_ratios() -> list[float]:
 def held(make: Callable[[], Runner]) -> float:
     """MiB that are alive between B and W, and were not before F."""
     until_weight = make()
-    x, grad = tensors()
+    x, grad = _tensors()
     until_weight(x, grad)()  # buffers of gradients exist from here on
     before = resident()
     finish = until_weight(x, grad)

@@ -51,11 +51,7 @@ def take(folder: Path, pictures: Path) -> None:
 
 
 def measure_exactness() -> None:
-    """Publish the worst error of every feature over all layouts and ranks.
-
-    Raises:
-        ValueError: an error above 1e-5.
-    """
+    """Publish the worst error of every feature over all layouts and ranks, unless above 1e-5."""
     from support.exactness import GRIDS, measure
     from support.ranks import run_ranks
 

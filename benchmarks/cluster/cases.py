@@ -1,15 +1,16 @@
-"""What is compared on the cluster: sides, batches, link rates, mappings of ranks to hosts.
+"""What is compared on the cluster: sides, batches, rates, mappings; and where ZeroPP wins there.
 
 The sizes are in the proportion of a transformer layer with h = 4096 and micro-batches of 2048
 tokens: an activation of 17 messages (34sbh bytes of 2sbh), parameters of 24 (24h^2 bytes).
 """
 
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
 from cluster.hosts import Cluster
-from support.emulated import EmulatedBlock
+from support.claim import Figure, Row
 from support.sides import Side
 from zeropp.build import program_of
 from zeropp.costs import Costs
@@ -70,11 +71,6 @@ def sides(P: int, B: int) -> list[Side]:
     return [*found, *zeropp]
 
 
-def blocks(P: int) -> list[EmulatedBlock]:
-    """The model."""
-    return [EmulatedBlock(TIMES, i == 0, WIDTH, COPIES) for i in range(P * V)]
-
-
 def case_name(side: Side) -> str:
     """For tables."""
     if side.unit_size is not None:
@@ -87,26 +83,21 @@ def rate_name(mbit: float | None) -> str:
     return "unlimited" if mbit is None else f"{mbit:g} Mbit/s"
 
 
-def costs_of(side: Side, P: int) -> Costs:
-    """Of its stages, with free links."""
-    return Costs.uniform(P, side.V, *(V * span for span in TIMES))
-
-
 def plan_of(side: Side, P: int, B: int) -> Plan:
-    """The side's plan."""
-    return side.plan(P, B, costs_of(side, P), D)
+    """The side's plan, made for free links."""
+    return side.plan(P, B, Costs.uniform(P, side.V, *(V * span for span in TIMES)), D)
 
 
 def predicted_s(side: Side, mapping: Mapping, P: int, B: int, mbit: float | None) -> float | None:
     """The simulated step; None for torch's.
 
-    Links are counted as if nothing shared them but the ranks of a host: gathers and messages do not
-    slow each other, and nothing but compute and links takes time. gloo's reduce-scatter sends twice
-    what a gather does.
+    Nothing but compute and links takes time, and gathers and messages do not slow each other.
+    gloo's reduce-scatter sends twice what a gather does.
     """
     if not side.ours:
         return None
-    costs: Any = costs_of(side, P)
+    plan = plan_of(side, P, B)
+    costs: Any = plan.costs
     byte_s = 0.0 if mbit is None else 8 / (mbit * 1e6)
     if mapping is Mapping.INSIDE:  # both ranks of a host send at once
         costs = replace(costs, transfer=D * MESSAGE_BYTES * byte_s)
@@ -114,4 +105,61 @@ def predicted_s(side: Side, mapping: Mapping, P: int, B: int, mbit: float | None
         gather = PARAMETER_BYTES * V / side.V * byte_s
         transfer = MESSAGE_BYTES * byte_s
         costs = replace(costs, gather=gather, reduce=2 * gather, transfer=transfer)
-    return round(simulate(program_of(plan_of(side, P, B)), costs).makespan, 4)
+    return round(simulate(program_of(plan), costs).makespan, 4)
+
+
+GAINS = {case_name(BREADTH_FIRST): 1.30, case_name(ZERO_3): 1.68}  # in throughput
+MEMORY = {case_name(ZERO_2): 0.90, case_name(ZERO_3): 0.90}
+AS_FAST = 1.01  # less is within what repeated runs differ by
+
+
+def by_place(rows: list[Row]) -> dict[str, dict[str, Row]]:
+    """By case, what was measured side by side."""
+    places: dict[str, dict[str, Row]] = defaultdict(dict)
+    for row in rows:
+        places[f"{row['mapping']} B={row['B']} {row['rate']}"][row["case"]] = row
+    return places
+
+
+def verdicts(rows: list[Row]) -> list[Row]:
+    """For every place, the fastest ZeroPP over each other case, and what it does not win over."""
+    return [_verdict(place, found) for place, found in by_place(rows).items()]
+
+
+def _verdict(place: str, rows: dict[str, Row]) -> Row:
+    own = {case: row["step_s"] for case, row in rows.items() if " U=" in case}
+    best = min(own, key=lambda case: own[case])
+    others = [case for case in rows if case not in own]
+    gains = {case: rows[case]["step_s"] / own[best] for case in others}
+    memory = {case: rows[best]["peak_MiB"] / rows[case]["peak_MiB"] for case in others}
+    missed = {f"throughput over {c}": gains[c] for c in GAINS if gains[c] < GAINS[c]}
+    missed |= {f"memory over {c}": memory[c] for c in MEMORY if memory[c] > MEMORY[c]}
+    breadth_first = rows[case_name(BREADTH_FIRST)]["step_s"]
+    return {
+        "verdict": place,
+        "fastest_zeropp": best,
+        "throughput_over": _rounded(gains),
+        "memory_of": _rounded(memory),
+        "does_not_win_over": _rounded({c: gain for c, gain in gains.items() if gain < AS_FAST}),
+        "claims_missed": _rounded(missed),
+        "zeropp_over_breadth_first": _rounded({c: breadth_first / s for c, s in own.items()}),
+    }
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in values.items()}
+
+
+def figures(rows: list[Row], mapping: Mapping, batch: int, rate: float | None) -> list[Figure]:
+    """The claims, at one place, of the drained order with a unit of all its micro-batches."""
+    found = by_place(rows)[f"{mapping} B={batch} {rate_name(rate)}"]
+    ours, where = found[f"zeropp drain U={batch}"], f"shard group {mapping} hosts, B={batch}"
+    figures = []
+    for peer, gain in GAINS.items():
+        name = f"throughput over that of {peer}: {where}, {rate_name(rate)}"
+        value = found[peer]["step_s"] / ours["step_s"]
+        figures.append(Figure(name, value, gain, "times", at_least=True))
+    for peer, share in MEMORY.items():
+        name = f"peak memory over that of {peer}: {where}, {rate_name(rate)}"
+        figures.append(Figure(name, ours["peak_MiB"] / found[peer]["peak_MiB"], share, "times"))
+    return figures

@@ -16,13 +16,14 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
 from cluster import cases
-from cluster.cases import KEPT_BYTES, MIB, ROWS, WIDTH, Batch, D, Job, Mapping
+from cluster.cases import COPIES, KEPT_BYTES, MIB, ROWS, TIMES, WIDTH, Batch, D, Job, Mapping, V
 from cluster.hosts import bytes_sent
 from support.claim import Row
-from support.emulated import emulated_loss
+from support.emulated import EmulatedBlock
 from support.memory import grown
 from support.sides import Side, shares, trace_of
-from zeropp.runtime.mesh import PP, REPLICATE, SHARD
+from zeropp.measure.rehearsal import tiny_loss
+from zeropp.runtime.mesh import PP, REPLICATE, SHARD, gathered
 
 
 class Step(NamedTuple):
@@ -63,7 +64,8 @@ def measured(
     """What was measured at each rate; made and warmed up without a limit."""
     limit(job, None)
     plan = cases.plan_of(side, job.P, batch.size)
-    running = side.start(cases.blocks(job.P), emulated_loss, plan, mesh)
+    blocks = [EmulatedBlock(TIMES, i == 0, WIDTH, COPIES) for i in range(job.P * V)]
+    running = side.start(blocks, tiny_loss, plan, mesh)
     data = torch.zeros(batch.size * ROWS, WIDTH)
     running.step((data, data))
     for rate in batch.rates:
@@ -96,9 +98,7 @@ def step_of(step: Callable[[], object]) -> list[Step]:
     dist.barrier()
     sent, peak = bytes_sent(), grown(timed)
     dist.barrier()
-    every: list[Step] = [Step(0, 0, 0, 0)] * dist.get_world_size()
-    dist.all_gather_object(every, Step(*times, peak, bytes_sent() - sent))
-    return every
+    return gathered(Step(*times, peak, bytes_sent() - sent))
 
 
 def summary(steps: list[list[Step]]) -> Row:

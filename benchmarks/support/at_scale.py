@@ -10,14 +10,14 @@ from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from zeropp import ir
+from zeropp.costs import Costs
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.program import Program, Recompute
-from zeropp.ir.schedule import Schedule
 from zeropp.planner import Problem
 from zeropp.planner.bounds import memory_bound
 from zeropp.planner.layout import Layout, Links
-from zeropp.planner.made import schedule_of
+from zeropp.planner.made import costs_for
 from zeropp.planner.order import Order
 from zeropp.planner.predict import PREFETCH
 from zeropp.planner.pricing import Priced, cut, price
@@ -51,8 +51,8 @@ def by_layer(problem: Problem, priced: Priced) -> Priced:
     """ZeRO-3 at its best: layers are gathered one by one, and all that compute can hide is hidden.
 
     A pass takes its compute or its gathers, whichever is longer; what is left of the reductions
-    keeps the link busy after it. Two layers are gathered at once, one of them with its flat buffer,
-    and one layer's gradient is reduced. Implementations expose more, so this peer is a strong one.
+    keeps the link busy after it. Two layers are gathered at once, and one layer's gradient is
+    reduced. Implementations expose more, so this peer is a strong one.
     """
     costs, links, precision = priced.costs, Links(problem, priced.layout), problem.profile.precision
     counts = [problem.profile.parameters[kind] for kind in problem.profile.kinds]
@@ -130,7 +130,9 @@ def run_all(problem: Problem, P: int, D: int, V: int, sides: Sequence[Side]) -> 
                 made = side.change(problem, made)
             elif memory_bound(made, side.order) > problem.usable:
                 continue
-            ran = simulate(_program(made, side.order), made.costs)
+            chunks, made_for = made.layout.placement.num_chunks, costs_for(made, side.order)
+            program = _program(side.order, P, chunks, made.num_microbatches, made_for)
+            ran = simulate(program, made.costs)
             peak = max(memory.peak for memory in ran.memory)
             if peak <= problem.usable:
                 return Outcome(side.name, ran.makespan, peak, recompute)
@@ -139,21 +141,9 @@ def run_all(problem: Problem, P: int, D: int, V: int, sides: Sequence[Side]) -> 
     return [outcome for outcome in map(run, sides) if outcome is not None]
 
 
-def _program(priced: Priced, order: Order) -> Program:
-    """Only a carried order is made for the costs."""
-    placement, batch = priced.layout.placement, priced.num_microbatches
-    if order.seam != "carry":
-        return _same_for_all_costs(order, placement.pp_size, placement.num_chunks, batch)
-    return _lowered(schedule_of(priced, order, batch), order)
-
-
 @lru_cache(maxsize=64)
-def _same_for_all_costs(order: Order, P: int, V: int, batch: int) -> Program:
-    schedule = generate(
-        ir.Order(order.schedule, unit_size=order.unit_size, seam=order.seam), P, V, batch
-    )
-    return _lowered(schedule, order)
-
-
-def _lowered(schedule: Schedule, order: Order) -> Program:
+def _program(order: Order, P: int, V: int, batch: int, costs: Costs | None) -> Program:
+    """Lowered once for all costs, where the order is not made for some."""
+    named = ir.Order(order.schedule, unit_size=order.unit_size, seam=order.seam)
+    schedule = generate(named, P, V, batch, costs=costs)
     return lower(schedule, order.shard, max_resident=order.max_resident, prefetch=PREFETCH)

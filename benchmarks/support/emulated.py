@@ -7,15 +7,15 @@
     B    begins in Exit's backward, ends in Entry's
     W    the backward of the weight's own path: autograd's, or, where layers are split, the rule's
 
-Each span ends a fixed time after it began, so the block's own few operations are part of it. Fused
-backwards run W before or after Entry's; a W inside a B postpones the B's end.
+Each span ends a fixed time after it began, the block's own few operations included. A W inside a B,
+as fused backwards have it, postpones the B's end.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from zeropp.runtime.split_rules import GradientBuffers
 
 
 @dataclass
-class Span:
+class _Span:
     """Seconds that a block computes for, when they end, and how often they did."""
 
     seconds: float
@@ -33,22 +33,19 @@ class Span:
     count: int = 0
 
     def begin(self) -> None:
-        """Start the clock."""
         self.end = time.perf_counter() + self.seconds
 
     def rest(self) -> None:
-        """Take what is left."""
         rest_until(self.end)
         self.count += 1
 
 
-@dataclass(frozen=True)
-class Spans:
+class Spans(NamedTuple):
     """A block's F, B and W."""
 
-    forward: Span
-    backward: Span
-    weight: Span
+    forward: _Span
+    backward: _Span
+    weight: _Span
 
     @contextmanager
     def in_weight(self) -> Iterator[None]:
@@ -155,18 +152,16 @@ class _Layer(nn.Module):
 class EmulatedBlock(nn.Module):
     """A block that takes these times for F, B and W of a micro-batch.
 
-    The model's first input wants no gradient. An offset to it stands for what makes a real first
-    stage run input gradients all the same: its layers but the lowest.
-
-    Messages have rows of `width`, and the weight is [width, width]; the activation is `copies`
-    times as large as a message. Spans may be given other seconds, and their counts be reset.
+    The model's first input wants no gradient; an offset to it stands for a real first stage's upper
+    layers, which make it run input gradients all the same. Messages have rows of `width`, and the
+    weight is [width, width]; the activation is `copies` times as large as a message.
     """
 
     def __init__(
         self, seconds: tuple[float, float, float], first: bool, width: int = 8, copies: int = 1
     ) -> None:
         super().__init__()
-        self.spans = Spans(*map(Span, seconds))
+        self.spans = Spans(*map(_Span, seconds))
         self.offset = nn.Parameter(torch.zeros(width)) if first else None
         self.layer = _Layer(width, _Rule(self.spans, copies))
 
@@ -178,8 +173,3 @@ class EmulatedBlock(nn.Module):
         if not x.is_meta:
             self.spans.forward.rest()
         return y
-
-
-def emulated_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Anything with a gradient."""
-    return (outputs - targets).pow(2).sum()

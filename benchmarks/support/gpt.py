@@ -62,7 +62,8 @@ class Task:
 
 def adapt(side: Side, running: Running, batch: Batch, steps: int = 3) -> None:
     """Measure a few steps and run the best order for their times, if the side's follows them."""
-    if not side.follows_times or not isinstance(running, Pipeline):
+    follows_times = side.seam == "carry" or side.slots is not None
+    if not follows_times or not isinstance(running, Pipeline):
         return
     latency, _ = measure_hop(0, dist.get_world_size() - 1, 4096, CPU)
     plan = side.plan(dist.get_world_size(), running.num_microbatches)
@@ -99,11 +100,7 @@ class Alone:
 def require_equal(
     side: Side, running: Running, batch: Batch, loss: float, wanted: dict[str, Tensor]
 ) -> None:
-    """Refuse a side whose step gives another loss, or other gradients, than plain PyTorch.
-
-    Raises:
-        AssertionError: more than 1e-5 off.
-    """
+    """Refuse a side whose loss or gradients are more than 1e-5 off those of plain PyTorch."""
     forget_gradients(running.modules)
     made = running.step(batch)
     own = made if made is None or isinstance(made, float) else float(made.loss)

@@ -37,11 +37,6 @@ class Side:
         return self.name not in PEERS
 
     @property
-    def follows_times(self) -> bool:
-        """Whether its order is one to be made for the measured times."""
-        return self.seam == "carry" or self.slots is not None
-
-    @property
     def title(self) -> str:
         """For tables."""
         return f"{'' if self.ours else 'torch '}{self.name}{f' {self.seam}' if self.seam else ''}"
@@ -56,10 +51,7 @@ class Side:
     def start(
         self, blocks: Sequence[nn.Module], loss: Loss, plan: Plan, mesh: DeviceMesh | None = None
     ) -> Running:
-        """The whole model's blocks, laid over all ranks; collective.
-
-        `loss` is the sum over a micro-batch's tokens.
-        """
+        """The model's blocks laid over all ranks; `loss` is the sum over a micro-batch's tokens."""
         if self.ours:
             return pipeline(blocks, loss, plan, mesh, device=CPU)
         return TorchPipeline(PEERS[self.name], blocks, loss, plan, mesh, self.shard)

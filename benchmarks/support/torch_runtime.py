@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -36,10 +37,6 @@ class Peer:
     vee: bool = False  # whether stages go there and back over the ranks
     fewest: int = 1  # micro-batches that it needs, in P
 
-    def stages_of(self, rank: int, P: int, V: int) -> list[int]:
-        """A rank's stages."""
-        return [rank, 2 * P - 1 - rank] if self.vee else list(range(rank, P * V, P))
-
 
 PEERS = {
     peer.name: peer
@@ -57,10 +54,9 @@ PEERS = {
 class TorchPipeline:
     """One of torch's schedules over this rank's stages, used as our `Pipeline` is.
 
-    Blocks are cut into stages by the plan, under the same names, and `loss` is the sum over a
-    micro-batch's tokens; all micro-batches are equally large. With a mesh of the axes (pp,
-    dp_replicate, dp_shard) parameters are sharded; `shard` is `microbatch` if they are to be freed
-    after every forward and backward.
+    Blocks have the same names, and `loss` is the sum over a micro-batch's tokens; all micro-batches
+    are equally large. With a mesh (pp, dp_replicate, dp_shard) parameters are sharded, and freed
+    after every forward and backward if `shard` is `microbatch`.
     """
 
     def __init__(
@@ -77,7 +73,8 @@ class TorchPipeline:
         self._rank, B = group.rank(), plan.num_microbatches
         free = shard == "microbatch"
         cut = stage_blocks(len(blocks), plan.pp_size * plan.num_chunks, plan.split)
-        owned = peer.stages_of(self._rank, plan.pp_size, plan.num_chunks)
+        loop = range(self._rank, len(cut), plan.pp_size)
+        owned = [self._rank, len(cut) - 1 - self._rank] if peer.vee else loop
         self.modules = [_stage({i: blocks[i] for i in cut[stage]}, mesh, free) for stage in owned]
         self._stages = [
             PipelineStage(module, stage, len(cut), CPU, group=group)
@@ -94,10 +91,9 @@ class TorchPipeline:
         )
 
     def step(self, batch: Batch, *, observer: Observer | None = None) -> float | None:
-        """All micro-batches, forward and backward; the loss, on the rank of the last stage.
+        """Forward and backward; the loss, on the rank of the last stage.
 
-        An `observer`, the same in every step, is told when each compute action begins to compute,
-        and when it has.
+        An `observer`, the same in every step, is told when compute actions begin, and end.
         """
         if observer is not None and self._observer is None:
             self._watch(observer)
@@ -112,6 +108,7 @@ class TorchPipeline:
         """Its process group is not its own."""
 
     def _watch(self, observer: Observer) -> None:
+        """Have what torch's runtime calls for F, for B or BW, and for W tell the observer."""
         latest: list[Action] = []  # the latest F, whose loss is computed after it
 
         def run(action: Action, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -122,8 +119,18 @@ class TorchPipeline:
             observer.observe(action, Phase.COMPUTE)
             return result
 
-        for stage in self._stages:
-            _watch_stage(stage, run)
+        def watched(
+            kind: Kind, stage: int, method: Callable[..., Any], m: int, *args: Any, **kwargs: Any
+        ) -> Any:
+            if kind is Kind.B and kwargs.get("full_backward", True):
+                kind = Kind.BW
+            return run(Action(kind, stage, m), method, m, *args, **kwargs)
+
+        methods = ((Kind.F, "forward"), (Kind.B, "backward"), (Kind.W, "backward_weight"))
+        for stage, (kind, does) in product(self._stages, methods):
+            name = f"{does}_one_chunk"
+            method = partial(watched, kind, stage.stage_index, getattr(stage, name))
+            setattr(stage, name, method)
         loss = self._schedule._loss_fn  # public only as an argument of the constructor
         self._schedule._loss_fn = lambda *args: (
             run(latest[0], loss, *args) if latest else loss(*args)  # none while shapes are inferred
@@ -138,16 +145,3 @@ def _stage(blocks: dict[int, nn.Module], mesh: DeviceMesh | None, free: bool) ->
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)  # gloo has no mean
     return stage
-
-
-def _watch_stage(stage: PipelineStage, run: Callable[..., Any]) -> None:
-    """Have the methods that torch's runtime calls for F, for B or BW, and for W `run`."""
-
-    def watched(kind: Kind, method: Callable[..., Any], m: int, *args: Any, **kwargs: Any) -> Any:
-        if kind is Kind.B and kwargs.get("full_backward", True):
-            kind = Kind.BW
-        return run(Action(kind, stage.stage_index, m), method, m, *args, **kwargs)
-
-    for kind, does in ((Kind.F, "forward"), (Kind.B, "backward"), (Kind.W, "backward_weight")):
-        name = f"{does}_one_chunk"
-        setattr(stage, name, partial(watched, kind, getattr(stage, name)))

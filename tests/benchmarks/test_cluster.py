@@ -59,8 +59,7 @@ def test_a_plot_without_a_folder_is_refused_before_anything_runs(tmp_path: Path)
 
 def test_a_verdict_names_what_is_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from cluster.cases import Mapping
-    from cluster.verdict import figures, verdicts
+    from cluster.cases import Mapping, figures, verdicts
 
     steps = {
         "zeropp breadth-first unit": 1.3,

@@ -8,8 +8,8 @@ import torch
 from support.exactness import Plain, relative_error, whole
 from support.features import Batch, even, gpt, loss_sum
 from support.ranks import run_ranks
+from zeropp import checkpoint
 from zeropp.build import pipeline
-from zeropp.checkpoint import files as checkpoint
 from zeropp.plan import Plan
 from zeropp.runtime.mesh import data_rank, data_size
 from zeropp.runtime.pipeline import Pipeline

@@ -25,21 +25,23 @@ ROWS = re.findall(
 )
 
 
+def run(folder: Path, module: str, *arguments: str) -> str:
+    """What a module prints that runs in `folder` and ends well."""
+    command = [sys.executable, "-m", module, *arguments]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_example_trains(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
     (command,) = re.findall(r"^    torchrun (.*)$", README, re.M)
     *options, script = shlex.split(command)
     (tmp_path / script).write_text(code, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *options, script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    losses = [float(loss) for loss in re.findall(r"rank 0: loss ([\d.]+)", done.stdout)]
+    printed = run(tmp_path, "torch.distributed.run", *options, script)
+    losses = [float(loss) for loss in re.findall(r"rank 0: loss ([\d.]+)", printed)]
     assert len(losses) == 3
     assert losses[2] < losses[0]
 
@@ -63,15 +65,7 @@ def test_from_a_profile_to_training_by_its_plan(tmp_path: Path) -> None:
     assert [command.split()[0] for command in commands] == ["profile", "plan", "train", "plan"]
     for command in commands:
         short = ["--run.steps", "2", "--run.sample", "4"] if command.startswith("train") else []
-        done = subprocess.run(
-            [sys.executable, "-m", "zeropp.cli.main", *shlex.split(command), *short],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=200,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        run(tmp_path, "zeropp.cli.main", *shlex.split(command), *short)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:3]))

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from support.ranks import run_ranks
-from zeropp.launch.cores import keep_to_own_cores
+from zeropp.launch.ranks import keep_to_own_cores
 
 ALL = range(8)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zeropp.ir.model import SIZES, GPTConfig
 from zeropp.models import gpt_blocks, init_block
-from zeropp.models.rotary import rotary_angles, rotate
+from zeropp.models.gpt import rotary_angles, rotate
 
 GPT2 = GPTConfig(vocab_size=61, seq_len=12, layers=3, hidden=24, heads=4)
 LLAMA = dataclasses.replace(

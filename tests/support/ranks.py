@@ -16,9 +16,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zeropp.launch.cores import keep_to_own_cores
+from zeropp.launch.ranks import keep_to_own_cores
 
-_IMPORTED = ["torch._dynamo", "zeropp.checkpoint.files", "zeropp.measure.adapt", "zeropp.runtime"]
+_IMPORTED = ["torch._dynamo", "zeropp.checkpoint", "zeropp.measure.adapt", "zeropp.runtime"]
 
 
 class RankFailedError(AssertionError):

@@ -54,12 +54,12 @@ class Profiled(Verb):
     def perform(self) -> int:
         """Check, then measure on every rank."""
         self.check()
-        from zeropp.launch.ranks import resolve_device, run_on_ranks  # torch, only now
+        from zeropp.launch.ranks import run_on_ranks  # torch, only now
         from zeropp.train.measuring import run_profile
 
         gpt, sizes = self.model.gpt(), self.micro_batch_sizes
         length = gpt.seq_len if self.seq_len is None else self.seq_len
         settings = tuple(Setting(s, Recompute(how)) for s in sizes for how in self.recompute)
         what = self.output, gpt, length, settings, self.precision, self.compile
-        run_on_ranks(self.ranks, resolve_device(self.device), run_profile, *what)
+        run_on_ranks(self.ranks, self.device, run_profile, *what)
         return 0

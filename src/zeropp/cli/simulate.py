@@ -3,19 +3,74 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Self
 
 import tyro
 
-from zeropp.cli.options import Simulated
+from zeropp.cli.schedules import Made
 from zeropp.cli.verb import print_table
 from zeropp.generate import GENERATORS
+from zeropp.ir import Program
 from zeropp.show import MemoryCurves, check_output, draw_text, show
-from zeropp.simulate import Report
+from zeropp.simulate import Report, simulate
 
 _TITLE = "bubble ratio = idle / (P x makespan); activations in micro-batches"
 _COLUMNS = ("schedule", "V", "makespan", "bubble ratio", "peak activations", "gathers", "reduces")
+
+
+@dataclass(frozen=True)
+class Simulated(Made):
+    """One schedule, lowered and simulated, or several."""
+
+    schedule: tyro.conf.Positional[str] = "zeropp"
+    """Name of the schedule (see `zeropp schedules`), or a file."""
+    gather: float = 0.0
+    """Time to gather one stage's parameters, in the unit of the costs."""
+    reduce: float = 0.0
+    """Time to reduce one stage's gradients."""
+    transfer: float = 0.0
+    """How long one message keeps its channel busy; the latency of the hop comes on top."""
+    host: float = 0.0
+    """How long a rank computes nothing because it sends a message or posts a receive."""
+    compare: str | None = None
+    """Instead of one schedule, these side by side: NAME,NAME,... or all."""
+
+    def reports(self) -> list[Report]:
+        """Simulate the schedule or file, or the schedules to compare."""
+        if self.compare is None:
+            return [self.report()]
+        names = list(GENERATORS) if self.compare == "all" else self.compare.split(",")
+        return [wanted.report() for wanted in map(self.named, names)]
+
+    def report(self) -> Report:
+        """Simulate the schedule or file."""
+        subject = self.subject()
+        if not isinstance(subject, Program):
+            subject = self.lowered(subject)
+        more = {name: getattr(self, name) for name in ("gather", "reduce", "transfer", "host")}
+        return simulate(subject, self.costs_of(subject.placement, **more))
+
+    def named(self, name: str) -> Self:
+        """The same for another schedule, without the knobs and chunks that it does not have.
+
+        Times of collectives are those of a stage of `chunks`, and follow the stage's size.
+        """
+        if name not in GENERATORS:
+            raise ValueError(
+                f"compare: unknown schedule {name!r}; choose of {', '.join(GENERATORS)}"
+            )
+        generator = GENERATORS[name]
+        chunks = self.chunks
+        if generator.chunks is not None and chunks not in generator.chunks:
+            chunks = max(generator.chunks)
+        knobs = {k: None for k in ("unit_size", "seam", "slots") if k not in generator.options}
+        if "slots" in knobs:
+            knobs["budget"] = None
+        share = self.chunks / chunks  # a stage of another size gathers and reduces more or less
+        traffic = {"gather": self.gather * share, "reduce": self.reduce * share}
+        return replace(self, schedule=name, chunks=chunks, **traffic, **knobs)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -68,7 +123,8 @@ class Simulate(Simulated):
         if self.limit is not None and not self.limit > 0:
             raise ValueError(f"limit must be above 0, got {self.limit}")
         reports = self.reports()
-        best = min(filter(self._fits, reports), key=_makespan_and_peak, default=None)
+        fastest = attrgetter("makespan", "peak_microbatches")
+        best = min(filter(self._fits, reports), key=fastest, default=None)
         rows = [report.as_dict() for report in reports] if self.json else []
         if self.json and self.compare is None:
             print(json.dumps(rows[0]))
@@ -94,7 +150,7 @@ class Simulate(Simulated):
         return self.limit is None or report.peak_microbatches <= self.limit
 
     def _print_comparison(self, reports: Sequence[Report], best: Report | None) -> None:
-        ordered = sorted(reports, key=lambda report: report.makespan)
+        ordered = sorted(reports, key=attrgetter("makespan"))
         styles = ["bold" if r is best else "" if self._fits(r) else "dim" for r in ordered]
         print_table(_TITLE, _COLUMNS, map(self._row, ordered), styles)
         print(self._recommendation(reports, best))
@@ -113,17 +169,13 @@ class Simulate(Simulated):
 
     def _recommendation(self, reports: Sequence[Report], best: Report | None) -> str:
         if best is None:
-            least = min(reports, key=lambda report: report.peak_microbatches)
+            least = min(reports, key=attrgetter("peak_microbatches"))
             return (
                 f"nothing fits {self.limit:g} micro-batches; {least.name} needs the least, "
                 f"{least.peak_microbatches:g}"
             )
         within = "" if self.limit is None else f" within {self.limit:g} micro-batches' activations"
         return f"fastest{within}: {best.name}, {best.makespan:.4g}"
-
-
-def _makespan_and_peak(report: Report) -> tuple[float, float]:
-    return report.makespan, report.peak_microbatches
 
 
 def _print_report(report: Report) -> None:

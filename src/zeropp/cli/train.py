@@ -8,6 +8,7 @@ from typing import Any
 import tyro
 
 from zeropp.cli.verb import Verb
+from zeropp.ir import Program
 from zeropp.launch import leads, torchrun_ranks, under_torchrun
 from zeropp.planner import write_plan
 from zeropp.train.config import AUTO, Config, read_config, write_config
@@ -22,6 +23,7 @@ class Train(Config, Verb):
     """A TOML file that sets fields, such as the config.toml of an earlier run."""
     rehearse: bool = False
     """Run the plan's program over real processes with sleep for compute, and no model."""
+    held: tyro.conf.Fixed[Program | None] = None  # what the program file holds; no option
 
     @classmethod
     def parse(cls, arguments: list[str], prog: str) -> "Train":
@@ -33,15 +35,23 @@ class Train(Config, Verb):
         if file is None:
             return read(config)
         program = read_program(Path(file))
-        config = replace(config, parallel=plan_like(program, config.parallel))
-        command = read(config)
+        command = read(replace(config, parallel=plan_like(program, config.parallel)))
         refuse_contradictions(command.parallel, program)
-        return command
+        return replace(command, held=program)
 
     def perform(self) -> int:
         """Check everything that can be checked, then run the ranks."""
         self.check()
-        (_rehearse if self.rehearse else _train)(Config(**_fields(self)))
+        config = Config(**_fields(self))
+        task = _task(config, self.held) if leads() else None
+        ranks = task.saved.plan.world_size if task else 0
+        if not self.rehearse:
+            _train(ranks, config, task)
+            return 0
+        from zeropp.launch.ranks import run_on_ranks
+        from zeropp.train.loop import rehearse_task
+
+        run_on_ranks(ranks, "cpu", rehearse_task, task)
         return 0
 
 
@@ -55,39 +65,26 @@ def _fields(config: Config) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in fields(Config)}
 
 
-def _task(config: Config) -> Task | None:
-    """The run's task where this process prepares it; None: rank 0 does, and hands it on."""
-    if not leads():
-        return None
-    task = task_of(config, config.saved_plan())
-    plan = task.saved.plan
+def _task(config: Config, program: Program | None) -> Task:
+    task = task_of(config, config.saved_plan(), program)
     if under_torchrun():
         from zeropp.runtime import check_world_size
 
+        plan = task.saved.plan
         check_world_size(plan.pp_size, plan.dp_replicate, plan.dp_shard, torchrun_ranks())
     return task
 
 
-def _rehearse(config: Config) -> None:
-    task = _task(config)
-    from zeropp.launch.ranks import run_on_ranks
-    from zeropp.train.loop import rehearse_task
-
-    run_on_ranks(task.saved.plan.world_size if task else 0, "cpu", rehearse_task, task)
-
-
-def _train(config: Config) -> None:
+def _train(ranks: int, config: Config, task: Task | None) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
-    task = _task(config)
-    from zeropp.launch.ranks import resolve_device, run_on_ranks
+    from zeropp.launch.ranks import run_on_ranks
     from zeropp.train.loop import train_task
     from zeropp.train.measuring import plan_and_train
 
     if task is not None:
         config = _prepared(config, task)
     function = plan_and_train if config.plan == AUTO else train_task
-    ranks = task.saved.plan.world_size if task else 0
-    run_on_ranks(ranks, resolve_device(config.run.device), function, config, task)
+    run_on_ranks(ranks, config.run.device, function, config, task)
     if task is not None:
         folder = config.folder
         print(
@@ -102,9 +99,9 @@ def _prepared(config: Config, task: Task) -> Config:
     """The configuration as it will be kept, in a folder of its own; what cannot run is refused."""
     import torch
 
-    from zeropp.checkpoint import files as checkpoint
+    from zeropp import checkpoint
     from zeropp.models import gpt_blocks
-    from zeropp.tokens.corpus import load_corpus
+    from zeropp.tokens import load_corpus
 
     folder = config.folder
     if (folder / "metrics.jsonl").exists() and config.run.resume is None:

@@ -1,5 +1,6 @@
 """A verb is a dataclass: its fields are options, its docstring is the help, `perform` the work."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import repeat
 from typing import Self
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-class Verb:
+class Verb(ABC):
     """What every verb can do."""
 
     @classmethod
@@ -17,9 +18,9 @@ class Verb:
         """The verb with its options; exits where they are not understood."""
         return tyro.cli(cls, args=arguments, prog=prog)
 
+    @abstractmethod
     def perform(self) -> int:
         """Do it; returns the exit status."""
-        raise NotImplementedError
 
 
 def print_table(

@@ -1,4 +1,4 @@
-"""Starting ranks: torchrun's are there already, local ones are started by torch elastic."""
+"""Starting ranks on cores of their own: torchrun's are there, local ones torch elastic starts."""
 
 import os
 import sys
@@ -14,16 +14,25 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from zeropp.launch import under_torchrun
-from zeropp.launch.cores import keep_to_own_cores
-from zeropp.runtime.compat import common_store
-
-_SHARED = "zeropp/shared"
 
 
 def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
-    """Run the ranks; exit with 1 if one fails, with 128 + the signal if stopped by one."""
+    """Run `function(*args)` on every rank, with the process group made.
+
+    Starts `ranks` of them, or uses all of torchrun's where that started us. Exits with 1 if a rank
+    fails, whereupon the others are stopped; with 128 + the signal if stopped by one. The device is
+    `cpu`, `cuda`, or `auto`, which takes GPUs where there are any.
+
+    Raises:
+        ValueError: more GPUs than there are.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        launch(ranks, device, function, *args)
+        if under_torchrun():
+            record(_run_rank)(device, function, args)
+        else:
+            _launch(ranks, device, function, args)
     except ChildFailedError as error:
         print(error, file=sys.stderr)
         raise SystemExit(1) from None
@@ -32,23 +41,7 @@ def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: 
         raise SystemExit(128 + stopped.sigval) from None
 
 
-def launch(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
-    """Run `function(*args)` on every rank, with the process group made.
-
-    Args:
-        ranks: how many to start here; torchrun's, where that started us, are all used.
-        device: `cpu` or `cuda`.
-        function: run on each.
-        args: for it.
-
-    Raises:
-        ValueError: more GPUs than there are.
-        torch.distributed.elastic.multiprocessing.errors.ChildFailedError: a local rank failed;
-            the others were stopped.
-    """
-    if under_torchrun():
-        record(run_rank)(device, function, args)
-        return
+def _launch(ranks: int, device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     if device == "cuda" and torch.cuda.device_count() < ranks:
         raise ValueError(
             f"device: {ranks} ranks need as many GPUs, {torch.cuda.device_count()} are "
@@ -65,24 +58,27 @@ def launch(ranks: int, device: str, function: Callable[..., None], *args: Any) -
         monitor_interval=0.1,
         start_method="spawn",
     )
-    elastic_launch(config, run_local_rank)(device, os.getpid(), function, args)
+    elastic_launch(config, _run_local_rank)(device, os.getpid(), function, args)
 
 
 @record
-def run_local_rank(
+def _run_local_rank(
     device: str, parent: int, function: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
-    """One rank of a local launch; ends when the launching process is gone."""
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    run_rank(device, function, args)
+    _run_rank(device, function, args)
 
 
-def run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
-    """Join the process group, run, leave."""
-    local_rank, local_ranks = (
-        int(os.environ.get(name, default))
-        for name, default in (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))
-    )
+def _end_with(parent: int) -> None:
+    """End this process when the launching one is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device == "cuda":
         torch.cuda.set_device(local_rank)
     else:
@@ -94,26 +90,24 @@ def run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) 
         dist.destroy_process_group()
 
 
-def share(text: str | None) -> str:
-    """Rank 0's text on every rank, through the store by which they met.
+def keep_to_own_cores(local_rank: int, local_ranks: int) -> int:
+    """Bind this process, one of `local_ranks` that are bound alike, to its share; how many cores.
 
-    Args:
-        text: what rank 0 shares; elsewhere it is not looked at.
+    On a CPU, a thread that sends or receives for one rank and wakes on a core where another rank
+    computes waits there for the end of a time slice, some milliseconds, in which its own rank may
+    stand still at a lock that the thread holds. All threads that are made from here on are bound.
+
+    A process stays where it may run already, if a launcher or the user has bound it (numactl,
+    torchrun's --numa-binding), if there are fewer cores than ranks, or where the system has no such
+    calls.
     """
-    store = common_store()
-    if dist.get_rank() == 0 and text is not None:
-        store.set(_SHARED, text)
-    return str(store.get(_SHARED), "utf-8")
-
-
-def resolve_device(wanted: str) -> str:
-    """`cuda` or `cpu`; `auto` takes GPUs where there are any."""
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return wanted
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
+    every = os.cpu_count() or 1
+    each = max(1, every // local_ranks)
+    if not hasattr(os, "sched_setaffinity"):
+        return each
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) < every:
+        return max(1, len(allowed) // local_ranks)
+    if local_ranks <= every:
+        os.sched_setaffinity(0, allowed[local_rank * each : (local_rank + 1) * each])
+    return each

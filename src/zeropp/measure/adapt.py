@@ -25,14 +25,7 @@ _CHANGED = 0.03  # of any stage's time, below which nothing new is looked for
 
 @dataclass(frozen=True)
 class Switch:
-    """A change of the order.
-
-    Attributes:
-        before_s: the step as it was, predicted from the measured times, in seconds.
-        after_s: the step from now on, predicted likewise.
-        plan: from now on.
-        program: the plan's.
-    """
+    """A change of the order: seconds of a step by the measured times, and what runs from now on."""
 
     before_s: float
     after_s: float
@@ -59,8 +52,7 @@ class Adapter:
     Args:
         pipe: trained by a schedule that splits B from W.
         plan: whose program the pipeline runs.
-        every: steps whose times are looked at together; their median counts, so single slow
-            actions do not.
+        every: steps whose times are looked at together, by their medians.
         gain: the least share of the step's time that a switch must save, by prediction.
         latency: seconds of a hop between ranks.
 
@@ -85,7 +77,7 @@ class Adapter:
         self.plan = plan
         self._pipe, self._every, self._gain, self._latency = pipe, every, gain, latency
         self._steps = 0
-        self._known: Costs | None = None
+        self._known: tuple[float, ...] = ()  # times of all stages, when last looked at
 
     def after_step(self) -> Switch | None:
         """Count a step; every so many, look for a better order, and switch to it; collective."""
@@ -93,9 +85,13 @@ class Adapter:
         if self._steps % self._every:
             return None
         costs = gathered_costs(self.times.take(), self._pipe.placement, self._latency)
-        if costs is None or not self._differs(costs):
+        if costs is None:
             return None
-        self._known = costs
+        times = (*costs.forward, *costs.backward, *costs.weight)
+        pairs = zip(times, self._known, strict=False)
+        if self._known and all(abs(now - then) <= _CHANGED * then for now, then in pairs):
+            return None
+        self._known = times
         switch = better_order(self.plan, self._pipe.program, costs)
         if switch is None or switch.gain < self._gain:
             return None
@@ -103,55 +99,35 @@ class Adapter:
         self.plan = switch.plan
         return switch
 
-    def _differs(self, costs: Costs) -> bool:
-        if self._known is None:
-            return True
-        now, before = _times(costs), _times(self._known)
-        return any(abs(a - b) > _CHANGED * b for a, b in zip(now, before, strict=True))
-
 
 def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:
     """The fastest order for `costs` that communicates no more than `program`, the plan's own.
 
     It holds no more either, or than the plan's `slots`.
     """
+    slots = plan.slots
+    if not isinstance(slots, int):
+        slots = max(peak_slots_per_rank(program.schedule))
+    most = {kind: max(program.count(kind)) for kind in (Kind.UNSHARD, Kind.REDUCE)}
     before = simulate(program, costs).makespan
-    best: Switch | None = None
-    for candidate in _candidates(plan, program, costs):
+    found = []
+    for candidate in _candidates(plan, program, costs, slots):
         order = program_for(candidate, plan.num_microbatches)
         if program.shard is None:
             order = without_collectives(order)
-        if not _as_lean(order, plan, program):
-            continue
-        after = simulate(order, costs).makespan
-        if best is None or after < best.after_s:
-            best = Switch(before, after, candidate, order)
-    return best
+        lean = max(peak_slots_per_rank(order.schedule)) <= slots
+        if lean and all(max(order.count(kind)) <= most[kind] for kind in most):
+            found.append(Switch(before, simulate(order, costs).makespan, candidate, order))
+    return min(found, key=lambda switch: switch.after_s, default=None)
 
 
-def _candidates(plan: Plan, program: Program, costs: Costs) -> Iterator[Plan]:
-    slots = _allowed_slots(plan, program)
+def _candidates(plan: Plan, program: Program, costs: Costs, slots: int) -> Iterator[Plan]:
     if "seam" not in GENERATORS[plan.schedule].options:
         yield replace(plan, refine=True, slots=slots, costs=costs)
         return
-    own = max(program.schedule.units)
-    sizes = sorted({own, plan.pp_size, 2 * plan.pp_size - 1, plan.num_microbatches})
-    for seam, size in product(("carry", "drain"), (s for s in sizes if s <= plan.num_microbatches)):
-        if (plan.num_chunks - 1) * size >= slots:
-            continue
-        allowed = slots if seam == "carry" else None
-        yield replace(plan, seam=seam, unit_size=size, slots=allowed, costs=costs)
-
-
-def _allowed_slots(plan: Plan, program: Program) -> int:
-    return plan.slots if isinstance(plan.slots, int) else max(peak_slots_per_rank(program.schedule))
-
-
-def _as_lean(order: Program, plan: Plan, program: Program) -> bool:
-    held = max(peak_slots_per_rank(order.schedule)) <= _allowed_slots(plan, program)
-    kinds = (Kind.UNSHARD, Kind.REDUCE)
-    return held and all(max(order.count(kind)) <= max(program.count(kind)) for kind in kinds)
-
-
-def _times(costs: Costs) -> tuple[float, ...]:
-    return (*costs.forward, *costs.backward, *costs.weight)
+    P, B = plan.pp_size, plan.num_microbatches
+    sizes = {size for size in (max(program.schedule.units), P, 2 * P - 1, B) if size <= B}
+    for seam, size in product(("carry", "drain"), sorted(sizes)):
+        if (plan.num_chunks - 1) * size < slots:
+            allowed = slots if seam == "carry" else None
+            yield replace(plan, seam=seam, unit_size=size, slots=allowed, costs=costs)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -9,10 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from zeropp.measure.trace import clock_of
 from zeropp.planner.link import Link
 from zeropp.runtime.boundary import TensorSpec
 from zeropp.runtime.channel import PeerLink
 from zeropp.runtime.compat import new_group
+from zeropp.runtime.mesh import gathered
 
 SMALL = 64  # bytes of a message whose time is all latency
 _ROUNDS = 30
@@ -21,41 +24,32 @@ _PAUSE_S = 0.01
 SIZES = (2**14, 2**17, 2**20, 2**23, 2**25)
 
 
-def measure_link(ranks: Sequence[int], per_node: int, device: torch.device) -> Link | None:
-    """The link among `ranks`, measured while all of them use it; None if that is one rank.
+def measure_link(ranks: Sequence[int], device: torch.device) -> Link | None:
+    """The link among the global `ranks`, measured while all of them use it; None if that is one.
 
     Collective, on all ranks of the world; they all get the same answer.
-
-    Args:
-        ranks: global ranks, at least the first and the last of which the link joins.
-        per_node: how many of them share a node's link.
-        device: where tensors are.
     """
     if len(ranks) == 1:
         return None
-    found: list[Link | None] = [None]
+    found = None
     if dist.get_rank() in ranks:
         group = new_group(ranks, "link")
-        found[0] = _measure(ranks, per_node, device, group)
+        found = _measured(ranks, device, group)
         dist.destroy_process_group(group)
-    dist.broadcast_object_list(found, src=ranks[0])
-    return found[0]
+    return gathered(found)[ranks[0]]
 
 
-def _measure(
-    ranks: Sequence[int], per_node: int, device: torch.device, group: dist.ProcessGroup
-) -> Link:
-    latency, host = measure_hop(ranks[0], ranks[-1], SMALL, device, group)
-    largest = SIZES[-1]
-    carried, _ = measure_hop(ranks[0], ranks[-1], largest, device, group, rounds=_REPEATS)
+def _measured(ranks: Sequence[int], device: torch.device, group: dist.ProcessGroup) -> Link:
+    hop = partial(measure_hop, ranks[0], ranks[-1], device=device, group=group)
+    latency, host = hop(SMALL)
+    carried, _ = hop(SIZES[-1], rounds=_REPEATS)
     return Link(
         latency,
-        largest / max(carried - latency, 1e-9),
+        SIZES[-1] / max(carried - latency, 1e-9),
         tuple((float(size), _gather(size, len(ranks), device, group)) for size in SIZES),
         tuple((float(size), _reduce(size, len(ranks), device, group)) for size in SIZES),
         len(ranks),
-        per_node,
-        host if device.type == "cpu" else 0.0,  # a GPU goes on computing
+        host=host if device.type == "cpu" else 0.0,  # a GPU goes on computing
     )
 
 
@@ -107,7 +101,7 @@ def _serve(link: PeerLink, ball: Tensor) -> Hop:
     arrival = link.receive((TensorSpec.of(ball),))
     posted = time.perf_counter()
     arrival.wait()
-    _settle(ball.device)
+    clock_of(ball.device).settle()
     one_way = (time.perf_counter() - start) / 2
     return Hop(max(0.0, one_way - (sent - start)), (posted - start) / 2)
 
@@ -122,11 +116,6 @@ def _world() -> dist.ProcessGroup:
     if (world := dist.group.WORLD) is None:
         raise RuntimeError("torch.distributed is not initialised")
     return world
-
-
-def _settle(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _gather(size: int, ranks: int, device: torch.device, group: dist.ProcessGroup) -> float:
@@ -145,13 +134,14 @@ def _reduce(size: int, ranks: int, device: torch.device, group: dist.ProcessGrou
 
 def _worst(run: Callable[[], object], device: torch.device, group: dist.ProcessGroup) -> float:
     run()
-    seconds = torch.tensor(median(_timed(run, device) for _ in range(_REPEATS)), device=device)
+    seconds = torch.tensor(median(timed(run, device) for _ in range(_REPEATS)), device=device)
     dist.all_reduce(seconds, dist.ReduceOp.MAX, group)
     return float(seconds)
 
 
-def _timed(run: Callable[[], object], device: torch.device) -> float:
+def timed(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds until `run` has ended, on the device too."""
     start = time.perf_counter()
     run()
-    _settle(device)
+    clock_of(device).settle()
     return time.perf_counter() - start

@@ -2,7 +2,6 @@
 
 import os
 import resource
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,30 +9,27 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_MIB = 2**20
-
 
 class Alive(TorchDispatchMode):
-    """Counts the bytes of the storages that operators inside made and that nobody has freed.
-
-    Attributes:
-        peak: the most bytes alive at the end of any operator.
-    """
+    """Counts the bytes of the storages that operators inside made and that nobody has freed."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.peak = 0
+        self.peak = 0  # the most bytes alive at the end of any operator
         self._made: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operator and note what it made."""
         given = {s._cdata for s in _storages((args, kwargs))}
         results = func(*args, **(kwargs or {}))
-        for storage in _storages(results):
-            if storage._cdata not in given:  # no view, nothing changed in place
-                self._made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.peak = max(self.peak, self.bytes())
+        # what was given is a view, or changed in place
+        self.note([s for s in _storages(results) if s._cdata not in given])
         return results
+
+    def note(self, made: list[Any]) -> None:
+        """An operator has ended that made these storages."""
+        self._made |= {s._cdata: (StorageWeakRef(s), s.nbytes()) for s in made}
+        self.peak = max(self.peak, self.bytes())
 
     def bytes(self) -> int:
         """Alive now."""
@@ -58,13 +54,3 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def against_prediction(predicted: Mapping[str, Any], seconds: float, memory: float) -> str:
-    """One line: a step's seconds and the fullest rank's bytes, predicted and measured."""
-    step, peak = float(predicted["step_s"]), float(predicted["peak_bytes"])
-    return (
-        f"second step: {step * 1e3:.0f} ms predicted, {seconds * 1e3:.0f} ms measured "
-        f"({seconds / step - 1:+.0%}); fullest rank: {peak / _MIB:.0f} MiB predicted, "
-        f"{memory / _MIB:.0f} MiB measured ({memory / peak - 1:+.0%})"
-    )

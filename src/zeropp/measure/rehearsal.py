@@ -14,7 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from statistics import median
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -25,11 +27,10 @@ from zeropp.build import program_of
 from zeropp.costs import Costs
 from zeropp.ir import Action, Placement, Program
 from zeropp.ir.precedence import Channel, channel_of
-from zeropp.measure.links import measure_hop
+from zeropp.measure.links import measure_hop, timed
 from zeropp.plan import Plan
 from zeropp.runtime import Pipeline, make_mesh
-from zeropp.runtime.boundary import Specs
-from zeropp.runtime.channel import Arrival, Direct, Messages
+from zeropp.runtime.channel import Channels, Messages
 from zeropp.runtime.lane import Lane, ThreadLane, Wait
 from zeropp.runtime.observer import Phase
 from zeropp.runtime.stage import Tensors
@@ -42,10 +43,7 @@ _SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is s
 class EmulatedCompute:
     """Makes every compute action last: pass it to `Pipeline.step` as its observer.
 
-    What a stage does for an action, autograd included, counts; the rest of its time is slept.
-
-    Args:
-        costs: seconds of F, B and W for each stage.
+    What a stage does for an action, autograd included, counts; the rest of its seconds is slept.
     """
 
     def __init__(self, costs: Costs) -> None:
@@ -57,30 +55,21 @@ class EmulatedCompute:
 
     def observe(self, action: Action, phase: Phase) -> None:
         """A phase ends; the computing one not before its time is over."""
-        if phase is not Phase.COMPUTE:
+        if phase is Phase.COMPUTE:
+            rest_until(self._began + self._costs.duration(action))
+        else:
             self._began = time.perf_counter()
-            return
-        rest_until(self._began + self._costs.duration(action))
 
 
 def rest_until(end: float) -> None:
     """Leave the processor to others until `end`, by `time.perf_counter`, for nearly all of it."""
-    if (left := end - time.perf_counter()) > _SPUN_S:
-        time.sleep(left - _SPUN_S)
+    _sleep_until(end - _SPUN_S)
     while time.perf_counter() < end:
         continue
 
 
-@dataclass(frozen=True)
-class SlowLinks:
-    """A transport of CPUs with the delays of other links.
-
-    Attributes:
-        latency: seconds of a hop.
-        transfer: seconds that a message keeps its channel busy.
-        gather: seconds of an all-gather of one stage.
-        reduce: seconds of a reduce-scatter of one stage.
-    """
+class _SlowLinks(NamedTuple):
+    """A transport of CPUs with the delays of other links, in seconds."""
 
     latency: float
     transfer: float
@@ -91,20 +80,19 @@ class SlowLinks:
         self, placement: Placement, ranks: Sequence[int], device: torch.device
     ) -> Messages:
         """Real channels, each behind a thread that keeps messages back."""
-        real = Direct().messages(placement, ranks, device)
-        return _SlowMessages(real, placement, self.latency, self.transfer)
+        return _SlowChannels(placement, ranks, device, self)
 
     def lane(self, device: torch.device) -> Lane:
         """A real lane whose collectives take their time."""
-        return _SlowLane(self.gather, self.reduce)
+        return _SlowLane(self)
 
 
-class _SlowMessages:
+class _SlowChannels(Channels):
     def __init__(
-        self, real: Messages, placement: Placement, latency: float, transfer: float
+        self, placement: Placement, ranks: Sequence[int], device: torch.device, links: _SlowLinks
     ) -> None:
-        self._real, self._placement = real, placement
-        self._latency, self._transfer = latency, transfer
+        super().__init__(placement, ranks, device)
+        self._slow = links
         self._threads: dict[Channel, ThreadPoolExecutor] = defaultdict(
             lambda: ThreadPoolExecutor(1)
         )
@@ -114,39 +102,36 @@ class _SlowMessages:
     def send(self, action: Action, tensors: Tensors) -> None:
         channel = channel_of(action, self._placement)
         start = max(time.perf_counter(), self._free[channel])
-        self._free[channel] = start + self._transfer
-        leaves = self._free[channel] + self._latency
+        self._free[channel] = start + self._slow.transfer
+        leaves = self._free[channel] + self._slow.latency
 
         def work() -> None:
             _sleep_until(leaves)
-            self._real.send(action, tensors)
+            super(_SlowChannels, self).send(action, tensors)
 
         self._leaving.append(self._threads[channel].submit(work))
-
-    def receive(self, action: Action, specs: Specs) -> Arrival:
-        return self._real.receive(action, specs)
 
     def flush(self) -> None:
         leaving, self._leaving = self._leaving, []
         for message in leaving:
             message.result()
-        self._real.flush()
+        super().flush()
 
     def close(self) -> None:
         for thread in self._threads.values():
             thread.shutdown()
-        self._real.close()
+        super().close()
 
 
-class _SlowLane:
-    def __init__(self, gather: float, reduce: float) -> None:
-        self._real, self._gather, self._reduce = ThreadLane(), gather, reduce
-        self._rests: list[Future[None]] = []
+class _SlowLane(ThreadLane):
+    def __init__(self, links: _SlowLinks) -> None:
+        super().__init__()
+        self._slow = links
 
     def gather(self, module: FSDPModule) -> Wait:
-        began = self._real.run(time.perf_counter)
-        gathered = self._real.gather(module)
-        rest = self._rest_of(began, self._gather)
+        began = self.run(time.perf_counter)
+        gathered = super().gather(module)
+        rest = self._rest_of(began, self._slow.gather)
 
         def wait() -> None:
             gathered()
@@ -155,26 +140,18 @@ class _SlowLane:
         return wait
 
     def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
-        began = self._real.run(time.perf_counter)
-        self._real.reduce(start, finish)
-        self._rests.append(self._rest_of(began, self._reduce))
-
-    def wait(self) -> None:
-        self._real.wait()
-        rests, self._rests = self._rests, []
-        for rest in rests:
-            rest.result()
-
-    def close(self) -> None:
-        self._real.close()
+        began = self.run(time.perf_counter)
+        super().reduce(start, finish)
+        self._reductions.append(self._rest_of(began, self._slow.reduce))
 
     def _rest_of(self, began: Future[float], seconds: float) -> "Future[None]":
         """What is left of a collective's time when the real one has ended."""
-        return self._real.run(lambda: _sleep_until(began.result() + seconds))
+        return self.run(lambda: _sleep_until(began.result() + seconds))
 
 
 def _sleep_until(end: float) -> None:
-    time.sleep(max(0.0, end - time.perf_counter()))
+    if (left := end - time.perf_counter()) > 0:
+        time.sleep(left)
 
 
 def tiny_blocks(stages: int) -> list[nn.Module]:
@@ -183,38 +160,26 @@ def tiny_blocks(stages: int) -> list[nn.Module]:
 
 
 def tiny_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Anything with a gradient."""
-    return (outputs - targets).sum()
+    """Anything with a gradient that is contiguous, as torch's own runtime wants it."""
+    return (outputs - targets).pow(2).sum()
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What a rehearsal found.
+    """What a rehearsal found, in seconds."""
 
-    Attributes:
-        predicted_s: the simulated makespan with a hop's measured latency, and with the measured
-            time for which a message keeps its ranks from computing.
-        simulated_s: with all of a message's time on its way, as if handing it over were free.
-        measured_s: the median step, after one to warm up.
-        latency_s: of a hop, as measured.
-    """
-
-    predicted_s: float
-    simulated_s: float
-    measured_s: float
-    latency_s: float
+    predicted_s: float  # simulated, with the measured times of a message: on its way, and of hosts
+    simulated_s: float  # with all of a message's time on its way, as if handing it over were free
+    measured_s: float  # the median step, after one to warm up
+    latency_s: float  # of a hop, as measured
 
 
 def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None = None) -> Rehearsal:
     """Run `steps` steps of the plan; collective, on all its ranks, on CPUs.
 
-    Args:
-        plan: what to rehearse; its ranks are the world's.
-        costs: seconds of F, B and W for each stage; the latency of a hop, which comes on top of
-            this machine's own; and of collectives and transfers, the same for all stages, where
-            they take longer than this machine's own.
-        steps: how many are measured.
-        program: the plan's, where it is made already.
+    Costs are in seconds: of F, B and W for each stage; of a hop, on top of this machine's own
+    latency; of collectives and transfers, the same for all stages, where they take longer than this
+    machine's own. `program` is the plan's, where it is made already.
 
     Raises:
         ValueError: the plan does not fit the world, or costs list another number of stages.
@@ -229,17 +194,14 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None =
         replace(program or program_of(plan), split=None, recompute=None),
         make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard, cpu),
         device=cpu,
-        transport=SlowLinks(*delays) if any(delays) else None,
+        transport=_SlowLinks(*delays) if any(delays) else None,
         owns_mesh=True,
     )
     ends = 0, dist.get_world_size() - 1
-    batch, emulated = torch.zeros(plan.num_microbatches, WIDTH), EmulatedCompute(costs)
-
-    def step() -> None:
-        pipe.step((batch, batch), observer=emulated)
-
+    batch = torch.zeros(plan.num_microbatches, WIDTH)
+    step = partial(pipe.step, (batch, batch), observer=EmulatedCompute(costs))
     before = measure_hop(*ends, 4 * WIDTH, cpu)
-    measured = [_timed(step) for _ in range(steps + 1)][1:]
+    measured = [timed(step, cpu) for _ in range(steps + 1)][1:]
     after = measure_hop(*ends, 4 * WIDTH, cpu)
     host = (before.host + after.host) / 2
     latency = costs.latency + (before.latency + after.latency) / 2
@@ -247,9 +209,3 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None =
     simulated = simulate(pipe.program, replace(costs, latency=latency + host)).makespan
     pipe.close()
     return Rehearsal(predicted, simulated, median(measured), latency + host)
-
-
-def _timed(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

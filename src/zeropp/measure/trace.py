@@ -10,8 +10,9 @@ device before the step is over.
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 import torch.distributed as dist
 
 from zeropp.costs import Costs
-from zeropp.ir import Action, Kind, Placement, Span, Timeline
+from zeropp.ir import Action, Kind, Placement, Schedule, Span, Timeline, evaluate
 from zeropp.ir.timeline import Cause
 from zeropp.runtime.mesh import gathered
 from zeropp.runtime.observer import Phase
@@ -70,11 +71,9 @@ def clock_of(device: torch.device) -> Clock:
 
 @dataclass(frozen=True)
 class Measured:
-    """One measured step.
+    """One measured step, in ms: compute spans of all ranks of a pipeline, and idle time by cause.
 
-    Attributes:
-        timeline: the compute spans of every rank of one pipeline, in ms.
-        idle: for each rank, its idle time by cause, in ms; with the spans it sums to the makespan.
+    On every rank both sum to the makespan.
     """
 
     timeline: Timeline
@@ -87,22 +86,29 @@ class Measured:
         return {str(cause): time / total for cause, time in sums.items() if time}
 
 
-class Trace:
+class _Recorder:
+    """Marks the end of every phase, on the device's clock."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._clock = clock_of(device)
+        self._marks: list[tuple[Action, Phase, Any]] = []
+
+    def observe(self, action: Action, phase: Phase) -> None:
+        """Record that `phase` of `action` ends now."""
+        self._marks.append((action, phase, self._clock.now()))
+
+
+class Trace(_Recorder):
     """Records one step: pass it to `Pipeline.step` as its observer.
 
     Collective: ranks agree on time zero.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._clock = clock_of(device)
-        self._marks: list[tuple[Action, Phase, Any]] = []
+        super().__init__(device)
         self._clock.settle()
         dist.barrier()
         self._origin = self._clock.now()
-
-    def observe(self, action: Action, phase: Phase) -> None:
-        """Record that `phase` of `action` ends now."""
-        self._marks.append((action, phase, self._clock.now()))
 
     def gather(self, placement: Placement, title: str, ranks: list[int]) -> Measured:
         """The step of the pipeline whose global ranks are `ranks`; collective, on all ranks."""
@@ -113,13 +119,39 @@ class Trace:
         return measured([every[rank] for rank in ranks], placement, title)
 
 
+class StageTimes(_Recorder):
+    """Records the compute of one rank: pass it to `Pipeline.step` as its observer."""
+
+    def take(self) -> Medians:
+        """Medians over all that was recorded since the last time, in seconds."""
+        self._clock.settle()
+        marks, self._marks = self._marks, []
+        return medians(
+            (action, self._clock.seconds(start, end))
+            for (_, _, start), (action, phase, end) in pairwise(marks)
+            if phase is Phase.COMPUTE
+        )
+
+
+def medians(taken: Iterable[tuple[Action, float]]) -> Medians:
+    """The median time of every kind of action on every stage."""
+    times: dict[tuple[Kind, int], list[float]] = defaultdict(list)
+    for action, time_taken in taken:
+        times[action.kind, action.stage].append(time_taken)
+    return {key: median(found) for key, found in times.items()}
+
+
+def predicted(timeline: Timeline, schedule: Schedule) -> Timeline:
+    """The schedule's order, each action taking the median time of its kind and stage, in ms."""
+    taken = (span for rank in timeline.spans for span in rank)
+    typical = medians((action, end - start) for action, start, end in taken)
+    ideal = evaluate(schedule, lambda action: typical[action.kind, action.stage])
+    return Timeline("predicted", ideal.placement, ideal.spans, "ms")
+
+
 def measured(marks: list[Marks], placement: Placement, title: str) -> Measured:
     """Spans and idle time from every rank's marks, in the order in which they were made."""
-    spans, waits = [], []
-    for rank in marks:
-        own, idle = _one_rank(rank)
-        spans.append(own)
-        waits.append(idle)
+    spans, waits = zip(*map(_one_rank, marks), strict=True)
     timeline = Timeline(title, placement, tuple(map(tuple, spans)), "ms")
     start = min((rank[0].start for rank in spans if rank), default=0.0)
     end = max((rank[-1].end for rank in spans if rank), default=0.0)
@@ -127,7 +159,7 @@ def measured(marks: list[Marks], placement: Placement, title: str) -> Measured:
         if own:
             idle[Cause.RAMP] += own[0].start - start
             idle[Cause.TAIL] += end - own[-1].end
-    return Measured(timeline, tuple(waits))
+    return Measured(timeline, waits)
 
 
 def _one_rank(marks: Marks) -> tuple[list[Span], dict[Cause, float]]:
@@ -145,29 +177,6 @@ def _one_rank(marks: Marks) -> tuple[list[Span], dict[Cause, float]]:
     return spans, idle
 
 
-class StageTimes:
-    """Records the compute of one rank: pass it to `Pipeline.step` as its observer."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._clock = clock_of(device)
-        self._began: Any = None
-        self._spans: dict[tuple[Kind, int], list[tuple[Any, Any]]] = defaultdict(list)
-
-    def observe(self, action: Action, phase: Phase) -> None:
-        """A phase of an action ends."""
-        now = self._clock.now()
-        if phase is Phase.COMPUTE:
-            self._spans[action.kind, action.stage].append((self._began, now))
-        self._began = now
-
-    def take(self) -> Medians:
-        """Medians over all that was recorded since the last time, in seconds."""
-        self._clock.settle()
-        spans, self._spans = self._spans, defaultdict(list)
-        seconds = self._clock.seconds
-        return {key: median(seconds(*span) for span in found) for key, found in spans.items()}
-
-
 def gathered_costs(own: Medians, placement: Placement, latency: float) -> Costs | None:
     """The costs of all stages; collective on all ranks, the same on each.
 
@@ -175,8 +184,8 @@ def gathered_costs(own: Medians, placement: Placement, latency: float) -> Costs 
     others wait. None where backwards are fused, so that B and W are not known apart.
     """
     slowest: Medians = {}
-    for medians in gathered(own):
-        for key, seconds in medians.items():
+    for found in gathered(own):
+        for key, seconds in found.items():
             slowest[key] = max(seconds, slowest.get(key, 0.0))
     stages = range(placement.num_stages)
     if any((Kind.W, stage) not in slowest for stage in stages):

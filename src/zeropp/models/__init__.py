@@ -5,21 +5,16 @@ from typing import TYPE_CHECKING, Any
 from zeropp.ir.model import SIZES, GPTConfig
 
 if TYPE_CHECKING:
-    from zeropp.models.gpt import gpt_blocks
-    from zeropp.models.init import init_block
+    from zeropp.models.gpt import gpt_blocks, init_block
 
 
 def __getattr__(name: str) -> Any:
     """Import torch only when modules are asked for: planning reads sizes alone."""
-    if name == "gpt_blocks":
-        from zeropp.models.gpt import gpt_blocks
+    if name not in ("gpt_blocks", "init_block"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from zeropp.models import gpt
 
-        return gpt_blocks
-    if name == "init_block":
-        from zeropp.models.init import init_block
-
-        return init_block
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(gpt, name)
 
 
 __all__ = ["SIZES", "GPTConfig", "gpt_blocks", "init_block"]

@@ -1,4 +1,4 @@
-"""A GPT-style decoder as a list of blocks, so that a pipeline may cut it anywhere.
+"""A GPT-style decoder as a list of blocks, so that a pipeline may cut it anywhere; fresh weights.
 
     tokens [b, s] -> TokenEmbedding -> DecoderLayer x layers -> Head -> logits [b, s, vocab]
                               each arrow: [b, s, hidden]
@@ -8,12 +8,17 @@ one large matrix product for each of F, B and W in place of two or three, one pa
 gradient) kept for W, and no sum of several input gradients in B.
 """
 
+import math
+import random
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zeropp.ir.model import GPTConfig
-from zeropp.models.rotary import rotary_angles, rotate
+
+_STD = 0.02
+_RESIDUAL_OUTPUTS = ("attention.out", "feed_forward.down")
 
 
 def gpt_blocks(config: GPTConfig) -> list[nn.Module]:
@@ -65,7 +70,7 @@ class DecoderLayer(nn.Module):
         self.attention_norm = _norm(config)
         self.attention = Attention(config)
         self.feed_forward_norm = _norm(config)
-        self.feed_forward = SwiGLU(config) if config.activation == "swiglu" else GELU(config)
+        self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what attention, then the feed-forward part, makes of the normed stream."""
@@ -112,29 +117,23 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
 
-class GELU(nn.Module):
-    """Linear, gelu in its tanh form (GPT-2), linear: [b, s, h] -> [b, s, h]."""
+class FeedForward(nn.Module):
+    """Linear, activation, linear: [b, s, h] -> [b, s, h].
+
+    The activation is gelu in its tanh form (GPT-2), or silu(gate) x value (arXiv 2002.05202).
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.up = nn.Linear(config.hidden, config.ffn_size, bias=config.bias)
+        self.gated = config.activation == "swiglu"
+        inner = (2 if self.gated else 1) * config.ffn_size
+        self.up = nn.Linear(config.hidden, inner, bias=config.bias)
         self.down = nn.Linear(config.ffn_size, config.hidden, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Widen, gelu, narrow."""
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
-
-
-class SwiGLU(nn.Module):
-    """Gated feed-forward, silu(gate) x value, then linear (arXiv 2002.05202): [b, s, h] -> same."""
-
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.up = nn.Linear(config.hidden, 2 * config.ffn_size, bias=config.bias)
-        self.down = nn.Linear(config.ffn_size, config.hidden, bias=config.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Widen, gate, narrow."""
+        """Widen, activate, narrow."""
+        if not self.gated:
+            return self.down(F.gelu(self.up(x), approximate="tanh"))
         gate, value = self.up(x).chunk(2, dim=-1)
         return self.down(F.silu(gate) * value)
 
@@ -143,3 +142,70 @@ def _norm(config: GPTConfig) -> nn.Module:
     if config.norm == "layernorm":
         return nn.LayerNorm(config.hidden, config.norm_eps, bias=config.bias)
     return nn.RMSNorm(config.hidden, config.norm_eps)
+
+
+def rotary_angles(
+    length: int, head_size: int, theta: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of every position and pair, each [length, head_size / 2] in fp32.
+
+    Each pair of a head's features turns by an angle that grows with position (Su et al. 2021, arXiv
+    2104.09864, section 3.2.2); feature i is paired with i + head_size/2, as in Llama's published
+    weights. Angles are computed where they are used: no buffer can be left unfilled after a build
+    on meta, and none loses precision when a model is cast to bf16.
+    """
+    pairs = torch.arange(0, head_size, 2, device=device, dtype=torch.float32)
+    positions = torch.arange(length, device=device, dtype=torch.float32)
+    angles = torch.outer(positions, theta ** (-pairs / head_size))
+    return angles.cos(), angles.sin()
+
+
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn [..., length, head_size] by the angles of its positions; dtype and shape stay."""
+    left, right = heads.float().chunk(2, dim=-1)
+    turned = torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+    return turned.to(heads.dtype)
+
+
+@torch.no_grad()
+def init_block(block: nn.Module, config: GPTConfig, index: int, seed: int) -> None:
+    """Fill every parameter of block number `index` of `gpt_blocks(config)`, in place.
+
+    The head's weight is left alone where it is the token table's.
+
+    As GPT-2: weights normal with deviation 0.02, the two linear layers that write into the residual
+    stream scaled by 1 / sqrt(2 layers), norms 1, biases 0 (Radford et al. 2019, section 2.3).
+    Values depend on `seed`, `index` and the config only, wherever and in whatever order blocks are
+    placed: they are drawn on the CPU in fp32, then copied to the parameter's device and dtype.
+
+    Raises:
+        ValueError: `index` is outside the list, a parameter is still on meta or is sharded, or a
+            module is none of linear, embedding and norm.
+    """
+    if not 0 <= index < config.num_blocks:
+        raise ValueError(f"index must be from 0 to {config.num_blocks - 1}, got {index}")
+    # torch's CPU generator keeps the low 32 bits of its seed, so the pair is hashed, not packed
+    hashed = random.Random(f"block {seed} {index}").getrandbits(32)
+    generator = torch.Generator().manual_seed(hashed)
+    for name, module in block.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        for kind, parameter in own.items():
+            if parameter.is_meta:
+                raise ValueError(
+                    f"block: {name}.{kind} is on meta; call block.to_empty(device=...) first"
+                )
+        if config.tied and isinstance(block, Head) and isinstance(module, nn.Linear):
+            continue
+        if isinstance(module, nn.Linear | nn.Embedding):
+            scale = 1 / math.sqrt(2 * config.layers) if name.endswith(_RESIDUAL_OUTPUTS) else 1.0
+            fresh = torch.empty(module.weight.shape)
+            module.weight.copy_(fresh.normal_(0.0, _STD * scale, generator=generator))
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm):
+            own["weight"].fill_(1.0)
+        elif own:
+            raise ValueError(
+                f"block: {name} is a {type(module).__name__}, which init_block does not know; "
+                "initialise it yourself"
+            )
+        if "bias" in own:
+            own["bias"].zero_()

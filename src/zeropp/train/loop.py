@@ -2,24 +2,21 @@
 
 import json
 import time
-from collections import defaultdict
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from zeropp.checkpoint import files as checkpoint
+from zeropp import checkpoint
 from zeropp.costs import Costs
-from zeropp.ir import Timeline, evaluate, format_program
-from zeropp.launch.ranks import share
+from zeropp.ir import format_program
 from zeropp.measure.adapt import Adapter
 from zeropp.measure.links import SMALL, measure_hop
-from zeropp.measure.memory import against_prediction, held_bytes, peak_bytes
+from zeropp.measure.memory import held_bytes, peak_bytes
 from zeropp.measure.rehearsal import rehearse
-from zeropp.measure.trace import Trace
+from zeropp.measure.trace import Trace, predicted
 from zeropp.models import init_block
 from zeropp.runtime import (
     Observers,
@@ -30,8 +27,9 @@ from zeropp.runtime import (
     make_mesh,
     pipelines,
 )
+from zeropp.runtime.mesh import gathered
 from zeropp.show import show
-from zeropp.tokens.corpus import Corpus, decode, load_corpus
+from zeropp.tokens import Split, decode, load_corpus
 from zeropp.train.config import Config
 from zeropp.train.model import (
     learning_rate,
@@ -43,16 +41,17 @@ from zeropp.train.model import (
 from zeropp.train.task import Task
 
 _REHEARSED_S = 0.010  # of every action in a rehearsal
+_MIB = 2**20
 
 
 def train_task(config: Config, task: Task | None) -> None:
     """Train as one rank of an initialised process group; the first one's task is everybody's."""
-    Trainer(config, shared(task)).run()
+    Trainer(config, _of_first_rank(task)).run()
 
 
 def rehearse_task(task: Task | None) -> None:
     """Rehearse with equal times for every F, B and W, and say how it went; on every rank."""
-    task = shared(task)
+    task = _of_first_rank(task)
     plan, times = task.saved.plan, (_REHEARSED_S,) * task.program.placement.num_stages
     result = rehearse(plan, Costs(times, times, times), program=task.program)
     if dist.get_rank() == 0:
@@ -65,18 +64,16 @@ def rehearse_task(task: Task | None) -> None:
         )
 
 
-def shared(task: Task | None) -> Task:
-    """Rank 0's task, on every rank."""
-    return Task.from_text(share(None if task is None else task.text))
+def _of_first_rank(task: Task | None) -> Task:
+    found = [task]
+    dist.broadcast_object_list(found)
+    if found[0] is None:
+        raise RuntimeError("rank 0 has no task")
+    return found[0]
 
 
 class Trainer:
-    """One rank's pipeline, optimizer and data.
-
-    Args:
-        config: checked.
-        task: the plan and its program.
-    """
+    """One rank's pipeline, optimizer and data."""
 
     def __init__(self, config: Config, task: Task) -> None:
         self.config, self.saved = config, task.saved
@@ -91,7 +88,7 @@ class Trainer:
             precision=precision_of(config.run.precision),
             init=lambda index, block: init_block(block, gpt, index, config.run.seed),
         )
-        self.corpus: Corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)
+        self.corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)
         self.optimizer = make_optimizer(self.pipe.parameters(), config.optim)
         self.first_step = 0
         if config.run.resume:
@@ -115,12 +112,14 @@ class Trainer:
             trace = Trace(self.pipe.device) if due else None
             metrics = self._step(step, trace)
             if trace is not None:
-                metrics["val_loss"] = self._validate()
+                batch = self._batch("validation", 0)
+                metrics["val_loss"] = float(self.pipe.eval(batch, self.pipe.num_microbatches).loss)
                 metrics |= self._measure(trace)
             self._report(metrics)
             if step == self.first_step + 1 and self.saved.predicted:
                 self._compare(metrics["step_s"])
-            self._adapt()
+            if self.adapter and (switch := self.adapter.after_step()):
+                self._say(switch)
         path = self.config.folder / "checkpoints" / f"step-{steps}"
         checkpoint.save(path, self.pipe, self.optimizer, steps)
         text = self._sample()
@@ -129,25 +128,19 @@ class Trainer:
             print(f"\nsample:\n{text}\n")
         self.pipe.close()
 
-    def _batch(self, split: Any, step: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, split: Split, step: int) -> tuple[Tensor, Tensor]:
         data, world = self.config.data, data_size(self.mesh)
         size = self.saved.micro_batch_size * self.pipe.num_microbatches * world
-        return self.corpus.batch(
-            split,
-            step,
-            size,
-            data.seq_len,
-            self.config.run.seed,
-            rank=data_rank(self.mesh),
-            world=world,
-        )
+        what = split, step, size, data.seq_len, self.config.run.seed
+        inputs, targets = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
+        return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config.optim, step, self.config.run.steps)
         start = time.perf_counter()
         times = self.adapter.times if self.adapter else None
-        observers = Observers(*(each for each in (trace, times) if each is not None))
+        observers = Observers(*filter(None, (trace, times)))
         out = self.pipe.step(self._batch("train", step), observer=observers)
         norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
         self.optimizer.step()
@@ -161,10 +154,6 @@ class Trainer:
             "tokens_per_s": int(out.tokens) / seconds,
             "step_s": seconds,
         }
-
-    def _validate(self) -> float:
-        batch = self._batch("validation", 0)
-        return float(self.pipe.eval(batch, self.pipe.num_microbatches).loss)
 
     def _report(self, metrics: dict[str, Any]) -> None:
         if not self.leads:
@@ -182,39 +171,37 @@ class Trainer:
                 f"{metrics['bubble_predicted']:.1%} predicted, {metrics['bubble']:.1%} measured"
             )
         if metrics["step"] % 10 == 0 or metrics["step"] == 1 or "val_loss" in metrics:
-            print(line, flush=True)
+            self._say(line)
 
     def _compare(self, seconds: float) -> None:
         """What the plan predicted against the second step; memory of the fullest rank."""
-        own = peak_bytes(self.pipe.device) - self.before
-        most = torch.tensor(float(own), device=self.pipe.device)
-        dist.all_reduce(most, dist.ReduceOp.MAX)
-        if self.leads:
-            print(against_prediction(self.saved.predicted, seconds, float(most)), flush=True)
+        memory = max(gathered(peak_bytes(self.pipe.device) - self.before))
+        step, peak = (float(self.saved.predicted[name]) for name in ("step_s", "peak_bytes"))
+        self._say(
+            f"second step: {step * 1e3:.0f} ms predicted, {seconds * 1e3:.0f} ms measured "
+            f"({seconds / step - 1:+.0%}); fullest rank: {peak / _MIB:.0f} MiB predicted, "
+            f"{memory / _MIB:.0f} MiB measured ({memory / peak - 1:+.0%})"
+        )
 
-    def _adapt(self) -> None:
-        switch = self.adapter.after_step() if self.adapter else None
-        if switch is not None and self.leads:
-            print(switch, flush=True)
+    def _say(self, what: object) -> None:
+        if self.leads:
+            print(what, flush=True)
 
     def _measure(self, trace: Trace) -> dict[str, float]:
         """Draw the traced step below its prediction; bubble ratios and idle time by cause, each
         over P x makespan.
         """
         step = trace.gather(self.pipe.placement, "measured", pipelines(self.mesh)[0])
-        predicted = predict(step.timeline, self.pipe)
+        ideal = predicted(step.timeline, self.pipe.program.schedule)
         if self.leads:
             for name in ("timeline.png", "timeline.json"):
-                show([predicted, step.timeline], self.config.folder / name)
-        bubbles = {
-            "bubble_predicted": predicted.bubble_ratio,
-            "bubble": step.timeline.bubble_ratio,
-        }
-        return bubbles | {f"idle_{cause}": ratio for cause, ratio in step.idle_ratios().items()}
+                show([ideal, step.timeline], self.config.folder / name)
+        found = {"bubble_predicted": ideal.bubble_ratio, "bubble": step.timeline.bubble_ratio}
+        return found | {f"idle_{cause}": ratio for cause, ratio in step.idle_ratios().items()}
 
     def _sample(self) -> str:
         tokens = self.corpus.batch("validation", 0, 1, self.config.data.seq_len, 0)[0]
-        prompt = tokens[:, : self.config.data.seq_len // 4]
+        prompt = torch.from_numpy(tokens[:, : self.config.data.seq_len // 4])
         text = prompt.to(self.pipe.device)
         generator = torch.Generator().manual_seed(self.config.run.seed)
         placement = self.pipe.placement
@@ -228,15 +215,4 @@ class Trainer:
             token = token.to(self.pipe.device)
             dist.broadcast(token, source)
             text = torch.cat([text, token], dim=1)
-        return decode(text[0].cpu())
-
-
-def predict(measured: Timeline, pipe: Pipeline) -> Timeline:
-    """The program's order, each action taking the median time of its kind and stage, in ms."""
-    times: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for rank in measured.spans:
-        for action, start, end in rank:
-            times[action.kind, action.stage].append(end - start)
-    typical = {key: median(values) for key, values in times.items()}
-    timeline = evaluate(pipe.program.schedule, lambda a: typical[a.kind, a.stage])
-    return Timeline("predicted", timeline.placement, timeline.spans, "ms")
+        return decode(text.cpu().numpy())

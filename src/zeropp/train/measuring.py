@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from zeropp.ir.model import GPTConfig
-from zeropp.measure.blocks import Spread
-from zeropp.measure.profiling import Measurement, measure, profile, ranks_per_node
-from zeropp.planner import Problem, SavedPlan, best_plan, write_plan
-from zeropp.planner.profile import Setting
+from zeropp.measure.profiling import Measurement, Spread, measure, profile, ranks_per_node
+from zeropp.planner import Problem, best_plan, write_plan
+from zeropp.planner.profile import Profile, Setting
 from zeropp.planner.profile_file import write_profile
 from zeropp.runtime import default_device
 from zeropp.train.config import DEMO_PLAN, Backend, Config, write_config
@@ -31,16 +30,7 @@ def run_profile(
     precision: str,
     compile_with: Backend,
 ) -> None:
-    """Measure as one rank; the first writes and prints.
-
-    Args:
-        output: the profile's file.
-        gpt: the model.
-        seq_len: tokens in a sequence.
-        settings: micro-batch sizes and ways of recomputing, each measured.
-        precision: what blocks compute in, fp32 or bf16.
-        compile_with: backend of torch.compile for the blocks, or off.
-    """
+    """Measure every setting as one rank; the first writes the profile and prints."""
     device, leads = default_device(), dist.get_rank() == 0
     subject = gpt_subject(gpt, seq_len, settings, precision, compile_with)
     found = []
@@ -65,9 +55,8 @@ def _table(found: Iterable[Measurement]) -> Table:
     for column in ("block", "size", "recompute", "F", "B", "W", "F to B", "B to W"):
         table.add_column(column, justify="right")
     for one in found:
-        block = one.measured.block
+        block, times = one.block, map(_milliseconds, one.spreads)
         held = (f"{size / 2**20:.2f}" for size in (block.until_backward, block.until_weight))
-        times = map(_milliseconds, one.measured.spreads)
         table.add_row(one.kind, *map(str, one.setting), *times, *held)
     return table
 
@@ -78,41 +67,33 @@ def _milliseconds(spread: Spread) -> str:
 
 
 def plan_and_train(config: Config, asked: Task | None) -> None:
-    """Train as one rank of an initialised process group, all of which are used.
+    """Measure, plan and train as one rank of an initialised process group, all of which are used.
 
-    Args:
-        config: checked; how many ranks and how large a batch is asked for stands in [parallel].
-        asked: not looked at: the plan is made here.
+    How many ranks and how large a batch is asked for stands in [parallel]; `asked`, the task for
+    that, is not looked at.
 
     Raises:
         ValueError: nothing fits.
     """
-    saved, task = _planned(config), None
+    made, batch = _profile_for(config)
     path = config.folder / "plan.toml"
-    config = replace(config, plan=str(path), parallel=DEMO_PLAN)
+    planned, task = replace(config, plan=str(path), parallel=DEMO_PLAN), None
     if dist.get_rank() == 0:
-        write_plan(saved, path)
-        write_config(config, config.folder / "config.toml")
-        task = task_of(config, saved)
-    train_task(config, task)
+        answer = best_plan(Problem(made, dist.get_world_size(), ranks_per_node(), batch))
+        print("\n".join((f"plan: {answer.family}", *answer.reasons)), flush=True)
+        write_plan(answer.saved, path)
+        write_config(planned, config.folder / "config.toml")
+        task = task_of(planned, answer.saved)
+    train_task(planned, task)
 
 
-def _planned(config: Config) -> SavedPlan:
-    asked, device, leads = config.saved_plan(), default_device(), dist.get_rank() == 0
+def _profile_for(config: Config) -> tuple[Profile, int]:
+    """With every size of a micro-batch that may be planned; and sequences in a step."""
+    asked, device, run = config.saved_plan(), default_device(), config.run
     batch = asked.micro_batch_size * asked.plan.num_microbatches * asked.plan.dp_size
     sizes = [2**i for i in range(_LARGEST.bit_length()) if 2**i <= min(batch, _LARGEST)]
-    run, settings = config.run, tuple(map(Setting, sizes))
-    gpt, length = config.model.gpt(), config.data.seq_len
-    subject = gpt_subject(gpt, length, settings, run.precision, run.compile)
-    if leads:
+    if dist.get_rank() == 0:
         print(f"measuring blocks with micro-batches of {sizes}, and links", flush=True)
-    made = profile(subject, list(measure(subject, device)), device)
-    found: list[SavedPlan | None] = [None]
-    if leads:
-        answer = best_plan(Problem(made, dist.get_world_size(), ranks_per_node(), batch))
-        found = [answer.saved]
-        print("\n".join((f"plan: {answer.family}", *answer.reasons)), flush=True)
-    dist.broadcast_object_list(found, src=0)
-    if found[0] is None:
-        raise RuntimeError("rank 0 sent no plan")
-    return found[0]
+    what = config.model.gpt(), config.data.seq_len, tuple(map(Setting, sizes))
+    subject = gpt_subject(*what, run.precision, run.compile)
+    return profile(subject, list(measure(subject, device)), device), batch

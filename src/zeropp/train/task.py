@@ -1,63 +1,42 @@
 """A task is what all ranks of a run are given: the plan, and the one program made of it."""
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from zeropp.build import program_of
-from zeropp.ir import Program, format_program, parse, stage_blocks
+from zeropp.ir import Program, parse, stage_blocks
 from zeropp.plan import Plan
-from zeropp.planner.plan_file import SavedPlan, format_plan, parse_plan
+from zeropp.planner import SavedPlan
 from zeropp.program import InvalidProgramError, require_collectives, verify
 from zeropp.train.config import Config
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is run, made once: by the launcher, or under torchrun by rank 0.
-
-    Attributes:
-        saved: the plan, the size of a micro-batch, and what was predicted.
-        program: the one that every rank runs.
-    """
+    """What is run, made once: by the launcher, or under torchrun by rank 0."""
 
     saved: SavedPlan
-    program: Program
-
-    @property
-    def text(self) -> str:
-        """As it is handed from rank to rank; `from_text` reads it back."""
-        return json.dumps([format_plan(self.saved), format_program(self.program)])
-
-    @classmethod
-    def from_text(cls, text: str) -> "Task":
-        """The task that was handed over."""
-        plan, program = json.loads(text)
-        return cls(parse_plan(plan), _parse_program(program))
+    program: Program  # the one that every rank runs
 
 
-def task_of(config: Config, saved: SavedPlan) -> Task:
-    """Make and prove the program of a run, or read it.
+def task_of(config: Config, saved: SavedPlan, program: Program | None = None) -> Task:
+    """Make and prove the program of a run, or prove the one that its file holds.
 
     Raises:
         ValueError: a schedule, program or cut that fits neither the plan nor the model.
         InvalidProgramError: the program breaks a rule; where it is a file, with the first place.
     """
-    program = program_of(saved.plan) if config.program is None else _sound(config.program)
+    if program is None:
+        program = program_of(saved.plan)
+    elif found := verify(program):
+        line = str(found[0]).splitlines()[0]
+        raise InvalidProgramError(f"program: {config.program}: {line}; `zeropp verify` says more")
     stage_blocks(config.model.gpt().num_blocks, program.placement.num_stages, program.split)
     if saved.plan.dp_size > 1 or config.run.precision != "fp32":
         require_collectives(program)
     if config.run.adapt_every:
         program.schedule.require_split("run.adapt_every")
     return Task(saved, program)
-
-
-def _sound(path: str) -> Program:
-    program = read_program(Path(path))
-    if found := verify(program):
-        line = str(found[0]).splitlines()[0]
-        raise InvalidProgramError(f"program: {path}: {line}; `zeropp verify` says more")
-    return program
 
 
 def read_program(path: Path) -> Program:
@@ -67,15 +46,13 @@ def read_program(path: Path) -> Program:
         ValueError: unreadable, not understood, or a schedule.
     """
     try:
-        return _parse_program(path.read_text(encoding="utf-8"))
+        found = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(found, Program):
+            raise ValueError(
+                "it holds a schedule; write a program with `zeropp generate --program`"
+            )
     except (OSError, ValueError) as error:
         raise ValueError(f"program: {path}: {error}") from error
-
-
-def _parse_program(text: str) -> Program:
-    found = parse(text)
-    if not isinstance(found, Program):
-        raise ValueError("it holds a schedule; write a program with `zeropp generate --program`")
     return found
 
 

@@ -10,14 +10,15 @@ import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 Split = Literal["train", "validation"]
+Tokens = NDArray[np.uint8]
+Sequences = NDArray[np.int64]
 
-VOCAB_SIZE = 256
 STDLIB_BYTES = 8 * 2**20
 _SUFFIXES = frozenset({".txt", ".py", ".md"})
 _TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
@@ -26,15 +27,10 @@ _FIX = "set data.path to a text file, or to a folder with .txt, .py or .md files
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Tokens to train on and tokens held out, one byte per token.
+    """Tokens to train on, and tokens held out: of other files, or another part of a single one."""
 
-    Attributes:
-        train: uint8 [n].
-        validation: uint8 [m], from other files, or from another part of a single file.
-    """
-
-    train: Tensor
-    validation: Tensor
+    train: Tokens
+    validation: Tokens
 
     def batch(
         self,
@@ -46,41 +42,32 @@ class Corpus:
         *,
         rank: int = 0,
         world: int = 1,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Sequences, Sequences]:
         """Inputs and targets of one step: two int64 [batch_size / world, seq_len].
 
         Targets are the inputs shifted by one token. `train` sequences start anywhere, drawn by
         `seed` and `step`; `validation` ones are a fixed order of windows that do not overlap,
-        walked by `step`, the same for every seed, and start over once all were seen.
-
-        Args:
-            split: `train` or `validation`.
-            step: which batch, from 0.
-            batch_size: sequences of the whole batch, over all data-parallel ranks.
-            seq_len: tokens per sequence.
-            seed: of the training order.
-            rank: which of the `world` equal, consecutive slices of the batch to return.
-            world: number of data-parallel ranks.
+        walked by `step`, the same for every seed, and start over once all were seen. Of the whole
+        batch, `rank` gets one of `world` equal, consecutive slices.
 
         Raises:
             ValueError: a number out of range, `batch_size` is no multiple of `world`, or the split
                 is shorter than one sequence.
         """
         _check_layout(step, batch_size, rank, world)
-        tokens = _long_enough(self._tokens(split), split, seq_len)
+        if split not in ("train", "validation"):
+            raise ValueError(f"split must be train or validation, got {split!r}")
+        tokens = self.train if split == "train" else self.validation
+        _check_length(len(tokens), split, seq_len)
         if split == "train":
-            starts = _random_starts(len(tokens), step, batch_size, seq_len, seed)
+            draw = random.Random(f"batch {seed} {step}")
+            starts = [draw.randrange(len(tokens) - seq_len) for _ in range(batch_size)]
         else:
             starts = _fixed_starts(len(tokens), step, batch_size, seq_len)
         share = batch_size // world
-        mine = torch.tensor(starts[rank * share : (rank + 1) * share])
-        sequences = tokens[mine[:, None] + torch.arange(seq_len + 1)].long()
-        return sequences[:, :-1].contiguous(), sequences[:, 1:].contiguous()
-
-    def _tokens(self, split: Split) -> Tensor:
-        if split not in ("train", "validation"):
-            raise ValueError(f"split must be train or validation, got {split!r}")
-        return self.train if split == "train" else self.validation
+        mine = np.array(starts[rank * share : (rank + 1) * share])
+        sequences = tokens[mine[:, None] + np.arange(seq_len + 1)].astype(np.int64)
+        return np.ascontiguousarray(sequences[:, :-1]), np.ascontiguousarray(sequences[:, 1:])
 
 
 def load_corpus(
@@ -98,12 +85,10 @@ def load_corpus(
             without its tests.
         seq_len: tokens per sequence; both splits must hold one sequence and its last target.
         max_bytes: read no more than this; None: 8 MiB of the standard library, all of `path`.
-        validation_fraction: share held out: of the files, spread evenly, at least one; of a single
-            file, its tail.
+        validation_fraction: held out of the files, spread evenly; of a single file, its tail.
 
     Raises:
-        ValueError: `path` is missing, unreadable, without text or shorter than one sequence for
-            each split, or another argument is out of range. The messages call them `data.*`.
+        ValueError: `path` is missing, unreadable or too short, or a number is out of range.
     """
     _check_options(seq_len, max_bytes, validation_fraction)
     if path is None:
@@ -115,16 +100,15 @@ def load_corpus(
     if not texts:
         raise ValueError(f"data.path: {source} holds no text; {_FIX}")
     train, validation = _split(texts, validation_fraction, seq_len)
-    shortest = min(len(train), len(validation))
-    if shortest <= seq_len:
+    if min(len(train), len(validation)) <= seq_len:
         raise ValueError(
             f"data.path: {source} leaves {len(train)} bytes to train and {len(validation)} to "
             f"validate, each needs seq_len + 1 = {seq_len + 1}; give more text or lower seq_len"
         )
-    return Corpus(_to_tokens(train), _to_tokens(validation))
+    return Corpus(np.frombuffer(train, np.uint8), np.frombuffer(validation, np.uint8))
 
 
-def decode(tokens: Tensor) -> str:
+def decode(tokens: NDArray[Any]) -> str:
     """Text of integer tokens 0 to 255, any shape; bytes that are no UTF-8 become U+FFFD."""
     return bytes(tokens.flatten().tolist()).decode("utf-8", errors="replace")
 
@@ -141,13 +125,12 @@ def _check_options(seq_len: int, max_bytes: int | None, validation_fraction: flo
 
 
 def _stdlib_files() -> list[Path]:
-    files = _sorted_below(Path(sysconfig.get_paths()["stdlib"]), enter=_is_code_package)
+    """Of all packages but tests; `site-packages`, for one, is no package."""
+    files = _sorted_below(
+        Path(sysconfig.get_paths()["stdlib"]),
+        enter=lambda folder: folder.isidentifier() and folder not in _TEST_FOLDERS,
+    )
     return [file for file in files if file.suffix == ".py"]
-
-
-def _is_code_package(folder: str) -> bool:
-    """A package other than tests; `site-packages`, for one, is no package."""
-    return folder.isidentifier() and folder not in _TEST_FOLDERS
 
 
 def _files_at(path: Path) -> list[Path]:
@@ -204,10 +187,6 @@ def _split(texts: list[bytes], fraction: float, seq_len: int) -> tuple[bytes, by
     return train, b"".join(texts[i] for i in sorted(held_out))
 
 
-def _to_tokens(text: bytes) -> Tensor:
-    return torch.frombuffer(bytearray(text), dtype=torch.uint8)
-
-
 def _check_layout(step: int, batch_size: int, rank: int, world: int) -> None:
     if step < 0:
         raise ValueError(f"step must be 0 or more, got {step}")
@@ -219,20 +198,14 @@ def _check_layout(step: int, batch_size: int, rank: int, world: int) -> None:
         raise ValueError(f"rank must be from 0 to {world - 1}, got {rank}")
 
 
-def _long_enough(tokens: Tensor, split: Split, seq_len: int) -> Tensor:
+def _check_length(length: int, split: Split, seq_len: int) -> None:
     if seq_len < 1:
         raise ValueError(f"seq_len must be at least 1, got {seq_len}")
-    if len(tokens) <= seq_len:
+    if length <= seq_len:
         raise ValueError(
-            f"data.path: the {split} text has {len(tokens)} tokens, one sequence needs "
+            f"data.path: the {split} text has {length} tokens, one sequence needs "
             f"seq_len + 1 = {seq_len + 1}; give more text or lower seq_len"
         )
-    return tokens
-
-
-def _random_starts(length: int, step: int, count: int, seq_len: int, seed: int) -> list[int]:
-    draw = random.Random(f"batch {seed} {step}")
-    return [draw.randrange(length - seq_len) for _ in range(count)]
 
 
 def _fixed_starts(length: int, step: int, count: int, seq_len: int) -> list[int]:

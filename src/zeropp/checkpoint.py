@@ -21,19 +21,16 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.stage import StageModule
 from zeropp.runtime.ties import find_ties, owner_names
 
 _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
-class _Holder(nn.Module):
+def _holder(pipe: Pipeline) -> StageModule:
     """This rank's blocks as one module, so that names stay `<block>.<parameter>`."""
-
-    def __init__(self, pipe: Pipeline) -> None:
-        super().__init__()
-        for module in pipe.modules:
-            for name, block in module.named_children():
-                self.add_module(name, block)
+    stages = (module.named_children() for module in pipe.modules)
+    return StageModule({int(name): block for blocks in stages for name, block in blocks})
 
 
 def save(path: Path, pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> None:
@@ -47,7 +44,7 @@ def load(path: Path, pipe: Pipeline, optimizer: torch.optim.Optimizer) -> int:
     own, names = _state(pipe, optimizer, 0), owner_names(pipe.ties)
     read = _shared(own, names)
     dcp_load(read, checkpoint_id=path)
-    holder = _Holder(pipe)
+    holder = _holder(pipe)
     model, state = (
         {key: _apart(read[part], key, _owner_key(key, names)) for key in own[part]}
         for part in ("model", "optimizer")
@@ -85,7 +82,7 @@ def _shape(size: torch.Size | None) -> str:
 
 
 def _state(pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
-    holder = _Holder(pipe)
+    holder = _holder(pipe)
     return {
         "model": get_model_state_dict(holder, options=_OPTIONS),
         "optimizer": get_optimizer_state_dict(holder, optimizer, options=_OPTIONS),
