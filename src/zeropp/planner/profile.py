@@ -41,7 +41,7 @@ class Block:
     flops: float = 0.0
 
     def __post_init__(self) -> None:
-        _refuse_negative(self)
+        _refuse_negative(self, Block)
         if self.forward <= 0:
             raise ValueError(f"forward must be above 0 seconds, got {self.forward}")
 
@@ -75,7 +75,7 @@ class Precision:
     optimizer: float = 8.0
 
     def __post_init__(self) -> None:
-        _refuse_negative(self)
+        _refuse_negative(self, Precision)
 
 
 @dataclass(frozen=True)
@@ -162,8 +162,8 @@ class Profile:
         return tuple(blocks[kind] for kind in self.kinds)
 
 
-def _refuse_negative(owner: Block | Precision) -> None:
-    for named in fields(owner):
+def _refuse_negative(owner: Block | Precision, kind: type[Block | Precision]) -> None:
+    for named in fields(kind):
         value = getattr(owner, named.name)
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"{named.name} must be a finite number, 0 or more; got {value}")
