@@ -5,7 +5,6 @@ import inspect
 import tomllib
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from itertools import repeat
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
@@ -13,11 +12,10 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 from cattrs import (
     AttributeValidationNote,
     BaseValidationError,
-    ClassValidationError,
     Converter,
     ForbiddenExtraKeysError,
-    IterableValidationNote,
 )
+from cattrs.gen import make_dict_structure_fn
 
 _Made = TypeVar("_Made")
 _Read = TypeVar("_Read")
@@ -52,11 +50,10 @@ def make(kind: type[_Made], table: Mapping[str, Any]) -> _Made:
     Raises:
         ValueError: the field that is missing, unknown or of another type, or what `kind` refuses.
     """
-    values = _tuples(table)
     try:
-        return _converter.structure(values, kind)
+        return _converter.structure(table, kind)
     except BaseValidationError as error:
-        raise ValueError(_complaint(error, values)) from error
+        raise ValueError(_complaint(error)) from error
 
 
 def table_of(made: Any) -> dict[str, Any]:
@@ -72,126 +69,121 @@ def whole(name: str, value: Any) -> int:
     return value
 
 
-def _tuples(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _tuples(part) for name, part in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_none(part) for name, part in value.items() if part is not None}
     return value
 
 
-# how a value becomes a field: nothing is converted but a name into a member of an enumeration
-
-_converter = Converter(forbid_extra_keys=True)
-
-
-def _plain(*kinds: type) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
-        if type(value) not in kinds:
-            raise TypeError
-        return value
-
-    return structure
-
-
-for _kind, _accepted in {bool: (bool,), int: (int,), float: (float, int), str: (str,)}.items():
-    _converter.register_structure_hook(_kind, _plain(*_accepted))
-_converter.register_structure_hook(StrEnum, lambda value, kind: kind(value))
-
-
-def _is_tuple(hint: Any) -> bool:
-    return get_origin(hint) is tuple
-
-
-@_converter.register_structure_hook_factory(_is_tuple)
-def _tuple(hint: Any) -> Callable[[Any, Any], Any]:
-    first, *others = get_args(hint)
-
-    def structure(value: Any, _: Any) -> tuple[Any, ...]:
-        if not isinstance(value, tuple):
-            raise TypeError
-        kinds = repeat(first, len(value)) if others == [...] else (first, *others)
-        made = []
-        for index, (part, kind) in enumerate(zip(value, kinds, strict=True)):
-            try:
-                made.append(_converter.structure(part, kind))
-            except Exception as error:
-                error.add_note(IterableValidationNote("in a list", index, kind))
-                raise
-        return tuple(made)
-
-    return structure
-
-
-def _is_union(hint: Any) -> bool:
-    return get_origin(hint) in (Union, UnionType)
-
-
-@_converter.register_structure_hook_factory(_is_union)
-def _union(hint: Any) -> Callable[[Any, Any], Any]:
-    def structure(value: Any, _: Any) -> Any:
-        for kind in _given(hint):
-            try:
-                return _converter.structure(value, kind)
-            except BaseValidationError:
-                raise  # a table, of which it is known what is wrong
-            except Exception:  # whatever a hook raises, as cattrs' own do
-                continue
-        raise TypeError
-
-    return structure
-
-
-def _given(hint: Any) -> list[Any]:
-    """What a value may be; None is what is not in a file."""
-    kinds = get_args(hint) if _is_union(hint) else (hint,)
-    return [kind for kind in kinds if kind is not NoneType]
-
-
-# what is wrong
-
-
-def _complaint(error: Exception, value: Any) -> str:
-    """The first thing that is wrong with a table, after the name of its field."""
-    path: list[str] = []
-    refused: tuple[Any, Any] | None = None
+def _complaint(error: Exception) -> str:
+    """What is wrong first, after the name of its field."""
+    path, hint = [], None
     while isinstance(error, BaseValidationError):
-        if isinstance(error, ClassValidationError):
-            refused = None
-        error = _first(error)
-        for note in reversed(getattr(error, "__notes__", ())):  # the innermost comes first
+        error = next(filter(_is_unknown, error.exceptions), error.exceptions[0])
+        for note in getattr(error, "__notes__", ()):
             if isinstance(note, AttributeValidationNote):
                 path.append(note.name)
-                value = value.get(note.name)
-                refused = note.type, value
-            elif isinstance(note, IterableValidationNote):
-                value = value[note.index]
+                hint = note.type
     name = ".".join(path)
     if isinstance(error, ForbiddenExtraKeysError):
         fields = ", ".join(field.name for field in dataclasses.fields(error.cl))
         return f"unknown field {'.'.join([*path, min(error.extra_fields)])}; use {fields}"
     if isinstance(error, KeyError):
         return f"missing field {name}"
-    if refused is not None:
-        return f"{name} must be {_words(refused[0])}, got {refused[1]!r}"
+    if isinstance(error, TypeError):
+        return f"{name} must be {_words(hint)}, got {error.args[0]!r}"
     return str(error) if not path or str(error).startswith(path[0]) else f"{name}.{error}"
 
 
-def _first(error: BaseValidationError) -> Exception:
-    unknown = (one for one in error.exceptions if isinstance(one, ForbiddenExtraKeysError))
-    return next(unknown, error.exceptions[0])
+def _is_unknown(error: Exception) -> bool:
+    return isinstance(error, ForbiddenExtraKeysError)
 
 
 def _words(hint: Any) -> str:
-    kind, *others = _given(hint)
-    if get_origin(kind) is Literal and not others:
-        return f"one of {', '.join(map(str, get_args(kind)))}"
-    if isinstance(kind, type) and issubclass(kind, StrEnum):
-        return f"one of {', '.join(kind)}"
-    if dataclasses.is_dataclass(kind):
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if _is_union(hint) else [hint]
+    if len(kinds) == 1 and _is_choice(kinds[0]):
+        return f"one of {', '.join(_choices(kinds[0]))}"
+    if dataclasses.is_dataclass(kinds[0]):
         return "a table"
     return inspect.formatannotation(hint).removesuffix(" | None")
+
+
+# A value stays what it is, or a hook raises TypeError of it: an int is a float, but no text a
+# number, no bool an int. Only lists become tuples, tables dataclasses, names members of a StrEnum.
+
+_converter = Converter(forbid_extra_keys=True)
+
+
+def _plain(value: Any, kind: type) -> Any:
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise TypeError(value)
+    return value
+
+
+for _kind in (bool, int, float, str, NoneType):
+    _converter.register_structure_hook(_kind, _plain)
+
+
+def _is_choice(hint: Any) -> bool:
+    return get_origin(hint) is Literal or (isinstance(hint, type) and issubclass(hint, StrEnum))
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) or tuple(hint)
+
+
+def _choice(value: Any, hint: Any) -> Any:
+    choices = _choices(hint)
+    if value not in choices:
+        raise TypeError(value)
+    return choices[choices.index(value)]
+
+
+def _is_tuple(hint: Any) -> bool:
+    return get_origin(hint) is tuple
+
+
+def _tuple(value: Any, hint: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise TypeError(value)
+    kinds = get_args(hint)
+    if kinds[-1] is ...:
+        kinds = kinds[:1] * len(value)
+    try:
+        return tuple(_converter.structure(*each) for each in zip(value, kinds, strict=True))
+    except (TypeError, ValueError) as error:
+        raise TypeError(_tuples(value)) from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
+def _union(value: Any, hint: Any) -> Any:
+    for kind in get_args(hint):
+        try:
+            return _converter.structure(value, kind)
+        except TypeError:
+            continue
+    raise TypeError(_tuples(value))
+
+
+@_converter.register_structure_hook_factory(dataclasses.is_dataclass)
+def _table(kind: Any) -> Callable[[Any, Any], Any]:
+    fill = make_dict_structure_fn(kind, _converter)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise TypeError(value)
+        return fill(value, kind)
+
+    return structure
+
+
+_converter.register_structure_hook(StrEnum, _choice)
+for _holds, _hook in {_is_choice: _choice, _is_tuple: _tuple, _is_union: _union}.items():
+    _converter.register_structure_hook_func(_holds, _hook)
