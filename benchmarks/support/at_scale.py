@@ -9,7 +9,6 @@ from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from zeropp import ir
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.program import Program, Recompute
@@ -17,9 +16,8 @@ from zeropp.ir.schedule import Schedule
 from zeropp.planner import Problem
 from zeropp.planner.bounds import memory_bound
 from zeropp.planner.layout import Layout, Links
-from zeropp.planner.made import schedule_of
 from zeropp.planner.order import Order
-from zeropp.planner.predict import PREFETCH
+from zeropp.planner.predict import PREFETCH, schedule_of
 from zeropp.planner.pricing import Priced, cut, price
 from zeropp.planner.profile import Setting
 from zeropp.program.collectives import Policy
@@ -87,16 +85,17 @@ def without_buffers(problem: Problem, priced: Priced) -> Priced:
     return replace(priced, costs=costs)
 
 
-_ZERO_3, _ONCE = Order("1f1b", Policy.MICROBATCH, 1), Order("1f1b", Policy.STEP, 1)
+_ZERO_3 = Order("1f1b", shard=Policy.MICROBATCH, max_resident=1)
+_ONCE = Order("1f1b", shard=Policy.STEP, max_resident=1)
 PEERS = (
     Side("1F1B + ZeRO-3 by layer", _ZERO_3, deep=False, change=by_layer),
     Side("1F1B + ZeRO-3 by stage", _ZERO_3, deep=False),
     Side("1F1B, step", _ONCE, deep=False),
     Side("1F1B, unsharded", _ONCE, deep=False, sharded=False, change=without_buffers),
     Side("interleaved 1F1B, unit", Order("interleaved-1f1b")),
-    Side("interleaved 1F1B, step", Order("interleaved-1f1b", Policy.STEP)),
+    Side("interleaved 1F1B, step", Order("interleaved-1f1b", shard=Policy.STEP)),
     Side("breadth-first, unit", Order("breadth-first")),
-    Side("breadth-first, step", Order("breadth-first", Policy.STEP)),
+    Side("breadth-first, step", Order("breadth-first", shard=Policy.STEP)),
 )
 
 
@@ -106,9 +105,9 @@ def own_sides(pp_size: int, batch: int) -> list[Side]:
     for seam in ("drain", "carry"):
         for U in sorted({min(size, batch) for size in (pp_size, 2 * pp_size - 1, batch)}):
             for resident in (1, 2):
-                order = Order("zeropp", Policy.UNIT, resident, U, seam)
+                order = Order("zeropp", U, seam, max_resident=resident)
                 sides.append(Side(f"{seam} U={U}, {resident} resident", order))
-        order = Order("zeropp", Policy.STEP, 2, min(pp_size, batch), seam)
+        order = Order("zeropp", min(pp_size, batch), seam, shard=Policy.STEP)
         sides.append(Side(f"{seam} U={order.unit_size}, step", order))
     return sides
 
@@ -149,10 +148,7 @@ def _program(priced: Priced, order: Order) -> Program:
 
 @lru_cache(maxsize=64)
 def _same_for_all_costs(order: Order, P: int, V: int, batch: int) -> Program:
-    schedule = generate(
-        ir.Order(order.schedule, unit_size=order.unit_size, seam=order.seam), P, V, batch
-    )
-    return _lowered(schedule, order)
+    return _lowered(generate(order, P, V, batch), order)
 
 
 def _lowered(schedule: Schedule, order: Order) -> Program:

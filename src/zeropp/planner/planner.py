@@ -1,24 +1,53 @@
 """The planner: the fastest plan of a problem, its rivals, the reasons, the trade-off over U."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
+from zeropp.ir.placement import Shape
 from zeropp.plan import Plan
-from zeropp.planner.families import FAMILIES, anything, family_of
-from zeropp.planner.made import costs_for
+from zeropp.planner.layout import Layout
 from zeropp.planner.nearest import refuse
 from zeropp.planner.order import Order
 from zeropp.planner.plan_file import SavedPlan
-from zeropp.planner.predict import PREFETCH, made_order, predict
-from zeropp.planner.prediction import Prediction
+from zeropp.planner.predict import PREFETCH, Prediction, made_order, predict
 from zeropp.planner.problem import Problem
-from zeropp.planner.search import Candidate, Counts, Search
+from zeropp.planner.search import Candidate, Counts, Search, Wanted
 from zeropp.planner.words import Rival, reasons
+from zeropp.program.collectives import Policy
 
 _LOOKED_FOR_UP_TO = 1.5  # times the winner's step: rivals that are slower are not searched for
 _EFFORT = 30  # more orders that are made or simulated for a family of rivals
 _FULL_ACTIONS = 150_000  # of the simulation of a winner: about five seconds
+
+
+def _plain(layout: Layout, order: Order) -> bool:
+    """What FSDP and DDP do: every stage is gathered for each micro-batch, or stays."""
+    return layout.pp_size == 1 and (order.unit_size == 1 or order.shard is Policy.STEP)
+
+
+def _pipelined(schedule: str) -> Wanted:
+    return lambda layout, order: layout.pp_size > 1 and order.schedule == schedule
+
+
+# what people would pick by name, to compare the best of each; the first that holds is a plan's
+_FAMILIES: Mapping[str, Wanted] = MappingProxyType(
+    {
+        "plain FSDP": _plain,
+        "FSDP in units": lambda layout, order: layout.pp_size == 1 and not _plain(layout, order),
+        "1F1B": _pipelined("1f1b"),
+        "interleaved 1F1B": _pipelined("interleaved-1f1b"),
+        "breadth-first": _pipelined("breadth-first"),
+        "ZeroPP": _pipelined("zeropp"),
+        "a vee": lambda layout, order: layout.placement.shape is Shape.VEE,
+    }
+)
+
+
+def _family_of(candidate: Candidate) -> str:
+    layout, order = candidate.priced.layout, candidate.order
+    return next(name for name, wanted in _FAMILIES.items() if wanted(layout, order))
 
 
 @dataclass(frozen=True)
@@ -41,7 +70,7 @@ class Answer:
     @property
     def family(self) -> str:
         """The winner's family."""
-        return family_of(self.best.priced.layout, self.best.order)
+        return _family_of(self.best)
 
     @property
     def prediction(self) -> Prediction:
@@ -92,31 +121,26 @@ def best_plan(problem: Problem) -> Answer:
         ValueError: none does, or the batch cannot be shared; with the nearest problem that works.
     """
     search = Search(problem)
-    best = search.best(anything)
+    best = search.best()
     if best is None:
         refuse(problem)
-    return Answer(problem, _in_full(best), tuple(_rivals(search, best)), search.counts)
+    return Answer(problem, _in_full(best), _rivals(search, best), search.counts)
 
 
 def plan_of(candidate: Candidate) -> Plan:
     """A candidate as a plan, whose schedule is the one that was simulated."""
-    layout, order = candidate.priced.layout, candidate.order
+    priced, layout = candidate.priced, candidate.priced.layout
     return Plan(
+        **vars(candidate.order),
         pp_size=layout.pp_size,
         num_chunks=layout.placement.num_chunks,
-        num_microbatches=candidate.priced.num_microbatches,
-        schedule=order.schedule,
-        unit_size=order.unit_size,
-        seam=order.seam,
+        num_microbatches=priced.num_microbatches,
         dp_shard=layout.dp_shard,
         dp_replicate=layout.dp_replicate,
-        shard=str(order.shard),
-        max_resident=order.max_resident,
         prefetch=PREFETCH,
-        split=candidate.priced.stages.split,
-        slots=order.slots,
-        recompute=str(layout.setting.recompute),
-        costs=costs_for(candidate.priced, order),
+        split=priced.stages.split,
+        recompute=layout.setting.recompute,
+        costs=priced.made_for(candidate.order),
     )
 
 
@@ -128,14 +152,14 @@ def _in_full(best: Candidate) -> Candidate:
     return replace(best, prediction=predict(best.priced, best.order, made))
 
 
-def _rivals(search: Search, best: Candidate) -> Iterator[Rival]:
-    own = family_of(best.priced.layout, best.order)
+def _rivals(search: Search, best: Candidate) -> tuple[Rival, ...]:
+    own = _family_of(best)
     found = [
         Rival(name, search.best(wanted, _LOOKED_FOR_UP_TO * best.step_s, _EFFORT))
-        for name, wanted in FAMILIES.items()
+        for name, wanted in _FAMILIES.items()
         if name != own
     ]
-    yield from sorted(found, key=lambda rival: rival.step_s)
+    return tuple(sorted(found, key=lambda rival: rival.step_s))
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ from operator import itemgetter
 from typing import Any
 
 from zeropp.costs import Costs, floor
+from zeropp.generate import Request
 from zeropp.planner.balance import balance
 from zeropp.planner.layout import Layout, Links
+from zeropp.planner.order import Order
 from zeropp.planner.problem import Problem
 
 
@@ -78,9 +80,18 @@ class Priced:
         placement = self.layout.placement
         return tuple(map(placement.stages_of, range(placement.pp_size)))
 
+    def request(self, order: Order) -> Request:
+        """What the generator of `order` is asked for."""
+        placement = self.layout.placement
+        sizes = (placement.pp_size, placement.num_chunks, self.num_microbatches)
+        return Request(*sizes, order.unit_size, order.seam, order.slots)
+
+    def made_for(self, order: Order) -> Costs | None:
+        """What an order is made for; None for the schedules that do not go by times."""
+        return self._slowest_hop if order.generator.by_times(self.request(order)) else None
+
     @cached_property
-    def made_for(self) -> Costs:
-        """The costs that schedules are made for: a hop includes the slowest transfer."""
+    def _slowest_hop(self) -> Costs:
         return self._with_hop(max(self._transfers, default=0.0))
 
     @cached_property

@@ -22,10 +22,8 @@ from zeropp.planner.bounds import (
     time_bound,
 )
 from zeropp.planner.layout import Layout
-from zeropp.planner.made import Made
 from zeropp.planner.order import Order, orders
-from zeropp.planner.predict import made_order, predict
-from zeropp.planner.prediction import Prediction
+from zeropp.planner.predict import Made, Prediction, made_order, predict
 from zeropp.planner.pricing import Priced, Stages, cut, price
 from zeropp.planner.problem import Problem
 from zeropp.planner.profile import Setting
@@ -65,6 +63,11 @@ class _Waiting(NamedTuple):
 Wanted = Callable[[Layout, Order], bool]
 
 
+def anything(layout: Layout, order: Order) -> bool:
+    """Every plan is wanted."""
+    return True
+
+
 class Search:
     """Searches over one problem, which share layouts and simulations.
 
@@ -90,7 +93,10 @@ class Search:
         return Counts(len(self.layouts), len(self._predicted))
 
     def best(
-        self, wanted: Wanted, at_most: float = float("inf"), effort: float = float("inf")
+        self,
+        wanted: Wanted = anything,
+        at_most: float = float("inf"),
+        effort: float = float("inf"),
     ) -> Candidate | None:
         """The fastest that fits the memory and is `wanted`, if one is faster than `at_most`.
 
