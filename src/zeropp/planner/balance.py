@@ -20,17 +20,11 @@ _WIDTH = 4_000  # states kept after a stage; a dozen unlike blocks stay below it
 
 
 class Balance(NamedTuple):
-    """A cut of the blocks.
+    """A cut of the blocks."""
 
-    Attributes:
-        split: blocks in each stage.
-        slowest: time of the slowest rank.
-        exact: whether no cut is better; False where unlike blocks have more states than are kept.
-    """
-
-    split: tuple[int, ...]
-    slowest: float
-    exact: bool = True
+    split: tuple[int, ...]  # blocks in each stage
+    slowest: float  # time of the slowest rank
+    exact: bool = True  # no cut is better; False where more states came up than are kept
 
 
 def balance(times: Sequence[float], placement: Placement) -> Balance:

@@ -31,25 +31,15 @@ class Work:
 
 @dataclass(frozen=True)
 class Load:
-    """What a block does and keeps for one micro-batch.
-
-    Attributes:
-        forward: what F does.
-        backward: what B does, with what it runs again; None: there is no B.
-        weight: what W does.
-        until_backward: bytes from F until B.
-        until_weight: bytes from B until W.
-        workspace: bytes while a pass runs.
-        flops: of F, B and W, with attention in full, as MFU is usually counted.
-    """
+    """What a block does in F, B and W of one micro-batch, and the bytes that it keeps."""
 
     forward: Work
-    backward: Work | None
+    backward: Work | None  # with what it runs again; None: there is no B
     weight: Work
     until_backward: float
     until_weight: float
     workspace: float = 0.0
-    flops: float = 0.0
+    flops: float = 0.0  # with attention in full, as MFU is usually counted
 
 
 def embedding(shape: GPTConfig, sequences: int, seq_len: int) -> Load:

@@ -66,19 +66,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Made:
-    """A made order: what does not depend on how parameters are sharded.
+    """A made order: what does not depend on how parameters are sharded."""
 
-    Attributes:
-        schedules: one, or a shorter and a longer one.
-        beyond: how many times the difference of the two is added to the longer one.
-        activations: for each rank, the most bytes that its micro-batches hold.
-        costs: compute times, and those of messages on their way.
-    """
-
-    schedules: tuple[Schedule, ...]
-    beyond: float
-    activations: tuple[float, ...]
-    costs: Costs
+    schedules: tuple[Schedule, ...]  # one, or a shorter and a longer one
+    beyond: float  # how many times their difference is added to the longer one
+    activations: tuple[float, ...]  # for each rank, the most bytes that its micro-batches hold
+    costs: Costs  # compute times, and those of messages on their way
 
     @cached_property
     def makespan(self) -> float:

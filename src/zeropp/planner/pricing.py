@@ -17,19 +17,12 @@ from zeropp.planner.problem import Problem
 
 @dataclass(frozen=True)
 class Stages:
-    """A model cut into stages.
+    """A model cut into stages."""
 
-    Attributes:
-        split: blocks in each stage.
-        parameters: how many each stage has.
-        costs: of its blocks, without links and states.
-        exact: whether no split has a faster slowest rank.
-    """
-
-    split: tuple[int, ...]
-    parameters: tuple[int, ...]
-    costs: Costs
-    exact: bool = True
+    split: tuple[int, ...]  # blocks in each stage
+    parameters: tuple[int, ...]  # how many each stage has
+    costs: Costs  # of the blocks, without links and states
+    exact: bool = True  # no split has a faster slowest rank
 
 
 def cut(problem: Problem, layout: Layout) -> Stages:
@@ -60,19 +53,12 @@ def cut(problem: Problem, layout: Layout) -> Stages:
 
 @dataclass(frozen=True)
 class Priced:
-    """A layout with everything that the simulator asks for.
-
-    Attributes:
-        layout: the mesh, placement and setting.
-        num_microbatches: B.
-        stages: the model's cut.
-        costs: of each stage; the latency is that of the slowest hop.
-    """
+    """A layout with everything that the simulator asks for."""
 
     layout: Layout
     num_microbatches: int
     stages: Stages
-    costs: Costs
+    costs: Costs  # of each stage; the latency is that of the slowest hop
 
     @cached_property
     def by_rank(self) -> tuple[tuple[int, ...], ...]:
