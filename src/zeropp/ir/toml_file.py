@@ -79,7 +79,8 @@ def _complaint(error: Exception) -> str:
     """What is wrong first, after the name of its field."""
     path, hint = [], None
     while isinstance(error, BaseValidationError):
-        error = next(filter(_is_unknown, error.exceptions), error.exceptions[0])
+        unknown = [e for e in error.exceptions if isinstance(e, ForbiddenExtraKeysError)]
+        error = [*unknown, *error.exceptions][0]
         for note in getattr(error, "__notes__", ()):
             if isinstance(note, AttributeValidationNote):
                 path.append(note.name)
@@ -93,10 +94,6 @@ def _complaint(error: Exception) -> str:
     if isinstance(error, TypeError):
         return f"{name} must be {_words(hint)}, got {error.args[0]!r}"
     return str(error) if not path or str(error).startswith(path[0]) else f"{name}.{error}"
-
-
-def _is_unknown(error: Exception) -> bool:
-    return isinstance(error, ForbiddenExtraKeysError)
 
 
 def _words(hint: Any) -> str:

@@ -7,7 +7,7 @@ from itertools import product
 
 from zeropp.ir.model import GPTConfig
 from zeropp.ir.program import Recompute
-from zeropp.planner.decoder import Work, embedding, head, layer
+from zeropp.planner.decoder import Load, Work, embedding, head, layer
 from zeropp.planner.hardware import GPU, between_wire, gpu_named, inside_wire
 from zeropp.planner.link import steady
 from zeropp.planner.profile import Block, Device, Profile, Setting
@@ -96,7 +96,14 @@ def analytic_profile(
     between = between_wire(hardware.between)
     shared = between.bandwidth * hardware.num_cards / hardware.gpus_per_node
     clock = partial(_seconds, gpu, efficiency)
-    settings = [Setting(b, r) for b, r in product(micro_batch_sizes, Recompute)]
+    blocks = {
+        Setting(size, recompute): {
+            "embedding": _block(embedding(shape, size, seq_len), clock),
+            "layer": _block(layer(shape, size, seq_len, recompute, flash=flash), clock),
+            "head": _block(head(shape, size, seq_len), clock),
+        }
+        for size, recompute in product(micro_batch_sizes, Recompute)
+    }
     return Profile(
         device=Device(hardware.gpu, gpu.memory, gpu.peak_flops),
         seq_len=seq_len,
@@ -106,7 +113,7 @@ def analytic_profile(
             "layer": shape.layer_parameters,
             "head": shape.head_parameters,
         },
-        blocks={s: _blocks(shape, s, seq_len, clock, flash) for s in settings},
+        blocks=blocks,
         inside=steady(inside.latency, inside.bandwidth * efficiency.links),
         between=steady(between.latency, shared * efficiency.links),
         optimizer=_OPTIMIZER_BYTES / (gpu.memory_bandwidth * efficiency.memory),
@@ -124,32 +131,9 @@ def _seconds(gpu: GPU, share: Efficiency, work: Work | None) -> float:
     return max(time, share.launch)
 
 
-def _blocks(
-    shape: GPTConfig,
-    setting: Setting,
-    seq_len: int,
-    clock: Callable[[Work | None], float],
-    flash: bool,
-) -> dict[str, Block]:
-    sequences, recompute = setting
-    loads = {
-        "embedding": embedding(shape, sequences, seq_len),
-        "layer": layer(shape, sequences, seq_len, recompute, flash=flash),
-        "head": head(shape, sequences, seq_len),
-    }
-    return {
-        kind: Block(
-            forward=clock(load.forward),
-            backward=clock(load.backward),
-            weight=clock(load.weight),
-            until_backward=load.until_backward,
-            until_weight=load.until_weight,
-            message=0.0 if kind == "head" else 2.0 * sequences * seq_len * shape.hidden,
-            workspace=load.workspace,
-            flops=load.flops,
-        )
-        for kind, load in loads.items()
-    }
+def _block(load: Load, clock: Callable[[Work | None], float]) -> Block:
+    passes = {name: clock(getattr(load, name)) for name in ("forward", "backward", "weight")}
+    return Block(**vars(load) | passes)
 
 
 def _assumptions(

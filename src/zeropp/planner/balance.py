@@ -42,10 +42,10 @@ def balance(times: Sequence[float], placement: Placement) -> Balance:
         )
     if stages == 1:
         return Balance((len(times),), sum(times))
-    split = _alike(times, placement) if len(set(times[1:-1])) <= 1 else None
-    if split is not None:
-        return Balance(split, slowest_rank(times, split, placement))
-    return _by_states(times, placement)
+    if len(set(times[1:-1])) > 1:
+        return _by_states(times, placement)
+    split = _alike(times, placement)
+    return Balance(split, slowest_rank(times, split, placement))
 
 
 def slowest_rank(times: Sequence[float], split: Sequence[int], placement: Placement) -> float:

@@ -38,6 +38,7 @@ class Load:
     weight: Work
     until_backward: float
     until_weight: float
+    message: float
     workspace: float = 0.0
     flops: float = 0.0  # with attention in full, as MFU is usually counted
 
@@ -46,7 +47,7 @@ def embedding(shape: GPTConfig, sequences: int, seq_len: int) -> Load:
     """The token table: rows in F, and rows added to its gradient, in fp32, in W."""
     size = float(sequences * seq_len) * shape.hidden * _BYTES
     add_rows = Work(moved=size * (1 + 2 * _FP32 / _BYTES))
-    return Load(Work(moved=2 * size), None, add_rows, until_backward=0.0, until_weight=size)
+    return Load(Work(moved=2 * size), None, add_rows, 0.0, until_weight=size, message=size)
 
 
 def layer(
@@ -99,6 +100,7 @@ def layer(
         weight=Work(products),
         until_backward=kept,
         until_weight=(h + qkv + 2 * h + h + inner + ffn + h) * tokens * _BYTES,
+        message=h * tokens * _BYTES,
         workspace=everything - kept,
         flops=3 * (products + full_attention),
     )
@@ -120,6 +122,7 @@ def head(shape: GPTConfig, sequences: int, seq_len: int) -> Load:
         weight=Work(products),
         until_backward=2 * inputs + logits * _FP32,
         until_weight=inputs + logits * _BYTES,
+        message=0.0,
         workspace=logits * _FP32,
         flops=3 * products,
     )

@@ -45,7 +45,7 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
 _NVLINK_LATENCY, _PCIE_LATENCY = 5e-6, 10e-6
 _IB_LATENCY, _ETHERNET_LATENCY = 10e-6, 30e-6
 
-_INSIDE = {
+_PCIE = {
     "pcie3": Wire(_PCIE_LATENCY, 16e9),
     "pcie4": Wire(_PCIE_LATENCY, 32e9),
     "pcie5": Wire(_PCIE_LATENCY, 64e9),
@@ -79,11 +79,10 @@ def inside_wire(name: str, gpu_name: str) -> Wire:
         ValueError: unknown, or the GPU has no NVLink.
     """
     nvlink = gpu_named(gpu_name).nvlink
-    if name == "nvlink":
-        if not nvlink:
-            raise ValueError(f"inside: {gpu_name} has no NVLink; use one of {', '.join(_INSIDE)}")
-        return Wire(_NVLINK_LATENCY, nvlink)
-    return _wire("inside", name, _INSIDE, _PCIE_LATENCY, "nvlink, ")
+    if name == "nvlink" and not nvlink:
+        raise ValueError(f"inside: {gpu_name} has no NVLink; use one of {', '.join(_PCIE)}")
+    known = {"nvlink": Wire(_NVLINK_LATENCY, nvlink)} | _PCIE
+    return _wire("inside", name, known, _PCIE_LATENCY)
 
 
 def between_wire(name: str) -> Wire:
@@ -92,10 +91,10 @@ def between_wire(name: str) -> Wire:
     Raises:
         ValueError: unknown.
     """
-    return _wire("between", name, _BETWEEN, _IB_LATENCY, "")
+    return _wire("between", name, _BETWEEN, _IB_LATENCY)
 
 
-def _wire(field: str, name: str, known: Mapping[str, Wire], latency: float, more: str) -> Wire:
+def _wire(field: str, name: str, known: Mapping[str, Wire], latency: float) -> Wire:
     if name in known:
         return known[name]
     try:
@@ -103,7 +102,6 @@ def _wire(field: str, name: str, known: Mapping[str, Wire], latency: float, more
     except ValueError:
         rate = 0.0
     if not 0 < rate < 1e6:
-        raise ValueError(
-            f"{field}: no link {name!r}; use {more}{', '.join(known)}, or a number of GB/s"
-        )
+        choices = ", ".join(known)
+        raise ValueError(f"{field}: no link {name!r}; use {choices}, or a number of GB/s")
     return Wire(latency, rate * 1e9)

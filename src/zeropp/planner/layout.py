@@ -39,10 +39,6 @@ class Layout:
         """D, ranks that hold the same stages and see different data."""
         return self.dp_shard * self.dp_replicate
 
-    def num_microbatches(self, problem: Problem) -> int:
-        """B, per step and pipeline."""
-        return problem.global_batch // (self.dp_size * self.setting.micro_batch_size)
-
 
 class Hop(NamedTuple):
     """Seconds of a message from one stage to the next; see `Link`."""

@@ -1,11 +1,8 @@
 """The planner: the fastest plan of a problem, its rivals, the reasons, the trade-off over U."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
-from zeropp.ir.placement import Shape
 from zeropp.plan import Plan
 from zeropp.planner.layout import Layout
 from zeropp.planner.nearest import refuse
@@ -22,32 +19,23 @@ _EFFORT = 30  # more orders that are made or simulated for a family of rivals
 _FULL_ACTIONS = 150_000  # of the simulation of a winner: about five seconds
 
 
-def _plain(layout: Layout, order: Order) -> bool:
-    """What FSDP and DDP do: every stage is gathered for each micro-batch, or stays."""
-    return layout.pp_size == 1 and (order.unit_size == 1 or order.shard is Policy.STEP)
+_PLAIN, _IN_UNITS = "plain FSDP", "FSDP in units"
+_PIPELINED = {
+    "1f1b": "1F1B",
+    "interleaved-1f1b": "interleaved 1F1B",
+    "breadth-first": "breadth-first",
+    "zeropp": "ZeroPP",
+    "zb-v": "a vee",
+    "v-half": "a vee",
+}
+_FAMILIES = (_PLAIN, _IN_UNITS, *dict.fromkeys(_PIPELINED.values()))
 
 
-def _pipelined(schedule: str) -> Wanted:
-    return lambda layout, order: layout.pp_size > 1 and order.schedule == schedule
-
-
-# what people would pick by name, to compare the best of each; the first that holds is a plan's
-_FAMILIES: Mapping[str, Wanted] = MappingProxyType(
-    {
-        "plain FSDP": _plain,
-        "FSDP in units": lambda layout, order: layout.pp_size == 1 and not _plain(layout, order),
-        "1F1B": _pipelined("1f1b"),
-        "interleaved 1F1B": _pipelined("interleaved-1f1b"),
-        "breadth-first": _pipelined("breadth-first"),
-        "ZeroPP": _pipelined("zeropp"),
-        "a vee": lambda layout, order: layout.placement.shape is Shape.VEE,
-    }
-)
-
-
-def _family_of(candidate: Candidate) -> str:
-    layout, order = candidate.priced.layout, candidate.order
-    return next(name for name, wanted in _FAMILIES.items() if wanted(layout, order))
+def _family_of(layout: Layout, order: Order) -> str:
+    """What people would pick by name; plain is what FSDP and DDP do: gather always, or once."""
+    if layout.pp_size > 1:
+        return _PIPELINED[order.schedule]
+    return _PLAIN if order.unit_size == 1 or order.shard is Policy.STEP else _IN_UNITS
 
 
 @dataclass(frozen=True)
@@ -70,7 +58,7 @@ class Answer:
     @property
     def family(self) -> str:
         """The winner's family."""
-        return _family_of(self.best)
+        return _family_of(self.best.priced.layout, self.best.order)
 
     @property
     def prediction(self) -> Prediction:
@@ -80,7 +68,7 @@ class Answer:
     @property
     def tokens_per_s(self) -> float:
         """Over all devices."""
-        return self.problem.tokens / self.best.step_s
+        return self.problem.global_batch * self.problem.profile.seq_len / self.best.step_s
 
     @property
     def mfu(self) -> float | None:
@@ -153,17 +141,20 @@ def _in_full(best: Candidate) -> Candidate:
 
 
 def _rivals(search: Search, best: Candidate) -> tuple[Rival, ...]:
-    own = _family_of(best)
+    own, at_most = _family_of(best.priced.layout, best.order), _LOOKED_FOR_UP_TO * best.step_s
     found = [
-        Rival(name, search.best(wanted, _LOOKED_FOR_UP_TO * best.step_s, _EFFORT))
-        for name, wanted in _FAMILIES.items()
+        Rival(name, search.best(_of_family(name), at_most, _EFFORT))
+        for name in _FAMILIES
         if name != own
     ]
     return tuple(sorted(found, key=lambda rival: rival.step_s))
 
 
-@dataclass(frozen=True)
-class Point:
+def _of_family(name: str) -> Wanted:
+    return lambda layout, order: _family_of(layout, order) == name
+
+
+class Point(NamedTuple):
     """The winner's layout with another unit size."""
 
     unit_size: int
@@ -176,13 +167,13 @@ def over_unit_sizes(answer: Answer) -> tuple[Point, ...]:
 
     Slots are the schedule's default for each U.
     """
-    priced, own = answer.best.priced, answer.best.order
+    priced, own, usable = answer.best.priced, answer.best.order, answer.problem.usable
     batch = priced.num_microbatches
     sizes = {2**k for k in range(batch.bit_length())} | {batch, own.unit_size or batch}
     seam = "carry" if priced.layout.pp_size > 1 else "drain"
     points = []
     for U in sorted(size for size in sizes if size <= batch):
-        order = Order("zeropp", max_resident=own.max_resident, unit_size=U, seam=seam)
+        order = Order("zeropp", U, seam, max_resident=own.max_resident)
         found = predict(priced, order, made_order(priced, order))
-        points.append(Point(U, found, found.peak_bytes <= answer.problem.usable))
+        points.append(Point(U, found, found.peak_bytes <= usable))
     return tuple(points)

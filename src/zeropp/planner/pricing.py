@@ -78,12 +78,12 @@ class Priced:
 
     @cached_property
     def _slowest_hop(self) -> Costs:
-        return self._with_hop(max(self._transfers, default=0.0))
+        return self._with_hop(max)
 
     @cached_property
     def fastest_hop(self) -> Costs:
         """The costs for bounds: a hop includes the fastest transfer."""
-        return self._with_hop(min(self._transfers, default=0.0))
+        return self._with_hop(min)
 
     @cached_property
     def compute_floor(self) -> float:
@@ -98,14 +98,12 @@ class Priced:
         fused = Costs(costs.forward, backward, (0.0,) * costs.num_stages, costs.latency)
         return floor(self.layout.placement, self.num_microbatches, fused)
 
-    @property
-    def _transfers(self) -> list[float]:
-        hops = self.layout.placement.hops
-        return [time for time, hop in zip(self.costs.transfer, hops, strict=True) if hop]
-
-    def _with_hop(self, transfer: float) -> Costs:
-        compute = (self.costs.forward, self.costs.backward, self.costs.weight)
-        return Costs(*compute, self.costs.latency + transfer)
+    def _with_hop(self, choose: Callable[[list[float]], float]) -> Costs:
+        """The compute alone, with a latency that includes the chosen hop's transfer."""
+        costs, hops = self.costs, self.layout.placement.hops
+        transfers = [time for time, hop in zip(costs.transfer, hops, strict=True) if hop]
+        latency = costs.latency + choose(transfers or [0.0])
+        return Costs(costs.forward, costs.backward, costs.weight, latency)
 
 
 def price(problem: Problem, layout: Layout, stages: Stages) -> Priced:
@@ -123,7 +121,8 @@ def price(problem: Problem, layout: Layout, stages: Stages) -> Priced:
         transfer=tuple(hop.transfer for hop in hops),
         **_states(problem, layout, counts),
     )
-    return Priced(layout, layout.num_microbatches(problem), stages, costs)
+    batch = problem.global_batch // (layout.dp_size * layout.setting.micro_batch_size)
+    return Priced(layout, batch, stages, costs)
 
 
 def _states(

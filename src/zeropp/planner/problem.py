@@ -78,11 +78,6 @@ class Problem:
         return self.memory if self.memory is not None else _USABLE * self.profile.device.memory
 
     @property
-    def tokens(self) -> int:
-        """In a step."""
-        return self.global_batch * self.profile.seq_len
-
-    @property
     def flops(self) -> float:
         """FLOPs of a step as the model needs them; 0 where the profile does not say."""
         setting = next(iter(self.profile.blocks))
