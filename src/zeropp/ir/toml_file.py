@@ -92,8 +92,8 @@ def _complaint(error: Exception) -> str:
     if isinstance(error, KeyError):
         return f"missing field {name}"
     if isinstance(error, TypeError):
-        return f"{name} must be {_words(hint)}, got {error.args[0]!r}"
-    return str(error) if not path or str(error).startswith(path[0]) else f"{name}.{error}"
+        return f"{name} must be {_words(hint)}, got {_tuples(error.args[0])!r}"
+    return str(error) if not path or str(error).startswith(path[-1]) else f"{name}.{error}"
 
 
 def _words(hint: Any) -> str:
@@ -103,6 +103,10 @@ def _words(hint: Any) -> str:
     if dataclasses.is_dataclass(kinds[0]):
         return "a table"
     return inspect.formatannotation(hint).removesuffix(" | None")
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 # A value stays what it is, or a hook raises TypeError of it: an int is a float, but no text a
@@ -149,11 +153,7 @@ def _tuple(value: Any, hint: Any) -> tuple[Any, ...]:
     try:
         return tuple(_converter.structure(*each) for each in zip(value, kinds, strict=True))
     except (TypeError, ValueError) as error:
-        raise TypeError(_tuples(value)) from error
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        raise TypeError(value) from error
 
 
 def _is_union(hint: Any) -> bool:
@@ -166,7 +166,7 @@ def _union(value: Any, hint: Any) -> Any:
             return _converter.structure(value, kind)
         except TypeError:
             continue
-    raise TypeError(_tuples(value))
+    raise TypeError(value)
 
 
 @_converter.register_structure_hook_factory(dataclasses.is_dataclass)

@@ -61,11 +61,7 @@ _BETWEEN = {
 
 
 def gpu_named(name: str) -> GPU:
-    """The GPU called `name`, in any case.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The GPU called `name`, in any case; ValueError if there is none."""
     for known, gpu in GPUS.items():
         if known.lower() == name.lower():
             return gpu
@@ -73,11 +69,7 @@ def gpu_named(name: str) -> GPU:
 
 
 def inside_wire(name: str, gpu_name: str) -> Wire:
-    """The link inside a node: `nvlink` at the GPU's rate, a PCIe, or a number of GB/s.
-
-    Raises:
-        ValueError: unknown, or the GPU has no NVLink.
-    """
+    """The link inside a node: `nvlink` at the GPU's rate, a PCIe, or a number of GB/s."""
     nvlink = gpu_named(gpu_name).nvlink
     if name == "nvlink" and not nvlink:
         raise ValueError(f"inside: {gpu_name} has no NVLink; use one of {', '.join(_PCIE)}")
@@ -86,11 +78,7 @@ def inside_wire(name: str, gpu_name: str) -> Wire:
 
 
 def between_wire(name: str) -> Wire:
-    """The link of one network card: InfiniBand, Ethernet, or a number of GB/s.
-
-    Raises:
-        ValueError: unknown.
-    """
+    """The link of one network card: InfiniBand, Ethernet, or a number of GB/s."""
     return _wire("between", name, _BETWEEN, _IB_LATENCY)
 
 

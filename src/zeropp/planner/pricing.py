@@ -26,11 +26,7 @@ class Stages:
 
 
 def cut(problem: Problem, layout: Layout) -> Stages:
-    """The stages of a layout: those of the problem's split, which fits it, or balanced ones.
-
-    Raises:
-        ValueError: fewer blocks than stages.
-    """
+    """The stages of a layout: those of the problem's split, which fits it, or balanced ones."""
     profile, split, exact = problem.profile, problem.split, True
     blocks = profile.block_list(layout.setting)
     if split is None:
