@@ -36,8 +36,11 @@ def held_time_bound(priced: Priced, usable: float) -> float:
 
 def order_time_bound(priced: Priced, order: Order) -> float:
     """Seconds below which this order does not get, whatever is made of it."""
-    bound = max(time_bound(priced, fused=order.generator.fused), _slots_time_bound(priced, order))
-    return max(bound, _order_collectives(priced, order) + priced.costs.optimizer)
+    B, stays, weight = priced.num_microbatches, _stays(priced), priced.costs.weight
+    slots = order.generator.most_slots(priced.request(order))  # of the first rank: Little's law
+    held = B * sum(stays[stage] + weight[stage] for stage in priced.by_rank[0]) / slots
+    collectives = _order_collectives(priced, order) + priced.costs.optimizer
+    return max(time_bound(priced, fused=order.generator.fused), held, collectives)
 
 
 def made_time_bound(priced: Priced, order: Order, made: Made) -> float:
@@ -64,13 +67,6 @@ def made_memory_bound(priced: Priced, order: Order, made: Made) -> float:
         _always(priced, stages, order) + held
         for stages, held in zip(priced.by_rank, made.activations, strict=True)
     )
-
-
-def _slots_time_bound(priced: Priced, order: Order) -> float:
-    """By Little's law, from the slots that the first rank holds at most."""
-    B, stays, weight = priced.num_microbatches, _stays(priced), priced.costs.weight
-    slots = order.generator.most_slots(priced.request(order))
-    return B * sum(stays[stage] + weight[stage] for stage in priced.by_rank[0]) / slots
 
 
 def _stays(priced: Priced) -> list[float]:

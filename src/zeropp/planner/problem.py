@@ -38,7 +38,12 @@ class Problem:
         if self.memory is not None and not (math.isfinite(self.memory) and self.memory > 0):
             raise ValueError(f"memory must be above 0 bytes, got {self.memory}")
         self._refuse_ragged_nodes()
-        self._refuse_bad_split()
+        blocks = len(self.profile.kinds)
+        if self.split is not None and (sum(self.split) != blocks or min(self.split) < 1):
+            raise ValueError(
+                f"split must list positive sizes that sum to the model's {blocks} blocks, "
+                f"got {list(self.split)} (sum {sum(self.split)})"
+            )
         if self.nodes > 1 and self.profile.between is None:
             raise ValueError(
                 f"gpus: the profile has no link between nodes, got {self.gpus} GPUs on "
@@ -57,14 +62,6 @@ class Problem:
             raise ValueError(
                 f"gpus must be a multiple of gpus_per_node ({size}), got {self.gpus}; "
                 f"use {full * size} or {(full + 1) * size}"
-            )
-
-    def _refuse_bad_split(self) -> None:
-        blocks = len(self.profile.kinds)
-        if self.split is not None and (sum(self.split) != blocks or min(self.split) < 1):
-            raise ValueError(
-                f"split must list positive sizes that sum to the model's {blocks} blocks, "
-                f"got {list(self.split)} (sum {sum(self.split)})"
             )
 
     @property
