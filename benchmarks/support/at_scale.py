@@ -9,7 +9,6 @@ from functools import cache, lru_cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from zeropp import ir
 from zeropp.costs import Costs
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement, Shape
@@ -17,7 +16,6 @@ from zeropp.ir.program import Program, Recompute
 from zeropp.planner import Problem
 from zeropp.planner.bounds import memory_bound
 from zeropp.planner.layout import Layout, Links
-from zeropp.planner.made import costs_for
 from zeropp.planner.order import Order
 from zeropp.planner.predict import PREFETCH
 from zeropp.planner.pricing import Priced, cut, price
@@ -87,16 +85,17 @@ def without_buffers(problem: Problem, priced: Priced) -> Priced:
     return replace(priced, costs=costs)
 
 
-_ZERO_3, _ONCE = Order("1f1b", Policy.MICROBATCH, 1), Order("1f1b", Policy.STEP, 1)
+_ZERO_3 = Order("1f1b", shard=Policy.MICROBATCH, max_resident=1)
+_ONCE = Order("1f1b", shard=Policy.STEP, max_resident=1)
 PEERS = (
     Side("1F1B + ZeRO-3 by layer", _ZERO_3, deep=False, change=by_layer),
     Side("1F1B + ZeRO-3 by stage", _ZERO_3, deep=False),
     Side("1F1B, step", _ONCE, deep=False),
     Side("1F1B, unsharded", _ONCE, deep=False, sharded=False, change=without_buffers),
     Side("interleaved 1F1B, unit", Order("interleaved-1f1b")),
-    Side("interleaved 1F1B, step", Order("interleaved-1f1b", Policy.STEP)),
+    Side("interleaved 1F1B, step", Order("interleaved-1f1b", shard=Policy.STEP)),
     Side("breadth-first, unit", Order("breadth-first")),
-    Side("breadth-first, step", Order("breadth-first", Policy.STEP)),
+    Side("breadth-first, step", Order("breadth-first", shard=Policy.STEP)),
 )
 
 
@@ -106,9 +105,9 @@ def own_sides(pp_size: int, batch: int) -> list[Side]:
     for seam in ("drain", "carry"):
         for U in sorted({min(size, batch) for size in (pp_size, 2 * pp_size - 1, batch)}):
             for resident in (1, 2):
-                order = Order("zeropp", Policy.UNIT, resident, U, seam)
+                order = Order("zeropp", U, seam, max_resident=resident)
                 sides.append(Side(f"{seam} U={U}, {resident} resident", order))
-        order = Order("zeropp", Policy.STEP, 2, min(pp_size, batch), seam)
+        order = Order("zeropp", min(pp_size, batch), seam, shard=Policy.STEP)
         sides.append(Side(f"{seam} U={order.unit_size}, step", order))
     return sides
 
@@ -130,7 +129,7 @@ def run_all(problem: Problem, P: int, D: int, V: int, sides: Sequence[Side]) -> 
                 made = side.change(problem, made)
             elif memory_bound(made, side.order) > problem.usable:
                 continue
-            chunks, made_for = made.layout.placement.num_chunks, costs_for(made, side.order)
+            chunks, made_for = made.layout.placement.num_chunks, made.made_for(side.order)
             program = _program(side.order, P, chunks, made.num_microbatches, made_for)
             ran = simulate(program, made.costs)
             peak = max(memory.peak for memory in ran.memory)
@@ -144,6 +143,5 @@ def run_all(problem: Problem, P: int, D: int, V: int, sides: Sequence[Side]) -> 
 @lru_cache(maxsize=64)
 def _program(order: Order, P: int, V: int, batch: int, costs: Costs | None) -> Program:
     """Lowered once for all costs, where the order is not made for some."""
-    named = ir.Order(order.schedule, unit_size=order.unit_size, seam=order.seam)
-    schedule = generate(named, P, V, batch, costs=costs)
+    schedule = generate(order, P, V, batch, costs=costs)
     return lower(schedule, order.shard, max_resident=order.max_resident, prefetch=PREFETCH)

@@ -57,11 +57,10 @@ class Plan(Order, Sizes):
         for name in ("prefetch", "recv_ahead"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
-        if self.shard not in list(Policy):
-            raise ValueError(f"shard must be one of {', '.join(Policy)}, got {self.shard!r}")
-        if self.recompute not in list(Recompute):
-            names = ", ".join(Recompute)
-            raise ValueError(f"recompute must be one of {names}, got {self.recompute!r}")
+        for name, choices in (("shard", list(Policy)), ("recompute", list(Recompute))):
+            given = getattr(self, name)
+            if given not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {given!r}")
 
     @property
     def world_size(self) -> int:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from zeropp.ir.model import SIZES, GPTConfig
 from zeropp.ir.program import Recompute
 from zeropp.planner.analytic import Efficiency, Hardware, analytic_profile
-from zeropp.planner.decoder import Embedding, Head, Layer
+from zeropp.planner.decoder import embedding, head, layer
 from zeropp.planner.hardware import GPUS
 from zeropp.planner.link import Group, Link, steady
 from zeropp.planner.profile import Block, Profile, Setting
@@ -127,22 +127,23 @@ def test_a_kind_that_is_not_measured_is_named() -> None:
 def test_a_gpt_layer_has_the_published_flops_and_bytes() -> None:
     """Zero bubble, table 1: F 24 sbh^2 + 4 s^2bh, W 24 sbh^2; attention is causal here."""
     s, b, h = 1024, 2, 1024
-    layer = Layer(GPT, b, s)
-    assert layer.forward().products == 24 * s * b * h**2
-    assert layer.forward().attention == 2 * s**2 * b * h
-    assert layer.backward(Recompute.NONE).products == 24 * s * b * h**2
-    assert layer.backward(Recompute.NONE).attention == 5 * s**2 * b * h
-    assert layer.backward(Recompute.FULL).products == 48 * s * b * h**2
-    assert layer.weight().products == 24 * s * b * h**2
-    assert layer.model_flops == 72 * s * b * h**2 * (1 + s / (6 * h))
-    assert layer.kept(Recompute.NONE).until_backward == 32 * s * b * h
-    assert layer.kept(Recompute.NONE).until_weight == 32 * s * b * h
-    assert layer.kept(Recompute.FULL).until_backward == 2 * s * b * h
+    plain, full = layer(GPT, b, s), layer(GPT, b, s, Recompute.FULL)
+    assert plain.backward is not None
+    assert full.backward is not None
+    assert plain.forward.products == 24 * s * b * h**2
+    assert plain.forward.attention == 2 * s**2 * b * h
+    assert plain.backward.products == 24 * s * b * h**2
+    assert plain.backward.attention == 5 * s**2 * b * h
+    assert full.backward.products == 48 * s * b * h**2
+    assert plain.weight.products == 24 * s * b * h**2
+    assert plain.flops == 72 * s * b * h**2 * (1 + s / (6 * h))
+    assert plain.until_backward == 32 * s * b * h
+    assert plain.until_weight == 32 * s * b * h
+    assert full.until_backward == 2 * s * b * h
 
 
 def test_recomputing_keeps_less_and_takes_longer() -> None:
-    layer = Layer(SIZES["llama-8b"], 1, 4096)
-    kept = [layer.kept(how) for how in Recompute]
+    kept = [layer(SIZES["llama-8b"], 1, 4096, how) for how in Recompute]
     until_backward = [k.until_backward for k in kept]
     assert until_backward == sorted(until_backward, reverse=True)
     assert len({k.until_weight for k in kept}) == 1
@@ -153,17 +154,16 @@ def test_recomputing_keeps_less_and_takes_longer() -> None:
 
 
 def test_attention_without_flash_keeps_its_scores() -> None:
-    flash, scores = Layer(GPT, 1, 1024), Layer(GPT, 1, 1024, flash=False)
-    held = [layer.kept(Recompute.NONE).until_backward for layer in (flash, scores)]
-    assert held[1] - held[0] == 2 * 16 * 1024**2
-    assert scores.forward().attention == 2 * flash.forward().attention
+    flash, scores = layer(GPT, 1, 1024), layer(GPT, 1, 1024, flash=False)
+    assert scores.until_backward - flash.until_backward == 2 * 16 * 1024**2
+    assert scores.forward.attention == 2 * flash.forward.attention
 
 
 def test_head_and_embedding_are_their_own() -> None:
-    head, embedding = Head(GPT, 1, 1024), Embedding(GPT, 1, 1024)
-    assert head.forward().products == 2 * 1024 * 1024 * 50_304
-    assert head.kept().until_backward > 4 * 1024 * 50_304
-    assert embedding.forward().products == 0
+    last, first = head(GPT, 1, 1024), embedding(GPT, 1, 1024)
+    assert last.forward.products == 2 * 1024 * 1024 * 50_304
+    assert last.until_backward > 4 * 1024 * 50_304
+    assert first.forward.products == 0
     made = profile()
     assert made.blocks[Setting(1)]["embedding"].backward == 0
     assert made.blocks[Setting(1)]["head"].message == 0
@@ -172,7 +172,7 @@ def test_head_and_embedding_are_their_own() -> None:
 
 def test_grouped_queries_and_gates_are_counted_like_the_model_counts_them() -> None:
     shape = SIZES["llama-70b"]
-    products = Layer(shape, 1, 4096).forward().products
+    products = layer(shape, 1, 4096).forward.products
     weights = shape.layer_parameters - 2 * shape.hidden  # all but the norms
     assert products == 2 * 4096 * weights
     assert shape.num_parameters == pytest.approx(70.55e9, rel=1e-3)

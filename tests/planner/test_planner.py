@@ -10,19 +10,17 @@ from zeropp.ir import stage_blocks
 from zeropp.ir.model import SIZES
 from zeropp.planner import Problem, best_plan, over_unit_sizes
 from zeropp.planner.analytic import Hardware, analytic_profile
-from zeropp.planner.families import anything
 from zeropp.planner.link import Link
-from zeropp.planner.made import schedule_of
 from zeropp.planner.order import Order
 from zeropp.planner.planner import plan_of
-from zeropp.planner.predict import made_order, predict
+from zeropp.planner.predict import made_order, predict, schedule_of
 from zeropp.planner.search import Search
 
 GIB = 2**30
 
 
 def step(problem: Problem) -> float:
-    best = Search(problem).best(anything)
+    best = Search(problem).best()
     return best.step_s if best is not None else float("inf")
 
 

@@ -96,14 +96,12 @@ def _print(answer: Answer) -> None:
 
 def _layout_rows(answer: Answer) -> list[tuple[str, str]]:
     plan, shape = answer.plan, answer.best.priced.layout.placement.shape
-    knobs = {name: getattr(plan, name) for name in ("unit_size", "seam", "slots")}
-    schedule = [plan.schedule, *(f"{k}={v}" for k, v in knobs.items() if v is not None)]
     mesh = f"{plan.pp_size} x {plan.dp_replicate} x {plan.dp_shard}"
     return [
         ("pp_size x dp_replicate x dp_shard", mesh),
         ("chunks per rank", f"{plan.num_chunks}, {shape}"),
         ("micro-batches", f"{plan.num_microbatches} of {answer.micro_batch_size} sequences"),
-        ("schedule", " ".join(schedule)),
+        ("schedule", str(plan.order)),
         ("gathered and reduced per", f"{plan.shard}, {plan.max_resident} resident"),
         ("recompute", plan.recompute),
         ("blocks per stage", " ".join(map(str, plan.split or ()))),

@@ -115,15 +115,12 @@ class Costs:
     def scaled(self, stage: int, factor: float) -> "Costs":
         """The same with F, B and W of `stage` times `factor`: an embedding, a head."""
 
-        def scale(times: tuple[float, ...]) -> tuple[float, ...]:
-            return (*times[:stage], times[stage] * factor, *times[stage + 1 :])
-
-        return replace(
-            self,
-            forward=scale(self.forward),
-            backward=scale(self.backward),
-            weight=scale(self.weight),
-        )
+        changed: dict[str, Any] = {}
+        for name in ("forward", "backward", "weight"):
+            times = list(getattr(self, name))
+            times[stage] *= factor
+            changed[name] = tuple(times)
+        return replace(self, **changed)
 
     @property
     def num_stages(self) -> int:

@@ -11,8 +11,6 @@ a gradient has at least to pass the stages before s, and the W of stage 0. One m
 a chain through every F and B: PV(f+b) + w + (2PV-2)c where stages are equal.
 """
 
-from itertools import pairwise
-
 from zeropp.costs.costs import Costs
 from zeropp.ir.placement import Placement
 
@@ -35,21 +33,15 @@ def floor(placement: Placement, num_microbatches: int, costs: Costs) -> float:
     )
 
 
-def _hops(placement: Placement, stage: int) -> int:
-    """How many times a micro-batch changes rank on its way to `stage`."""
-    ranks = [placement.rank_of(s) for s in range(stage + 1)]
-    return sum(a != b for a, b in pairwise(ranks))
-
-
 def _critical_chain(placement: Placement, costs: Costs) -> float:
-    hops = 2 * _hops(placement, placement.num_stages - 1)
+    hops = 2 * sum(placement.hops)
     return sum(costs.forward) + sum(costs.backward) + costs.weight[0] + hops * costs.latency
 
 
 def _rank_bound(placement: Placement, rank: int, batch: int, costs: Costs) -> float:
     stages = placement.stages_of(rank)
     first = stages[0]
-    hops = _hops(placement, first) * costs.latency
+    hops = sum(placement.hops[:first]) * costs.latency
     start = sum(costs.forward[:first]) + hops
     chain = batch * sum(costs.forward[s] + costs.backward[s] for s in stages)
     own_weight = batch * sum(costs.weight[s] for s in stages)

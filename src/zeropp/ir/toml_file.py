@@ -1,11 +1,21 @@
-"""Reading TOML files, with one line that says what is wrong with one."""
+"""TOML files and dataclasses: read strictly, with one line that says what is wrong, and written."""
 
 import dataclasses
 import inspect
 import tomllib
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+
+from cattrs import (
+    AttributeValidationNote,
+    BaseValidationError,
+    Converter,
+    ForbiddenExtraKeysError,
+)
+from cattrs.gen import make_dict_structure_fn
 
 _Made = TypeVar("_Made")
 _Read = TypeVar("_Read")
@@ -40,52 +50,137 @@ def make(kind: type[_Made], table: Mapping[str, Any]) -> _Made:
     Raises:
         ValueError: the field that is missing, unknown or of another type, or what `kind` refuses.
     """
-    return kind(**fields_of(kind, table))
-
-
-def fields_of(kind: type, table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """The arguments by which `make` makes a dataclass.
-
-    Args:
-        kind: the class.
-        table: values by the names of the fields.
-        where: the table's name with a dot, with which complaints begin.
-
-    Raises:
-        ValueError: the field that is missing, unknown or of another type.
-    """
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    if unknown := sorted(table.keys() - fields.keys()):
-        raise ValueError(f"unknown field {where}{unknown[0]}; use {', '.join(fields)}")
-    for name, field in fields.items():
-        required = field.default is field.default_factory is dataclasses.MISSING
-        if required and name not in table:
-            raise ValueError(f"missing field {where}{name}")
-    hints = get_type_hints(kind)
-    return {name: _value(hints[name], value, where + name) for name, value in table.items()}
-
-
-def _value(hint: Any, value: Any, name: str) -> Any:
-    nested = [one for one in (hint, *get_args(hint)) if dataclasses.is_dataclass(one)]
-    if nested and isinstance(value, dict):
-        kind: Any = nested[0]
-        return kind(**fields_of(kind, value, f"{name}."))
-    from typeguard import CollectionCheckStrategy, TypeCheckError, check_type  # slow to import
-
-    value = _tuples(value)
     try:
-        return check_type(value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS)
-    except TypeCheckError as error:
-        raise ValueError(f"{name} must be {_words(hint)}, got {value!r}") from error
+        return _converter.structure(table, kind)
+    except BaseValidationError as error:
+        raise ValueError(_complaint(error)) from error
+
+
+def table_of(made: Any) -> dict[str, Any]:
+    """The table of a dataclass, of which `make` makes an equal one; what is None is left out."""
+    table: dict[str, Any] = _without_none(_converter.unstructure(made))
+    return table
+
+
+def whole(name: str, value: Any) -> int:
+    """`value` if it is a size; ValueError if not."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_none(part) for name, part in value.items() if part is not None}
+    return value
+
+
+def _complaint(error: Exception) -> str:
+    """What is wrong first, after the name of its field."""
+    path, hint = [], None
+    while isinstance(error, BaseValidationError):
+        unknown = [e for e in error.exceptions if isinstance(e, ForbiddenExtraKeysError)]
+        error = [*unknown, *error.exceptions][0]
+        for note in getattr(error, "__notes__", ()):
+            if isinstance(note, AttributeValidationNote):
+                path.append(note.name)
+                hint = note.type
+    name = ".".join(path)
+    if isinstance(error, ForbiddenExtraKeysError):
+        fields = ", ".join(field.name for field in dataclasses.fields(error.cl))
+        return f"unknown field {'.'.join([*path, min(error.extra_fields)])}; use {fields}"
+    if isinstance(error, KeyError):
+        return f"missing field {name}"
+    if isinstance(error, TypeError):
+        return f"{name} must be {_words(hint)}, got {_tuples(error.args[0])!r}"
+    return str(error) if not path or str(error).startswith(path[-1]) else f"{name}.{error}"
+
+
+def _words(hint: Any) -> str:
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] if _is_union(hint) else [hint]
+    if len(kinds) == 1 and _is_choice(kinds[0]):
+        return f"one of {', '.join(_choices(kinds[0]))}"
+    if dataclasses.is_dataclass(kinds[0]):
+        return "a table"
+    return inspect.formatannotation(hint).removesuffix(" | None")
 
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _words(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    if dataclasses.is_dataclass(hint):
-        return "a table"
-    return inspect.formatannotation(hint).removesuffix(" | None")
+# A value stays what it is, or a hook raises TypeError of it: an int is a float, but no text a
+# number, no bool an int. Only lists become tuples, tables dataclasses, names members of a StrEnum.
+
+_converter = Converter(forbid_extra_keys=True)
+
+
+def _plain(value: Any, kind: type) -> Any:
+    if type(value) is not kind and not (kind is float and type(value) is int):
+        raise TypeError(value)
+    return value
+
+
+for _kind in (bool, int, float, str, NoneType):
+    _converter.register_structure_hook(_kind, _plain)
+
+
+def _is_choice(hint: Any) -> bool:
+    return get_origin(hint) is Literal or (isinstance(hint, type) and issubclass(hint, StrEnum))
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) or tuple(hint)
+
+
+def _choice(value: Any, hint: Any) -> Any:
+    choices = _choices(hint)
+    if value not in choices:
+        raise TypeError(value)
+    return choices[choices.index(value)]
+
+
+def _is_tuple(hint: Any) -> bool:
+    return get_origin(hint) is tuple
+
+
+def _tuple(value: Any, hint: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise TypeError(value)
+    kinds = get_args(hint)
+    if kinds[-1] is ...:
+        kinds = kinds[:1] * len(value)
+    try:
+        return tuple(_converter.structure(*each) for each in zip(value, kinds, strict=True))
+    except (TypeError, ValueError) as error:
+        raise TypeError(value) from error
+
+
+def _is_union(hint: Any) -> bool:
+    return get_origin(hint) in (Union, UnionType)
+
+
+def _union(value: Any, hint: Any) -> Any:
+    for kind in get_args(hint):
+        try:
+            return _converter.structure(value, kind)
+        except TypeError:
+            continue
+    raise TypeError(value)
+
+
+@_converter.register_structure_hook_factory(dataclasses.is_dataclass)
+def _table(kind: Any) -> Callable[[Any, Any], Any]:
+    fill = make_dict_structure_fn(kind, _converter)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, dict):
+            raise TypeError(value)
+        return fill(value, kind)
+
+    return structure
+
+
+_converter.register_structure_hook(StrEnum, _choice)
+for _holds, _hook in {_is_choice: _choice, _is_tuple: _tuple, _is_union: _union}.items():
+    _converter.register_structure_hook_func(_holds, _hook)

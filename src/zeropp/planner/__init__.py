@@ -2,7 +2,7 @@
 
 from zeropp.planner.plan_file import SavedPlan, read_plan, write_plan
 from zeropp.planner.planner import Answer, best_plan, over_unit_sizes
-from zeropp.planner.prediction import Prediction
+from zeropp.planner.predict import Prediction
 from zeropp.planner.problem import Problem
 
 __all__ = [

@@ -1,14 +1,16 @@
 """The analytic profile: times and bytes from a model's shape and a named GPU, its links assumed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from functools import partial
 from itertools import product
 
+from zeropp.ir.model import GPTConfig
 from zeropp.ir.program import Recompute
-from zeropp.planner.decoder import Decoder, Embedding, Head, Kept, Layer, Work
+from zeropp.planner.decoder import Load, Work, embedding, head, layer
 from zeropp.planner.hardware import GPU, between_wire, gpu_named, inside_wire
 from zeropp.planner.link import steady
-from zeropp.planner.profile import Block, Device, Precision, Profile, Setting
+from zeropp.planner.profile import Block, Device, Profile, Setting
 
 _OPTIMIZER_BYTES = 32.0  # AdamW in fp32 reads p, g, m, v and writes p, m, v; the norm reads g
 
@@ -70,7 +72,7 @@ class Hardware:
 
 
 def analytic_profile(
-    shape: Decoder,
+    shape: GPTConfig,
     hardware: Hardware,
     seq_len: int,
     micro_batch_sizes: Iterable[int],
@@ -93,7 +95,15 @@ def analytic_profile(
     inside = inside_wire(hardware.inside, hardware.gpu)
     between = between_wire(hardware.between)
     shared = between.bandwidth * hardware.num_cards / hardware.gpus_per_node
-    settings = [Setting(b, r) for b, r in product(micro_batch_sizes, Recompute)]
+    clock = partial(_seconds, gpu, efficiency)
+    blocks = {
+        Setting(size, recompute): {
+            "embedding": _block(embedding(shape, size, seq_len), clock),
+            "layer": _block(layer(shape, size, seq_len, recompute, flash=flash), clock),
+            "head": _block(head(shape, size, seq_len), clock),
+        }
+        for size, recompute in product(micro_batch_sizes, Recompute)
+    }
     return Profile(
         device=Device(hardware.gpu, gpu.memory, gpu.peak_flops),
         seq_len=seq_len,
@@ -103,55 +113,27 @@ def analytic_profile(
             "layer": shape.layer_parameters,
             "head": shape.head_parameters,
         },
-        blocks={s: _blocks(shape, s, seq_len, _Clock(gpu, efficiency), flash) for s in settings},
+        blocks=blocks,
         inside=steady(inside.latency, inside.bandwidth * efficiency.links),
         between=steady(between.latency, shared * efficiency.links),
-        precision=Precision(),
         optimizer=_OPTIMIZER_BYTES / (gpu.memory_bandwidth * efficiency.memory),
         assumptions=_assumptions(hardware, gpu, efficiency, flash),
     )
 
 
-@dataclass(frozen=True)
-class _Clock:
-    """Seconds from work, on one GPU."""
-
-    gpu: GPU
-    efficiency: Efficiency
-
-    def __call__(self, work: Work) -> float:
-        peak, share = self.gpu.peak_flops, self.efficiency
-        time = work.products / (peak * share.products)
-        time += work.attention / (peak * share.attention)
-        time += work.moved / (self.gpu.memory_bandwidth * share.memory)
-        return max(time, share.launch)
+def _seconds(gpu: GPU, share: Efficiency, work: Work | None) -> float:
+    """Of work on one GPU; of none, nothing."""
+    if work is None:
+        return 0.0
+    time = work.products / (gpu.peak_flops * share.products)
+    time += work.attention / (gpu.peak_flops * share.attention)
+    time += work.moved / (gpu.memory_bandwidth * share.memory)
+    return max(time, share.launch)
 
 
-def _blocks(
-    shape: Decoder, setting: Setting, seq_len: int, clock: _Clock, flash: bool
-) -> dict[str, Block]:
-    sequences, recompute = setting
-    layer = Layer(shape, sequences, seq_len, flash)
-    embedding, head = Embedding(shape, sequences, seq_len), Head(shape, sequences, seq_len)
-    message = 2.0 * sequences * seq_len * shape.hidden
-
-    def block(
-        times: tuple[float, float, float], kept: Kept, output: float, flops: float = 0.0
-    ) -> Block:
-        held = (kept.until_backward, kept.until_weight, output, kept.workspace)
-        return Block(*times, *held, flops)
-
-    passes = [clock(w) for w in (layer.forward(), layer.backward(recompute), layer.weight())]
-    ends = [clock(w) for w in (head.forward(), head.backward(), head.weight())]
-    return {
-        "embedding": block(
-            (clock(embedding.forward()), 0.0, clock(embedding.weight())), embedding.kept(), message
-        ),
-        "layer": block(
-            (passes[0], passes[1], passes[2]), layer.kept(recompute), message, layer.model_flops
-        ),
-        "head": block((ends[0], ends[1], ends[2]), head.kept(), 0.0, head.model_flops),
-    }
+def _block(load: Load, clock: Callable[[Work | None], float]) -> Block:
+    passes = {name: clock(getattr(load, name)) for name in ("forward", "backward", "weight")}
+    return Block(**vars(load) | passes)
 
 
 def _assumptions(

@@ -20,17 +20,11 @@ _WIDTH = 4_000  # states kept after a stage; a dozen unlike blocks stay below it
 
 
 class Balance(NamedTuple):
-    """A cut of the blocks.
+    """A cut of the blocks."""
 
-    Attributes:
-        split: blocks in each stage.
-        slowest: time of the slowest rank.
-        exact: whether no cut is better; False where unlike blocks have more states than are kept.
-    """
-
-    split: tuple[int, ...]
-    slowest: float
-    exact: bool = True
+    split: tuple[int, ...]  # blocks in each stage
+    slowest: float  # time of the slowest rank
+    exact: bool = True  # no cut is better; False where more states came up than are kept
 
 
 def balance(times: Sequence[float], placement: Placement) -> Balance:
@@ -48,10 +42,10 @@ def balance(times: Sequence[float], placement: Placement) -> Balance:
         )
     if stages == 1:
         return Balance((len(times),), sum(times))
-    split = _alike(times, placement) if len(set(times[1:-1])) <= 1 else None
-    if split is not None:
-        return Balance(split, slowest_rank(times, split, placement))
-    return _by_states(times, placement)
+    if len(set(times[1:-1])) > 1:
+        return _by_states(times, placement)
+    split = _alike(times, placement)
+    return Balance(split, slowest_rank(times, split, placement))
 
 
 def slowest_rank(times: Sequence[float], split: Sequence[int], placement: Placement) -> float:
@@ -82,45 +76,39 @@ def _alike(times: Sequence[float], placement: Placement) -> tuple[int, ...]:
     return tuple(n + (stage in (0, last)) for stage, n in enumerate(count))
 
 
-class _State(NamedTuple):
-    used: int
-    loads: tuple[float, ...]  # 0 for ranks whose stages are all cut
-
-
-class _Found(NamedTuple):
-    slowest: float  # of the ranks so far
-    split: tuple[int, ...]
+_State = tuple[int, tuple[float, ...]]  # blocks used; loads, 0 for ranks whose stages are all cut
+_Found = tuple[float, tuple[int, ...]]  # the slowest of the ranks so far, and the split
 
 
 def _by_states(times: Sequence[float], placement: Placement) -> Balance:
     before = [0.0, *accumulate(times)]
     total, stages = len(times), placement.num_stages
     final = {placement.rank_of(s): s for s in range(stages)}
-    states = {_State(0, (0.0,) * placement.pp_size): _Found(0.0, ())}
+    states: dict[_State, _Found] = {(0, (0.0,) * placement.pp_size): (0.0, ())}
     exact = True
     for stage in range(stages):
         rank, later = placement.rank_of(stage), stages - 1 - stage
         reached: dict[_State, _Found] = {}
-        for (used, loads), found in states.items():
+        for (used, loads), (slowest, split) in states.items():
             sizes = range(1, total - used - later + 1) if later else (total - used,)
             for size in sizes:
                 load = loads[rank] + before[used + size] - before[used]
                 kept = 0.0 if final[rank] == stage else load
-                state = _State(used + size, (*loads[:rank], kept, *loads[rank + 1 :]))
-                slowest = max(found.slowest, load)
-                if state not in reached or slowest < reached[state].slowest:
-                    reached[state] = _Found(slowest, (*found.split, size))
+                state = used + size, (*loads[:rank], kept, *loads[rank + 1 :])
+                found = max(slowest, load), (*split, size)
+                if state not in reached or found[0] < reached[state][0]:
+                    reached[state] = found
         exact = exact and len(reached) <= _WIDTH
         states = reached if len(reached) <= _WIDTH else _narrowed(reached, before)
-    best = min(states.values())
-    return Balance(best.split, best.slowest, exact)
+    slowest, split = min(states.values())
+    return Balance(split, slowest, exact)
 
 
 def _narrowed(states: dict[_State, _Found], before: list[float]) -> dict[_State, _Found]:
     """The states whose slowest rank is nearest to an equal share of what is used."""
 
     def badness(item: tuple[_State, _Found]) -> tuple[float, float]:
-        (used, _), found = item
-        return found.slowest / max(before[used], 1e-12) * before[-1], found.slowest
+        (used, _), (slowest, _) = item
+        return slowest / max(before[used], 1e-12) * before[-1], slowest
 
     return dict(sorted(states.items(), key=badness)[:_WIDTH])

@@ -8,9 +8,8 @@ memory   states, workspace, the parameters of one stage, and the activations tha
 
 from collections import defaultdict
 
-from zeropp.costs import Costs
-from zeropp.planner.made import Made
 from zeropp.planner.order import Order
+from zeropp.planner.predict import Made
 from zeropp.planner.pricing import Priced
 from zeropp.program.collectives import Policy
 
@@ -19,14 +18,14 @@ def time_bound(priced: Priced, *, fused: bool = False) -> float:
     """Seconds below which no order of the layout gets; `fused`: none that runs B and W as one."""
     compute = priced.fused_floor if fused else priced.compute_floor
     busiest = max(_collectives(priced, 0, 1), _busiest_channel(priced))
-    return max(compute + exposed(priced), busiest) + priced.costs.optimizer
+    return max(compute + _exposed(priced), busiest) + priced.costs.optimizer
 
 
 def held_time_bound(priced: Priced, usable: float) -> float:
     """Seconds below which no order gets whose activations fit `usable` bytes beside the states."""
     costs, stays, bound = priced.costs, _stays(priced), 0.0
     for stages in priced.by_rank:
-        room = usable - _always(costs, stages, resident_all=False)
+        room = usable - _always(priced, stages)
         held = sum(
             costs.until_backward[s] * stays[s] + costs.until_weight[s] * costs.weight[s]
             for s in stages
@@ -35,11 +34,39 @@ def held_time_bound(priced: Priced, usable: float) -> float:
     return bound
 
 
-def _slots_time_bound(priced: Priced, order: Order) -> float:
-    """The same for an order whose first rank holds so many slots."""
-    placement, B, stays = priced.layout.placement, priced.num_microbatches, _stays(priced)
-    slots = order.generator.most_slots(order.request(placement, B))
-    return B * sum(stays[stage] + priced.costs.weight[stage] for stage in priced.by_rank[0]) / slots
+def order_time_bound(priced: Priced, order: Order) -> float:
+    """Seconds below which this order does not get, whatever is made of it."""
+    B, stays, weight = priced.num_microbatches, _stays(priced), priced.costs.weight
+    slots = order.generator.most_slots(priced.request(order))  # of the first rank: Little's law
+    held = B * sum(stays[stage] + weight[stage] for stage in priced.by_rank[0]) / slots
+    collectives = _order_collectives(priced, order) + priced.costs.optimizer
+    return max(time_bound(priced, fused=order.generator.fused), held, collectives)
+
+
+def made_time_bound(priced: Priced, order: Order, made: Made) -> float:
+    """The same for what was made of the order."""
+    alone = made.makespan + _exposed(priced)
+    return max(alone, _order_collectives(priced, order)) + priced.costs.optimizer
+
+
+def memory_bound(priced: Priced, order: Order | None = None) -> float:
+    """Bytes that a plan of the layout needs at least, on its fullest rank."""
+    held = priced.costs.until_backward
+    first = 1 if order is None else order.generator.first_turn(priced.request(order))
+    return max(
+        first * sum(held[stage] for stage in stages[:-1])
+        + held[stages[-1]]
+        + _always(priced, stages, order)
+        for stages in priced.by_rank
+    )
+
+
+def made_memory_bound(priced: Priced, order: Order, made: Made) -> float:
+    """The same for what was made of the order: what it holds, and one stage's parameters."""
+    return max(
+        _always(priced, stages, order) + held
+        for stages, held in zip(priced.by_rank, made.activations, strict=True)
+    )
 
 
 def _stays(priced: Priced) -> list[float]:
@@ -52,67 +79,29 @@ def _stays(priced: Priced) -> list[float]:
     return stays[::-1]
 
 
-def exposed(priced: Priced) -> float:
+def _exposed(priced: Priced) -> float:
     """Seconds of collectives that nothing can hide: the first gather and the last reduction."""
     return priced.costs.gather[0] + min(priced.costs.reduce)
 
 
-def order_time_bound(priced: Priced, order: Order) -> float:
-    """Seconds below which this order does not get, whatever is made of it."""
-    bound = max(time_bound(priced, fused=order.generator.fused), _slots_time_bound(priced, order))
-    return max(bound, _order_collectives(priced, order) + priced.costs.optimizer)
-
-
-def made_time_bound(priced: Priced, order: Order, made: Made) -> float:
-    """The same for what was made of the order."""
-    alone = made.makespan + exposed(priced)
-    return max(alone, _order_collectives(priced, order)) + priced.costs.optimizer
-
-
-def made_memory_bound(priced: Priced, order: Order, made: Made) -> float:
-    """The same for what was made of the order: what it holds, and one stage's parameters."""
-    return max(
-        _always(priced.costs, stages, order.shard is Policy.STEP) + held
-        for stages, held in zip(priced.by_rank, made.activations, strict=True)
-    )
-
-
 def _order_collectives(priced: Priced, order: Order) -> float:
-    placement, B = priced.layout.placement, priced.num_microbatches
-    V = placement.num_chunks
+    B, V = priced.num_microbatches, priced.layout.placement.num_chunks
     if order.shard is Policy.STEP:
         return 0.0
     if order.shard is Policy.MICROBATCH:
         return _collectives(priced, 2 * B * V - V, B)
-    units = order.generator.fewest_units(order.request(placement, B))
-    again = (units - 1) * max(0, V - order.max_resident)
-    return _collectives(priced, again, units)
+    units = order.generator.fewest_units(priced.request(order))
+    return _collectives(priced, (units - 1) * max(0, V - order.max_resident), units)
 
 
-def memory_bound(priced: Priced, order: Order | None = None) -> float:
-    """Bytes that a plan of the layout needs at least, on its fullest rank."""
-    placement, B = priced.layout.placement, priced.num_microbatches
-    held = priced.costs.until_backward
-    first = 1 if order is None else order.generator.first_turn(order.request(placement, B))
-    resident_all = order is not None and order.shard is Policy.STEP
-    return max(
-        first * sum(held[stage] for stage in stages[:-1])
-        + held[stages[-1]]
-        + _always(priced.costs, stages, resident_all)
-        for stages in priced.by_rank
-    )
-
-
-def _always(costs: Costs, stages: tuple[int, ...], resident_all: bool) -> float:
-    """States, workspace and the parameters of the smallest stage, or of all."""
-
-    def every(sizes: tuple[float, ...]) -> list[float]:
-        return [sizes[stage] for stage in stages]
-
-    gathered = every(costs.gathered)
-    held = sum(every(costs.parameters)) + sum(every(costs.optimizer_state))
-    held += max(every(costs.workspace))
-    return held + (sum(gathered) if resident_all else min(gathered))
+def _always(priced: Priced, stages: tuple[int, ...], order: Order | None = None) -> float:
+    """States, workspace and the parameters of the smallest stage, or of all, if they stay."""
+    costs = priced.costs
+    gathered = [costs.gathered[stage] for stage in stages]
+    held = sum(costs.parameters[s] for s in stages) + sum(costs.optimizer_state[s] for s in stages)
+    held += max(costs.workspace[stage] for stage in stages)
+    stay = order is not None and order.shard is Policy.STEP
+    return held + (sum(gathered) if stay else min(gathered))
 
 
 def _collectives(priced: Priced, more_gathers: int, reduces: int) -> float:

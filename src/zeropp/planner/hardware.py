@@ -5,28 +5,19 @@ it, rounded down; NVLink's rate for one direction. Links: the nominal rate, one 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple
 
 GIB = float(2**30)
 
 
-@dataclass(frozen=True)
-class GPU:
-    """One kind of GPU.
-
-    Attributes:
-        memory: bytes.
-        peak_flops: dense bf16 FLOP/s.
-        memory_bandwidth: bytes per second.
-        nvlink: bytes per second to the other GPUs of its node, in one direction; 0 without NVLink.
-    """
+class GPU(NamedTuple):
+    """One kind of GPU: bytes, dense bf16 FLOP/s, and bytes per second."""
 
     memory: float
     peak_flops: float
     memory_bandwidth: float
-    nvlink: float = 0.0
+    nvlink: float = 0.0  # to the other GPUs of its node, in one direction; 0 without NVLink
 
 
 class Wire(NamedTuple):
@@ -54,28 +45,23 @@ GPUS: Mapping[str, GPU] = MappingProxyType(
 _NVLINK_LATENCY, _PCIE_LATENCY = 5e-6, 10e-6
 _IB_LATENCY, _ETHERNET_LATENCY = 10e-6, 30e-6
 
-INSIDE: Mapping[str, Wire] = MappingProxyType(
-    {
-        "pcie3": Wire(_PCIE_LATENCY, 16e9),
-        "pcie4": Wire(_PCIE_LATENCY, 32e9),
-        "pcie5": Wire(_PCIE_LATENCY, 64e9),
-    }
-)
-BETWEEN: Mapping[str, Wire] = MappingProxyType(
-    {f"ib-{gigabits}": Wire(_IB_LATENCY, gigabits * 1e9 / 8) for gigabits in (100, 200, 400, 800)}
-    | {
-        f"eth-{gigabits}": Wire(_ETHERNET_LATENCY, gigabits * 1e9 / 8)
-        for gigabits in (1, 10, 25, 40, 50, 100, 200, 400)
-    }
-)
+_PCIE = {
+    "pcie3": Wire(_PCIE_LATENCY, 16e9),
+    "pcie4": Wire(_PCIE_LATENCY, 32e9),
+    "pcie5": Wire(_PCIE_LATENCY, 64e9),
+}
+_BETWEEN = {
+    f"{kind}-{gigabits}": Wire(latency, gigabits * 1e9 / 8)
+    for kind, latency, rates in (
+        ("ib", _IB_LATENCY, (100, 200, 400, 800)),
+        ("eth", _ETHERNET_LATENCY, (1, 10, 25, 40, 50, 100, 200, 400)),
+    )
+    for gigabits in rates
+}
 
 
 def gpu_named(name: str) -> GPU:
-    """The GPU called `name`, in any case.
-
-    Raises:
-        ValueError: there is none.
-    """
+    """The GPU called `name`, in any case; ValueError if there is none."""
     for known, gpu in GPUS.items():
         if known.lower() == name.lower():
             return gpu
@@ -83,29 +69,20 @@ def gpu_named(name: str) -> GPU:
 
 
 def inside_wire(name: str, gpu_name: str) -> Wire:
-    """The link inside a node: `nvlink` at the GPU's rate, a PCIe, or a number of GB/s.
-
-    Raises:
-        ValueError: unknown, or the GPU has no NVLink.
-    """
+    """The link inside a node: `nvlink` at the GPU's rate, a PCIe, or a number of GB/s."""
     nvlink = gpu_named(gpu_name).nvlink
-    if name == "nvlink":
-        if not nvlink:
-            raise ValueError(f"inside: {gpu_name} has no NVLink; use one of {', '.join(INSIDE)}")
-        return Wire(_NVLINK_LATENCY, nvlink)
-    return _wire("inside", name, INSIDE, _PCIE_LATENCY, "nvlink, ")
+    if name == "nvlink" and not nvlink:
+        raise ValueError(f"inside: {gpu_name} has no NVLink; use one of {', '.join(_PCIE)}")
+    known = {"nvlink": Wire(_NVLINK_LATENCY, nvlink)} | _PCIE
+    return _wire("inside", name, known, _PCIE_LATENCY)
 
 
 def between_wire(name: str) -> Wire:
-    """The link of one network card: InfiniBand, Ethernet, or a number of GB/s.
-
-    Raises:
-        ValueError: unknown.
-    """
-    return _wire("between", name, BETWEEN, _IB_LATENCY, "")
+    """The link of one network card: InfiniBand, Ethernet, or a number of GB/s."""
+    return _wire("between", name, _BETWEEN, _IB_LATENCY)
 
 
-def _wire(field: str, name: str, known: Mapping[str, Wire], latency: float, more: str) -> Wire:
+def _wire(field: str, name: str, known: Mapping[str, Wire], latency: float) -> Wire:
     if name in known:
         return known[name]
     try:
@@ -113,7 +90,6 @@ def _wire(field: str, name: str, known: Mapping[str, Wire], latency: float, more
     except ValueError:
         rate = 0.0
     if not 0 < rate < 1e6:
-        raise ValueError(
-            f"{field}: no link {name!r}; use {more}{', '.join(known)}, or a number of GB/s"
-        )
+        choices = ", ".join(known)
+        raise ValueError(f"{field}: no link {name!r}; use {choices}, or a number of GB/s")
     return Wire(latency, rate * 1e9)

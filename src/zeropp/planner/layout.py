@@ -8,6 +8,7 @@ that a shard group fills nodes before it spans them:
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,14 +22,7 @@ _Line = tuple[Link, Group]
 
 @dataclass(frozen=True)
 class Layout:
-    """Sizes of the mesh, stages, and the setting of a micro-batch.
-
-    Attributes:
-        placement: stage -> rank.
-        dp_shard: ranks over which parameters are sharded.
-        dp_replicate: copies of such a group.
-        setting: sequences in a micro-batch, and what is run again.
-    """
+    """Stages on the ranks of a pipeline, ranks that shard and copies of them; the micro-batch."""
 
     placement: Placement
     dp_shard: int
@@ -44,10 +38,6 @@ class Layout:
     def dp_size(self) -> int:
         """D, ranks that hold the same stages and see different data."""
         return self.dp_shard * self.dp_replicate
-
-    def num_microbatches(self, problem: Problem) -> int:
-        """B, per step and pipeline."""
-        return problem.global_batch // (self.dp_size * self.setting.micro_batch_size)
 
 
 class Hop(NamedTuple):
@@ -68,7 +58,7 @@ class Links:
 
     def gather(self, size: float) -> float:
         """Seconds to gather `size` bytes over the shard group."""
-        return _slowest_gather(self._shards, size)
+        return _slowest(Link.all_gather, self._shards, size)
 
     def reduce(self, size: float) -> float:
         """Seconds to reduce-scatter `size` bytes over the shard group, and its shards over copies.
@@ -77,9 +67,9 @@ class Links:
         """
         shard = size / self._layout.dp_shard
         return (
-            _slowest_reduce(self._shards, size)
-            + _slowest_reduce(self._copies, shard)
-            + _slowest_gather(self._copies, shard)
+            _slowest(Link.reduce_scatter, self._shards, size)
+            + _slowest(Link.reduce_scatter, self._copies, shard)
+            + _slowest(Link.all_gather, self._copies, shard)
         )
 
     def hop(self, stage: int, size: float) -> Hop:
@@ -88,9 +78,9 @@ class Links:
         if not placement.hops[stage]:
             return Hop(0.0, 0.0, 0.0)
         D = self._layout.dp_size
-        here, there = (placement.rank_of(s) * D for s in (stage, stage + 1))
+        here, there = placement.rank_of(stage) * D, placement.rank_of(stage + 1) * D
         crosses = any((here + d) // node != (there + d) // node for d in range(D))
-        link = self._link("between" if crosses else "inside")
+        link = self._link(crosses)
         return Hop(link.latency, link.transfer(size), link.host)
 
     def _lines(self, ranks: int, stride: int) -> list[_Line]:
@@ -99,21 +89,19 @@ class Links:
         if ranks == 1:
             return []
         if self._problem.nodes == 1 or node % span == 0:
-            return [(self._link("inside"), Group(ranks))]
+            return [(self._link(False), Group(ranks))]
         together = math.gcd(span, node) // stride if node % stride == 0 else 1
-        lines = [(self._link("between"), Group(ranks, max(1, together)))]
-        return [*lines, (self._link("inside"), Group(ranks))] if together > 1 else lines
+        lines = [(self._link(True), Group(ranks, max(1, together)))]
+        return [*lines, (self._link(False), Group(ranks))] if together > 1 else lines
 
-    def _link(self, name: str) -> Link:
+    def _link(self, crosses: bool) -> Link:
         profile = self._problem.profile
-        link = profile.between if name == "between" else profile.inside
+        link = profile.between if crosses else profile.inside
         assert link is not None, "Problem refuses clusters whose links are not profiled"
         return link
 
 
-def _slowest_gather(lines: list[_Line], size: float) -> float:
-    return max((link.all_gather(size, group) for link, group in lines), default=0.0)
-
-
-def _slowest_reduce(lines: list[_Line], size: float) -> float:
-    return max((link.reduce_scatter(size, group) for link, group in lines), default=0.0)
+def _slowest(
+    collective: Callable[[Link, float, Group], float], lines: list[_Line], size: float
+) -> float:
+    return max((collective(link, size, group) for link, group in lines), default=0.0)

@@ -29,26 +29,17 @@ class Group(NamedTuple):
 class Link:
     """One kind of link, as every rank of a node sees it while all of them use it.
 
-    Attributes:
-        latency: seconds until the first byte of a message is there.
-        bandwidth: bytes per second from one rank to another.
-        gather: all-gathers, as (bytes of the whole result, seconds).
-        reduce: reduce-scatters, as (bytes of the whole input in the reduction's dtype, seconds).
-        ranks: of the group on which the two tables were measured.
-        per_node: how many of those shared a node's link; 1 for a link inside a node.
-        host: seconds that a rank computes nothing because it sends a message or posts a receive.
-
     Raises:
         ValueError: a number out of range, or a table that is empty or not sorted by bytes.
     """
 
-    latency: float
-    bandwidth: float
-    gather: Points
-    reduce: Points
-    ranks: int = 2
-    per_node: int = 1
-    host: float = 0.0
+    latency: float  # seconds until the first byte of a message is there
+    bandwidth: float  # bytes per second from one rank to another
+    gather: Points  # all-gathers, by bytes of the whole result
+    reduce: Points  # reduce-scatters, by bytes of the whole input in the reduction's dtype
+    ranks: int = 2  # of the group on which the two tables were measured
+    per_node: int = 1  # how many of those shared a node's link; 1 for a link inside a node
+    host: float = 0.0  # seconds that a rank computes nothing as it sends or posts a receive
 
     def __post_init__(self) -> None:
         for name in ("latency", "host"):

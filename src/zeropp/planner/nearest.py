@@ -1,13 +1,11 @@
 """A problem that has no plan, and the nearest one that has: one line for the user."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from heapq import nsmallest
 from typing import NoReturn
 
 from zeropp.planner.bounds import memory_bound
-from zeropp.planner.layout import Layout
 from zeropp.planner.order import orders
 from zeropp.planner.predict import made_order, predict
 from zeropp.planner.pricing import Priced, cut, price
@@ -60,28 +58,29 @@ def _unshareable(problem: Problem) -> str:
 
 
 def _too_large(problem: Problem) -> str:
-    least = _least_memory(problem)
     line = (
         f"memory: no plan fits {problem.usable / 2**30:.1f} GiB on each of {problem.gpus} GPUs; "
-        f"use memory of {least / 2**30 + 0.05:.1f} GiB or more"
+        f"use memory of {_least_memory(problem) / 2**30 + 0.05:.1f} GiB or more"
     )
-    for more in _MORE_GPUS:
-        larger = _with_gpus(problem, problem.gpus * more)
-        if larger is not None and _least_memory(larger) <= problem.usable:
-            return f"{line}, or {larger.gpus} GPUs"
+    for gpus in (problem.gpus * more for more in _MORE_GPUS):
+        if gpus > problem.gpus_per_node and problem.profile.between is None:
+            break
+        if _least_memory(replace(problem, gpus=gpus)) <= problem.usable:
+            return f"{line}, or {gpus} GPUs"
     return line
 
 
-def _with_gpus(problem: Problem, gpus: int) -> Problem | None:
-    """The same on more GPUs; None if their links are not profiled."""
-    if gpus > problem.gpus_per_node and problem.profile.between is None:
-        return None
-    return replace(problem, gpus=gpus)
-
-
 def _least_memory(problem: Problem) -> float:
-    """Peak bytes of a plan that needs little; infinite if there is none."""
-    priced = [price(problem, layout, cut(problem, layout)) for layout in _lean_layouts(problem)]
+    """Peak bytes of a plan that needs little; infinite if there is none.
+
+    Layouts with the smallest micro-batch are tried, sharded over all data ranks.
+    """
+    smallest = min(setting.micro_batch_size for setting in problem.profile.blocks)
+    priced = (
+        price(problem, layout, cut(problem, layout))
+        for layout in layouts(problem, _CHUNKS)
+        if layout.dp_replicate == 1 and layout.setting.micro_batch_size == smallest
+    )
     leanest = nsmallest(_LEANEST_LAYOUTS, priced, key=memory_bound)
     return min(map(_least_peak, leanest), default=float("inf"))
 
@@ -94,11 +93,3 @@ def _least_peak(priced: Priced) -> float:
         predict(priced, order, made_order(priced, order, _MOST_ACTIONS)).peak_bytes
         for order in leanest
     )
-
-
-def _lean_layouts(problem: Problem) -> Iterator[Layout]:
-    """Those with the smallest micro-batch, sharded over all data ranks."""
-    smallest = min(setting.micro_batch_size for setting in problem.profile.blocks)
-    for layout in layouts(problem, _CHUNKS):
-        if layout.dp_replicate == 1 and layout.setting.micro_batch_size == smallest:
-            yield layout

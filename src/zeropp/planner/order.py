@@ -10,57 +10,57 @@ With P=1 there is nothing to pipeline: units of U micro-batches are plain FSDP f
 gathers every stage for every micro-batch, and gather less often for larger U.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
-from zeropp.generate import GENERATORS, Generator, Request
+from zeropp import ir
+from zeropp.generate import GENERATORS, Generator
 from zeropp.ir.placement import Placement, Shape
 from zeropp.program.collectives import Policy
 
-_IN_UNITS = "zeropp"
 _ONE_CHUNK, _CHUNKS, _VEES = ("1f1b",), ("interleaved-1f1b", "breadth-first"), ("zb-v", "v-half")
 _LARGE = 2_000  # micro-batches of all stages, from which on fewer orders are tried
+_When = tuple[Policy, int]
 
 
 @dataclass(frozen=True)
-class Order:
-    """Name and knobs of a schedule, and when parameters are gathered and gradients reduced."""
+class Order(ir.Order):
+    """An order that leaves no knob to `auto`, and when it gathers parameters and reduces."""
 
-    schedule: str
+    unit_size: int | None = None
+    slots: int | None = None
     shard: Policy = Policy.UNIT
     max_resident: int = 2
-    unit_size: int | None = None
-    seam: str | None = None
-    slots: int | None = None
 
     @property
     def generator(self) -> Generator:
         """What makes the schedule, and what is known of it."""
         return GENERATORS[self.schedule]
 
-    def request(self, placement: Placement, batch: int) -> Request:
-        """What its generator is asked for."""
-        sizes = (placement.pp_size, placement.num_chunks, batch)
-        return Request(*sizes, self.unit_size, self.seam, self.slots)
-
 
 def orders(placement: Placement, batch: int) -> Iterator[Order]:
     """All that are tried for P and V of `placement` and B = `batch`."""
     P, V = placement.pp_size, placement.num_chunks
     if placement.shape is Shape.VEE:
-        yield from (Order(name, *when) for name in _VEES for when in _twice(V))
+        yield from (_named(name, when) for name in _VEES for when in _twice(V))
     elif P == 1:
-        for U, when in product(_doubling(1, batch), _twice(V)):
-            yield Order(_IN_UNITS, *when, U, "drain")
+        yield from _drained(_doubling(1, batch), V)
     else:
         peers = _CHUNKS if V > 1 else _ONE_CHUNK
-        for name, when in product(peers, _twice(V)):
-            yield Order(name, *when)
-        yield Order(peers[0], Policy.MICROBATCH, 1)
-        for U, when in product(sorted({min(u, batch) for u in (P, 2 * P - 1, batch)}), _twice(V)):
-            yield Order(_IN_UNITS, *when, U, "drain")
+        yield from (_named(name, when) for name in peers for when in _twice(V))
+        yield _named(peers[0], (Policy.MICROBATCH, 1))
+        yield from _drained(sorted({min(u, batch) for u in (P, 2 * P - 1, batch)}), V)
         yield from _carried(P, V, batch)
+
+
+def _named(schedule: str, when: _When) -> Order:
+    return Order(schedule, shard=when[0], max_resident=when[1])
+
+
+def _drained(sizes: Iterable[int], V: int) -> Iterator[Order]:
+    for U, (shard, resident) in product(sizes, _twice(V)):
+        yield Order("zeropp", U, "drain", shard=shard, max_resident=resident)
 
 
 def _carried(P: int, V: int, batch: int) -> Iterator[Order]:
@@ -69,12 +69,12 @@ def _carried(P: int, V: int, batch: int) -> Iterator[Order]:
     for U in _doubling(P if large else max(1, P // 2), batch, 4 if large else 2):
         lean, default = (V - 1) * U + P, (V - 1) * max(U, P) + 2 * P - 1
         wanted = (lean, default, default * 3 // 2, default * 3)[:: 2 if large else 1]
-        for slots in sorted({min(slots, V * batch) for slots in wanted}):
-            if slots > (V - 1) * U:
-                yield from (Order(_IN_UNITS, *when, U, "carry", slots) for when in _twice(V))
+        enough = {min(slots, V * batch) for slots in wanted if min(slots, V * batch) > (V - 1) * U}
+        for slots, (shard, resident) in product(sorted(enough), _twice(V)):
+            yield Order("zeropp", U, "carry", slots, shard=shard, max_resident=resident)
 
 
-def _twice(V: int) -> tuple[tuple[Policy, int], ...]:
+def _twice(V: int) -> tuple[_When, ...]:
     """Per unit with one and two resident stages, and per step; one chunk is always resident."""
     if V == 1:
         return ((Policy.UNIT, 1), (Policy.STEP, 1))

@@ -17,7 +17,7 @@ from typing import Any
 import tomli_w
 
 from zeropp.costs import Costs
-from zeropp.ir.toml_file import make, read_toml
+from zeropp.ir.toml_file import make, read_toml, table_of, whole
 from zeropp.plan import Plan
 
 
@@ -43,9 +43,7 @@ def write_plan(saved: SavedPlan, path: Path) -> None:
 
 def format_plan(saved: SavedPlan) -> str:
     """The text of a plan file."""
-    values: dict[str, Any] = {"micro_batch_size": saved.micro_batch_size}
-    every = {one.name: getattr(saved.plan, one.name) for one in fields(saved.plan)}
-    values |= {name: value for name, value in every.items() if value is not None}
+    values = {"micro_batch_size": saved.micro_batch_size} | table_of(saved.plan)
     if saved.plan.costs is not None:
         values["costs"] = _changed(saved.plan.costs)
     if saved.predicted:
@@ -69,9 +67,7 @@ def read_plan(path: Path) -> SavedPlan:
 
 def _from_table(values: dict[str, Any]) -> SavedPlan:
     predicted = values.pop("predicted", {})
-    size = values.pop("micro_batch_size", None)
-    if not isinstance(size, int) or size < 1:
-        raise ValueError(f"micro_batch_size must be a whole number of at least 1, got {size!r}")
+    size = whole("micro_batch_size", values.pop("micro_batch_size", None))
     return SavedPlan(make(Plan, values), size, predicted)
 
 

@@ -1,24 +1,41 @@
 """The planner: the fastest plan of a problem, its rivals, the reasons, the trade-off over U."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from zeropp.plan import Plan
-from zeropp.planner.families import FAMILIES, anything, family_of
-from zeropp.planner.made import costs_for
+from zeropp.planner.layout import Layout
 from zeropp.planner.nearest import refuse
 from zeropp.planner.order import Order
 from zeropp.planner.plan_file import SavedPlan
-from zeropp.planner.predict import PREFETCH, made_order, predict
-from zeropp.planner.prediction import Prediction
+from zeropp.planner.predict import PREFETCH, Prediction, made_order, predict
 from zeropp.planner.problem import Problem
-from zeropp.planner.search import Candidate, Counts, Search
+from zeropp.planner.search import Candidate, Counts, Search, Wanted
 from zeropp.planner.words import Rival, reasons
+from zeropp.program.collectives import Policy
 
 _LOOKED_FOR_UP_TO = 1.5  # times the winner's step: rivals that are slower are not searched for
 _EFFORT = 30  # more orders that are made or simulated for a family of rivals
 _FULL_ACTIONS = 150_000  # of the simulation of a winner: about five seconds
+
+
+_PLAIN, _IN_UNITS = "plain FSDP", "FSDP in units"
+_PIPELINED = {
+    "1f1b": "1F1B",
+    "interleaved-1f1b": "interleaved 1F1B",
+    "breadth-first": "breadth-first",
+    "zeropp": "ZeroPP",
+    "zb-v": "a vee",
+    "v-half": "a vee",
+}
+_FAMILIES = (_PLAIN, _IN_UNITS, *dict.fromkeys(_PIPELINED.values()))
+
+
+def _family_of(layout: Layout, order: Order) -> str:
+    """What people would pick by name; plain is what FSDP and DDP do: gather always, or once."""
+    if layout.pp_size > 1:
+        return _PIPELINED[order.schedule]
+    return _PLAIN if order.unit_size == 1 or order.shard is Policy.STEP else _IN_UNITS
 
 
 @dataclass(frozen=True)
@@ -41,7 +58,7 @@ class Answer:
     @property
     def family(self) -> str:
         """The winner's family."""
-        return family_of(self.best.priced.layout, self.best.order)
+        return _family_of(self.best.priced.layout, self.best.order)
 
     @property
     def prediction(self) -> Prediction:
@@ -51,7 +68,7 @@ class Answer:
     @property
     def tokens_per_s(self) -> float:
         """Over all devices."""
-        return self.problem.tokens / self.best.step_s
+        return self.problem.global_batch * self.problem.profile.seq_len / self.best.step_s
 
     @property
     def mfu(self) -> float | None:
@@ -92,31 +109,26 @@ def best_plan(problem: Problem) -> Answer:
         ValueError: none does, or the batch cannot be shared; with the nearest problem that works.
     """
     search = Search(problem)
-    best = search.best(anything)
+    best = search.best()
     if best is None:
         refuse(problem)
-    return Answer(problem, _in_full(best), tuple(_rivals(search, best)), search.counts)
+    return Answer(problem, _in_full(best), _rivals(search, best), search.counts)
 
 
 def plan_of(candidate: Candidate) -> Plan:
     """A candidate as a plan, whose schedule is the one that was simulated."""
-    layout, order = candidate.priced.layout, candidate.order
+    priced, layout = candidate.priced, candidate.priced.layout
     return Plan(
+        **vars(candidate.order),
         pp_size=layout.pp_size,
         num_chunks=layout.placement.num_chunks,
-        num_microbatches=candidate.priced.num_microbatches,
-        schedule=order.schedule,
-        unit_size=order.unit_size,
-        seam=order.seam,
+        num_microbatches=priced.num_microbatches,
         dp_shard=layout.dp_shard,
         dp_replicate=layout.dp_replicate,
-        shard=str(order.shard),
-        max_resident=order.max_resident,
         prefetch=PREFETCH,
-        split=candidate.priced.stages.split,
-        slots=order.slots,
-        recompute=str(layout.setting.recompute),
-        costs=costs_for(candidate.priced, order),
+        split=priced.stages.split,
+        recompute=layout.setting.recompute,
+        costs=priced.made_for(candidate.order),
     )
 
 
@@ -128,18 +140,21 @@ def _in_full(best: Candidate) -> Candidate:
     return replace(best, prediction=predict(best.priced, best.order, made))
 
 
-def _rivals(search: Search, best: Candidate) -> Iterator[Rival]:
-    own = family_of(best.priced.layout, best.order)
+def _rivals(search: Search, best: Candidate) -> tuple[Rival, ...]:
+    own, at_most = _family_of(best.priced.layout, best.order), _LOOKED_FOR_UP_TO * best.step_s
     found = [
-        Rival(name, search.best(wanted, _LOOKED_FOR_UP_TO * best.step_s, _EFFORT))
-        for name, wanted in FAMILIES.items()
+        Rival(name, search.best(_of_family(name), at_most, _EFFORT))
+        for name in _FAMILIES
         if name != own
     ]
-    yield from sorted(found, key=lambda rival: rival.step_s)
+    return tuple(sorted(found, key=lambda rival: rival.step_s))
 
 
-@dataclass(frozen=True)
-class Point:
+def _of_family(name: str) -> Wanted:
+    return lambda layout, order: _family_of(layout, order) == name
+
+
+class Point(NamedTuple):
     """The winner's layout with another unit size."""
 
     unit_size: int
@@ -152,13 +167,13 @@ def over_unit_sizes(answer: Answer) -> tuple[Point, ...]:
 
     Slots are the schedule's default for each U.
     """
-    priced, own = answer.best.priced, answer.best.order
+    priced, own, usable = answer.best.priced, answer.best.order, answer.problem.usable
     batch = priced.num_microbatches
     sizes = {2**k for k in range(batch.bit_length())} | {batch, own.unit_size or batch}
     seam = "carry" if priced.layout.pp_size > 1 else "drain"
     points = []
     for U in sorted(size for size in sizes if size <= batch):
-        order = Order("zeropp", max_resident=own.max_resident, unit_size=U, seam=seam)
+        order = Order("zeropp", U, seam, max_resident=own.max_resident)
         found = predict(priced, order, made_order(priced, order))
-        points.append(Point(U, found, found.peak_bytes <= answer.problem.usable))
+        points.append(Point(U, found, found.peak_bytes <= usable))
     return tuple(points)

@@ -8,34 +8,25 @@ from operator import itemgetter
 from typing import Any
 
 from zeropp.costs import Costs, floor
+from zeropp.generate import Request
 from zeropp.planner.balance import balance
 from zeropp.planner.layout import Layout, Links
+from zeropp.planner.order import Order
 from zeropp.planner.problem import Problem
 
 
 @dataclass(frozen=True)
 class Stages:
-    """A model cut into stages.
+    """A model cut into stages."""
 
-    Attributes:
-        split: blocks in each stage.
-        parameters: how many each stage has.
-        costs: of its blocks, without links and states.
-        exact: whether no split has a faster slowest rank.
-    """
-
-    split: tuple[int, ...]
-    parameters: tuple[int, ...]
-    costs: Costs
-    exact: bool = True
+    split: tuple[int, ...]  # blocks in each stage
+    parameters: tuple[int, ...]  # how many each stage has
+    costs: Costs  # of the blocks, without links and states
+    exact: bool = True  # no split has a faster slowest rank
 
 
 def cut(problem: Problem, layout: Layout) -> Stages:
-    """The stages of a layout: those of the problem's split, which fits it, or balanced ones.
-
-    Raises:
-        ValueError: fewer blocks than stages.
-    """
+    """The stages of a layout: those of the problem's split, which fits it, or balanced ones."""
     profile, split, exact = problem.profile, problem.split, True
     blocks = profile.block_list(layout.setting)
     if split is None:
@@ -58,19 +49,12 @@ def cut(problem: Problem, layout: Layout) -> Stages:
 
 @dataclass(frozen=True)
 class Priced:
-    """A layout with everything that the simulator asks for.
-
-    Attributes:
-        layout: the mesh, placement and setting.
-        num_microbatches: B.
-        stages: the model's cut.
-        costs: of each stage; the latency is that of the slowest hop.
-    """
+    """A layout with everything that the simulator asks for."""
 
     layout: Layout
     num_microbatches: int
     stages: Stages
-    costs: Costs
+    costs: Costs  # of each stage; the latency is that of the slowest hop
 
     @cached_property
     def by_rank(self) -> tuple[tuple[int, ...], ...]:
@@ -78,15 +62,24 @@ class Priced:
         placement = self.layout.placement
         return tuple(map(placement.stages_of, range(placement.pp_size)))
 
+    def request(self, order: Order) -> Request:
+        """What the generator of `order` is asked for."""
+        placement = self.layout.placement
+        sizes = (placement.pp_size, placement.num_chunks, self.num_microbatches)
+        return Request(*sizes, order.unit_size, order.seam, order.slots)
+
+    def made_for(self, order: Order) -> Costs | None:
+        """What an order is made for; None for the schedules that do not go by times."""
+        return self._slowest_hop if order.generator.by_times(self.request(order)) else None
+
     @cached_property
-    def made_for(self) -> Costs:
-        """The costs that schedules are made for: a hop includes the slowest transfer."""
-        return self._with_hop(max(self._transfers, default=0.0))
+    def _slowest_hop(self) -> Costs:
+        return self._with_hop(max)
 
     @cached_property
     def fastest_hop(self) -> Costs:
         """The costs for bounds: a hop includes the fastest transfer."""
-        return self._with_hop(min(self._transfers, default=0.0))
+        return self._with_hop(min)
 
     @cached_property
     def compute_floor(self) -> float:
@@ -101,14 +94,12 @@ class Priced:
         fused = Costs(costs.forward, backward, (0.0,) * costs.num_stages, costs.latency)
         return floor(self.layout.placement, self.num_microbatches, fused)
 
-    @property
-    def _transfers(self) -> list[float]:
-        hops = self.layout.placement.hops
-        return [time for time, hop in zip(self.costs.transfer, hops, strict=True) if hop]
-
-    def _with_hop(self, transfer: float) -> Costs:
-        compute = (self.costs.forward, self.costs.backward, self.costs.weight)
-        return Costs(*compute, self.costs.latency + transfer)
+    def _with_hop(self, choose: Callable[[list[float]], float]) -> Costs:
+        """The compute alone, with a latency that includes the chosen hop's transfer."""
+        costs, hops = self.costs, self.layout.placement.hops
+        transfers = [time for time, hop in zip(costs.transfer, hops, strict=True) if hop]
+        latency = costs.latency + choose(transfers or [0.0])
+        return Costs(costs.forward, costs.backward, costs.weight, latency)
 
 
 def price(problem: Problem, layout: Layout, stages: Stages) -> Priced:
@@ -126,7 +117,8 @@ def price(problem: Problem, layout: Layout, stages: Stages) -> Priced:
         transfer=tuple(hop.transfer for hop in hops),
         **_states(problem, layout, counts),
     )
-    return Priced(layout, layout.num_microbatches(problem), stages, costs)
+    batch = problem.global_batch // (layout.dp_size * layout.setting.micro_batch_size)
+    return Priced(layout, batch, stages, costs)
 
 
 def _states(

@@ -38,7 +38,12 @@ class Problem:
         if self.memory is not None and not (math.isfinite(self.memory) and self.memory > 0):
             raise ValueError(f"memory must be above 0 bytes, got {self.memory}")
         self._refuse_ragged_nodes()
-        self._refuse_bad_split()
+        blocks = len(self.profile.kinds)
+        if self.split is not None and (sum(self.split) != blocks or min(self.split) < 1):
+            raise ValueError(
+                f"split must list positive sizes that sum to the model's {blocks} blocks, "
+                f"got {list(self.split)} (sum {sum(self.split)})"
+            )
         if self.nodes > 1 and self.profile.between is None:
             raise ValueError(
                 f"gpus: the profile has no link between nodes, got {self.gpus} GPUs on "
@@ -59,14 +64,6 @@ class Problem:
                 f"use {full * size} or {(full + 1) * size}"
             )
 
-    def _refuse_bad_split(self) -> None:
-        blocks = len(self.profile.kinds)
-        if self.split is not None and (sum(self.split) != blocks or min(self.split) < 1):
-            raise ValueError(
-                f"split must list positive sizes that sum to the model's {blocks} blocks, "
-                f"got {list(self.split)} (sum {sum(self.split)})"
-            )
-
     @property
     def nodes(self) -> int:
         """How many nodes the devices fill."""
@@ -76,11 +73,6 @@ class Problem:
     def usable(self) -> float:
         """Bytes per device that a plan may use."""
         return self.memory if self.memory is not None else _USABLE * self.profile.device.memory
-
-    @property
-    def tokens(self) -> int:
-        """In a step."""
-        return self.global_batch * self.profile.seq_len
 
     @property
     def flops(self) -> float:

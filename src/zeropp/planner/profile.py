@@ -16,32 +16,21 @@ from zeropp.planner.link import Link
 class Block:
     """What one block takes for one micro-batch, at one setting; seconds and bytes.
 
-    Attributes:
-        forward: F.
-        backward: B, with whatever the setting runs again in it.
-        weight: W.
-        until_backward: activations from F until B.
-        until_weight: what of them, with the output gradients, is held from B until W.
-        message: the block's output, as it would travel to another rank.
-        workspace: needed beyond that while one of its passes runs.
-        flops: of F, B and W as the model needs them, without anything that is run again; 0 where
-            it is not known.
-
     Raises:
         ValueError: a number that is negative or not finite, or an F that takes no time.
     """
 
     forward: float
-    backward: float
+    backward: float  # with whatever the setting runs again in it
     weight: float
-    until_backward: float
-    until_weight: float
-    message: float
-    workspace: float = 0.0
-    flops: float = 0.0
+    until_backward: float  # activations from F until B
+    until_weight: float  # what of them, with the output gradients, is held from B until W
+    message: float  # the output, as it would travel to another rank
+    workspace: float = 0.0  # needed beyond that while one of its passes runs
+    flops: float = 0.0  # of F, B and W, without what is run again; 0: not known
 
     def __post_init__(self) -> None:
-        _refuse_negative(self)
+        _refuse_negative(self, Block)
         if self.forward <= 0:
             raise ValueError(f"forward must be above 0 seconds, got {self.forward}")
 
@@ -57,43 +46,31 @@ class Setting(NamedTuple):
 class Precision:
     """Bytes per parameter; the defaults are bf16 compute with fp32 sums and AdamW in fp32.
 
-    Attributes:
-        parameter: as the shard is kept.
-        compute: as gathered.
-        reduce: of a gradient as it is summed and reduced.
-        gradient: of the reduced shard.
-        optimizer: state of the optimizer.
-
     Raises:
         ValueError: a number that is negative or not finite.
     """
 
-    parameter: float = 4.0
-    compute: float = 2.0
-    reduce: float = 4.0
-    gradient: float = 4.0
-    optimizer: float = 8.0
+    parameter: float = 4.0  # as the shard is kept
+    compute: float = 2.0  # as gathered
+    reduce: float = 4.0  # of a gradient as it is summed and reduced
+    gradient: float = 4.0  # of the reduced shard
+    optimizer: float = 8.0  # state of the optimizer
 
     def __post_init__(self) -> None:
-        _refuse_negative(self)
+        _refuse_negative(self, Precision)
 
 
 @dataclass(frozen=True)
 class Device:
     """One device.
 
-    Attributes:
-        name: such as `A100-80G`.
-        memory: bytes.
-        peak_flops: FLOP/s that its vendor states for the compute dtype; 0: not known, and no MFU.
-
     Raises:
         ValueError: no memory, or a negative rate.
     """
 
-    name: str
-    memory: float
-    peak_flops: float = 0.0
+    name: str  # such as A100-80G
+    memory: float  # bytes
+    peak_flops: float = 0.0  # FLOP/s, as stated for the compute dtype; 0: not known, and no MFU
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.memory) or self.memory <= 0:
@@ -106,33 +83,20 @@ class Device:
 class Profile:
     """One model on one kind of device.
 
-    Attributes:
-        device: what all ranks run on.
-        seq_len: tokens in a sequence; every number of a block is for sequences of this length.
-        kinds: for each block of the model, in forward order, the name of its kind: `embedding`,
-            `layer`, `head`, or a name of its own.
-        parameters: how many parameters a block of each kind has.
-        blocks: for each setting that was measured, one `Block` for each kind.
-        inside: the link between ranks of one node; None: not measured.
-        between: the link between nodes; None: not measured.
-        precision: bytes per parameter.
-        optimizer: seconds of the optimizer's step for each parameter that a rank keeps.
-        assumptions: how the numbers came about, in words.
-
     Raises:
         ValueError: the field that is empty, out of range, or lacks a kind.
     """
 
     device: Device
-    seq_len: int
-    kinds: tuple[str, ...]
-    parameters: Mapping[str, int]
-    blocks: Mapping[Setting, Mapping[str, Block]]
-    inside: Link | None = None
-    between: Link | None = None
+    seq_len: int  # tokens in a sequence; all numbers of blocks are for sequences of this length
+    kinds: tuple[str, ...]  # of each block in forward order: embedding, layer, head or another name
+    parameters: Mapping[str, int]  # how many a block of each kind has
+    blocks: Mapping[Setting, Mapping[str, Block]]  # for each setting measured, one of each kind
+    inside: Link | None = None  # between ranks of one node; None: not measured
+    between: Link | None = None  # between nodes; None: not measured
     precision: Precision = field(default_factory=Precision)
-    optimizer: float = 0.0
-    assumptions: tuple[str, ...] = ()
+    optimizer: float = 0.0  # seconds of the optimizer's step for each parameter that a rank keeps
+    assumptions: tuple[str, ...] = ()  # how the numbers came about, in words
 
     def __post_init__(self) -> None:
         if self.seq_len < 1:
@@ -162,8 +126,8 @@ class Profile:
         return tuple(blocks[kind] for kind in self.kinds)
 
 
-def _refuse_negative(owner: Block | Precision) -> None:
-    for named in fields(owner):
+def _refuse_negative(owner: Block | Precision, kind: type[Block | Precision]) -> None:
+    for named in fields(kind):
         value = getattr(owner, named.name)
         if not math.isfinite(value) or value < 0:
             raise ValueError(f"{named.name} must be a finite number, 0 or more; got {value}")

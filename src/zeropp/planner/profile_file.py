@@ -13,28 +13,61 @@ assumptions = ["..."]
 [inside]        the fields of `Link`; [between] likewise; either may be left out
 """
 
-import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import tomli_w
 
 from zeropp.ir.program import Recompute
-from zeropp.ir.toml_file import fields_of, read_toml
+from zeropp.ir.toml_file import make, read_toml, table_of, whole
 from zeropp.planner.link import Link
 from zeropp.planner.profile import Block, Device, Precision, Profile, Setting
 
-_Part = TypeVar("_Part")
-_FIELDS = frozenset(
-    {"seq_len", "blocks", "optimizer", "assumptions", "device", "precision", "parameters"}
-    | {"times", "inside", "between"}
-)
+
+@dataclass(frozen=True)
+class _Of:
+    kind: str
+    micro_batch_size: int
+    recompute: Recompute
+
+
+@dataclass(frozen=True)
+class _Times(Block, _Of):
+    """A block of `kind` at a setting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    seq_len: int
+    optimizer: float = 0.0
+    blocks: tuple[tuple[str, int], ...]
+    assumptions: tuple[str, ...] = ()
+    device: Device
+    precision: Precision = field(default_factory=Precision)
+    parameters: Mapping[str, int]
+    inside: Link | None = None
+    between: Link | None = None
+    times: tuple[_Times, ...]
+
+
+_ALIKE = [one.name for one in fields(_File) if one.name not in ("blocks", "times")]
 
 
 def write_profile(profile: Profile, path: Path) -> None:
     """Write `profile`; `read_profile` reads an equal one back."""
-    path.write_text(tomli_w.dumps(_as_table(profile)), encoding="utf-8")
+    file = _File(
+        blocks=tuple((kind, len(list(same))) for kind, same in groupby(profile.kinds)),
+        times=tuple(
+            _Times(kind, *setting, **vars(block))
+            for setting, blocks in profile.blocks.items()
+            for kind, block in blocks.items()
+        ),
+        **{name: getattr(profile, name) for name in _ALIKE},
+    )
+    path.write_text(tomli_w.dumps(table_of(file)), encoding="utf-8")
 
 
 def read_profile(path: Path) -> Profile:
@@ -46,68 +79,16 @@ def read_profile(path: Path) -> Profile:
     return read_toml("profile", path, _from_table)
 
 
-def _as_table(profile: Profile) -> dict[str, Any]:
-    runs = [[kind, len(list(same))] for kind, same in groupby(profile.kinds)]
-    links = {"inside": profile.inside, "between": profile.between}
-    return {
-        "seq_len": profile.seq_len,
-        "optimizer": profile.optimizer,
-        "blocks": runs,
-        "assumptions": list(profile.assumptions),
-        "device": dataclasses.asdict(profile.device),
-        "precision": dataclasses.asdict(profile.precision),
-        "parameters": dict(profile.parameters),
-        **{name: dataclasses.asdict(link) for name, link in links.items() if link is not None},
-        "times": [
-            {
-                "kind": kind,
-                "micro_batch_size": setting.micro_batch_size,
-                "recompute": str(setting.recompute),
-                **dataclasses.asdict(block),
-            }
-            for setting, blocks in profile.blocks.items()
-            for kind, block in blocks.items()
-        ],
-    }
-
-
 def _from_table(table: dict[str, Any]) -> Profile:
-    if unknown := sorted(table.keys() - _FIELDS):
-        raise ValueError(f"unknown field {unknown[0]}; use {', '.join(sorted(_FIELDS))}")
+    whole("seq_len", table["seq_len"])
+    file = make(_File, table)
     blocks: dict[Setting, dict[str, Block]] = {}
-    for times in map(dict, table["times"]):
-        kind, size = times.pop("kind"), times.pop("micro_batch_size")
-        setting = Setting(_whole("micro_batch_size", size), _recompute(times.pop("recompute")))
-        blocks.setdefault(setting, {})[kind] = _part(Block, "times", times)
-    links = {name: table[name] for name in ("inside", "between") if name in table}
+    for times in file.times:
+        size = whole("micro_batch_size", times.micro_batch_size)
+        block = Block(**{one.name: getattr(times, one.name) for one in fields(Block)})
+        blocks.setdefault(Setting(size, times.recompute), {})[times.kind] = block
     return Profile(
-        device=_part(Device, "device", table["device"]),
-        seq_len=_whole("seq_len", table["seq_len"]),
-        kinds=tuple(kind for kind, count in table["blocks"] for _ in range(count)),
-        parameters=table["parameters"],
+        kinds=tuple(kind for kind, count in file.blocks for _ in range(count)),
         blocks=blocks,
-        precision=_part(Precision, "precision", table.get("precision", {})),
-        optimizer=float(table.get("optimizer", 0.0)),
-        assumptions=tuple(table.get("assumptions", ())),
-        **{name: _part(Link, name, link) for name, link in links.items()},
+        **{name: getattr(file, name) for name in _ALIKE},
     )
-
-
-def _part(kind: type[_Part], name: str, table: dict[str, Any]) -> _Part:
-    values = fields_of(kind, table, f"{name}.")
-    try:
-        return kind(**values)
-    except ValueError as error:
-        raise ValueError(f"{name}.{error}") from error
-
-
-def _recompute(name: str) -> Recompute:
-    if name not in list(Recompute):
-        raise ValueError(f"times.recompute must be one of {', '.join(Recompute)}, got {name!r}")
-    return Recompute(name)
-
-
-def _whole(name: str, value: Any) -> int:
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-    return value

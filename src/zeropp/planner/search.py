@@ -8,7 +8,7 @@ the first in the queue cannot beat the best so far, so what it finds is the best
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from itertools import count, product
 from typing import NamedTuple
 
@@ -22,10 +22,8 @@ from zeropp.planner.bounds import (
     time_bound,
 )
 from zeropp.planner.layout import Layout
-from zeropp.planner.made import Made
 from zeropp.planner.order import Order, orders
-from zeropp.planner.predict import made_order, predict
-from zeropp.planner.prediction import Prediction
+from zeropp.planner.predict import Made, Prediction, made_order, predict
 from zeropp.planner.pricing import Priced, Stages, cut, price
 from zeropp.planner.problem import Problem
 from zeropp.planner.profile import Setting
@@ -46,8 +44,7 @@ class Candidate:
         return self.prediction.step_s
 
 
-@dataclass(frozen=True)
-class Counts:
+class Counts(NamedTuple):
     """How much a search looked at."""
 
     layouts: int
@@ -65,6 +62,11 @@ class _Waiting(NamedTuple):
 Wanted = Callable[[Layout, Order], bool]
 
 
+def anything(layout: Layout, order: Order) -> bool:
+    """Every plan is wanted."""
+    return True
+
+
 class Search:
     """Searches over one problem, which share layouts and simulations.
 
@@ -75,10 +77,9 @@ class Search:
 
     def __init__(self, problem: Problem, chunks: tuple[int, ...] = (1, 2, 4, 8)) -> None:
         self.problem = problem
-        self._cuts: dict[tuple[Placement, Setting], Stages] = {}
         self._made: dict[tuple[Placement, Setting, Order], Made] = {}
         self._predicted: dict[tuple[Layout, Order], Prediction] = {}
-        self.layouts = tuple(self._priced(layouts(problem, chunks)))
+        self.layouts = tuple(self._priced(chunks))
         self._bounds = [
             max(time_bound(priced), held_time_bound(priced, problem.usable))
             for priced in self.layouts
@@ -90,7 +91,10 @@ class Search:
         return Counts(len(self.layouts), len(self._predicted))
 
     def best(
-        self, wanted: Wanted, at_most: float = float("inf"), effort: float = float("inf")
+        self,
+        wanted: Wanted = anything,
+        at_most: float = float("inf"),
+        effort: float = float("inf"),
     ) -> Candidate | None:
         """The fastest that fits the memory and is `wanted`, if one is faster than `at_most`.
 
@@ -103,64 +107,63 @@ class Search:
                 before the search ends with the best so far; without it, nothing is better.
         """
         best, serial = None, count()
-        queue: list[tuple[float, int, _Waiting]] = [
-            (bound, next(serial), _Waiting(priced))
-            for bound, priced in zip(self._bounds, self.layouts, strict=True)
-            if bound < at_most
-        ]
-        heapify(queue)
+        queue: list[tuple[float, int, _Waiting]] = []
+        opened: Iterable[tuple[float, _Waiting]]
+        opened = zip(self._bounds, map(_Waiting, self.layouts), strict=True)
         effort += self._work
-        while queue and queue[0][0] < at_most and self._work < effort:
-            _, _, (priced, order, made) = heappop(queue)
-            if order is not None and made is not None:
-                prediction = self.predicted(priced, order)
-                if prediction.peak_bytes <= self.problem.usable and prediction.step_s < at_most:
-                    best, at_most = Candidate(priced, order, prediction), prediction.step_s
-                continue
-            for bound, waiting in self._opened(priced, order, wanted):
+        while True:
+            for bound, waiting in opened:
                 if bound < at_most:
                     heappush(queue, (bound, next(serial), waiting))
-        return best
+            if not queue or queue[0][0] >= at_most or self._work >= effort:
+                return best
+            _, _, (priced, order, made) = heappop(queue)
+            if order is None:
+                opened = self._orders(priced, wanted)
+            elif made is None:
+                opened = self._making(priced, order)
+            else:
+                opened, found = (), self._predict(priced, order)
+                if found.peak_bytes <= self.problem.usable and found.step_s < at_most:
+                    best, at_most = Candidate(priced, order, found), found.step_s
 
     @property
     def _work(self) -> int:
         return len(self._made) + len(self._predicted)
 
-    def predicted(self, priced: Priced, order: Order) -> Prediction:
-        """Simulate, once."""
-        key = (priced.layout, order)
-        if key not in self._predicted:
-            self._predicted[key] = predict(priced, order, self._made_order(priced, order))
-        return self._predicted[key]
+    def _orders(self, priced: Priced, wanted: Wanted) -> Iterator[tuple[float, _Waiting]]:
+        """The wanted orders of a layout that may fit the memory."""
+        for order in orders(priced.layout.placement, priced.num_microbatches):
+            if wanted(priced.layout, order) and memory_bound(priced, order) <= self.problem.usable:
+                yield order_time_bound(priced, order), _Waiting(priced, order)
 
-    def _opened(
-        self, priced: Priced, order: Order | None, wanted: Wanted
-    ) -> Iterator[tuple[float, "_Waiting"]]:
-        """A layout's orders, or what is made of an order; those that may fit the memory."""
-        usable = self.problem.usable
-        if order is not None:
-            made = self._made_order(priced, order)
-            if made_memory_bound(priced, order, made) <= usable:
-                yield made_time_bound(priced, order, made), _Waiting(priced, order, made)
-            return
-        for each in orders(priced.layout.placement, priced.num_microbatches):
-            if wanted(priced.layout, each) and memory_bound(priced, each) <= usable:
-                yield order_time_bound(priced, each), _Waiting(priced, each)
+    def _making(self, priced: Priced, order: Order) -> Iterator[tuple[float, _Waiting]]:
+        """What is made of an order, if it may fit the memory."""
+        made = self._make(priced, order)
+        if made_memory_bound(priced, order, made) <= self.problem.usable:
+            yield made_time_bound(priced, order, made), _Waiting(priced, order, made)
 
-    def _made_order(self, priced: Priced, order: Order) -> Made:
+    def _make(self, priced: Priced, order: Order) -> Made:
         alike = replace(order, shard=Policy.UNIT, max_resident=1)
         key = (priced.layout.placement, priced.layout.setting, alike)
         if key not in self._made:
             self._made[key] = made_order(priced, alike)
         return self._made[key]
 
-    def _priced(self, every: Iterable[Layout]) -> Iterator[Priced]:
-        """Those that may fit the memory."""
-        for layout in every:
+    def _predict(self, priced: Priced, order: Order) -> Prediction:
+        key = (priced.layout, order)
+        if key not in self._predicted:
+            self._predicted[key] = predict(priced, order, self._make(priced, order))
+        return self._predicted[key]
+
+    def _priced(self, chunks: tuple[int, ...]) -> Iterator[Priced]:
+        """The layouts that may fit the memory."""
+        cuts: dict[tuple[Placement, Setting], Stages] = {}
+        for layout in layouts(self.problem, chunks):
             key = (layout.placement, layout.setting)
-            if key not in self._cuts:
-                self._cuts[key] = cut(self.problem, layout)
-            priced = price(self.problem, layout, self._cuts[key])
+            if key not in cuts:
+                cuts[key] = cut(self.problem, layout)
+            priced = price(self.problem, layout, cuts[key])
             if memory_bound(priced) <= self.problem.usable:
                 yield priced
 
@@ -175,13 +178,9 @@ def layouts(problem: Problem, chunks: tuple[int, ...]) -> Iterator[Layout]:
         for setting in problem.profile.blocks:
             if problem.global_batch % (D * setting.micro_batch_size):
                 continue
-            placements = [p for p in _placements(P, blocks, chunks) if _fits(p, problem.split)]
-            for placement, shards in product(placements, _divisors(D)):
-                yield Layout(placement, shards, D // shards, setting)
-
-
-def _fits(placement: Placement, split: tuple[int, ...] | None) -> bool:
-    return split is None or len(split) == placement.num_stages
+            for placement, shards in product(_placements(P, blocks, chunks), _divisors(D)):
+                if problem.split is None or len(problem.split) == placement.num_stages:
+                    yield Layout(placement, shards, D // shards, setting)
 
 
 def _placements(P: int, blocks: int, chunks: tuple[int, ...]) -> Iterator[Placement]:

@@ -7,7 +7,7 @@ from zeropp.ir.program import Recompute
 from zeropp.planner.problem import Problem
 from zeropp.planner.search import Candidate
 
-_NOTABLE = 0.02  # of the step
+_NONE_FITS = "no plan that fits was found within 1.5 times the step."
 
 
 class Rival(NamedTuple):
@@ -35,16 +35,13 @@ def reasons(
     )
 
 
-def parts(candidate: Candidate) -> dict[str, float]:
+def _parts(candidate: Candidate) -> dict[str, float]:
     """A step in seconds, as the mean over ranks of what they do or wait for."""
-    found, idle = candidate.prediction, candidate.prediction.idle_s
-    bubble = idle["ramp"] + idle["peer"] + idle["tail"]
-    exposed = idle["gather"] + idle["memory"] + idle["reduce"]
-    busy = found.step_s - sum(idle.values())
+    idle = candidate.prediction.idle_s
     return {
-        "compute": busy,
-        "bubble": bubble,
-        "exposed gathers and reductions": exposed,
+        "compute": candidate.step_s - sum(idle.values()),
+        "bubble": idle["ramp"] + idle["peer"] + idle["tail"],
+        "exposed gathers and reductions": idle["gather"] + idle["memory"] + idle["reduce"],
         "messages": idle["host"],
         "optimizer": idle["optimizer"],
     }
@@ -58,16 +55,16 @@ def _pipelining(best: Candidate, family: str, rivals: tuple[Rival, ...]) -> str:
     verdict = "Pipelining pays" if pipelined else "Pipelining does not pay"
     contrary = "without it" if pipelined else "with it"
     if nearest.best is None:
-        return f"{verdict}: {contrary}, no plan that fits was found within 1.5 times the step."
+        return f"{verdict}: {contrary}, {_NONE_FITS}"
     more = nearest.step_s / best.step_s - 1
     return f"{verdict}: the best {contrary} ({nearest.name}) takes {more:.1%} longer."
 
 
 def _against(best: Candidate, rival: Rival) -> str:
     if rival.best is None:
-        return f"{rival.name}: no plan that fits was found within 1.5 times the step."
+        return f"{rival.name}: {_NONE_FITS}"
     more = rival.step_s / best.step_s - 1
-    own, other = parts(best), parts(rival.best)
+    own, other = _parts(best), _parts(rival.best)
     cause = max(own, key=lambda name: other[name] - own[name])
     amount = f"{other[cause] - own[cause]:+.3g} s {cause}"
     if cause == "compute" and _recompute(rival.best) != _recompute(best):
@@ -82,9 +79,9 @@ def _recompute(candidate: Candidate) -> str:
 
 
 def _limit(best: Candidate) -> str:
-    shares = {name: time / best.step_s for name, time in parts(best).items()}
+    shares = {name: time / best.step_s for name, time in _parts(best).items()}
     listed = [f"{name} {share:.1%}" for name, share in shares.items() if share >= 0.001]
-    limit = max(shares, key=lambda name: shares[name])
+    limit = max(shares, key=shares.__getitem__)
     floor = best.prediction.floor_s / best.step_s
     return (
         f"Limited by {limit}: {', '.join(listed)} of the step (mean over the ranks of a pipeline); "

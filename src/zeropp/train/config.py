@@ -4,12 +4,12 @@ import dataclasses
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import tomli_w
 
 from zeropp.ir.model import SIZES, GPTConfig
-from zeropp.ir.toml_file import make, read_toml
+from zeropp.ir.toml_file import make, read_toml, table_of
 from zeropp.plan import Plan
 from zeropp.planner import SavedPlan, read_plan
 
@@ -173,13 +173,7 @@ def read_config(path: Path) -> Config:
 
 def write_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as TOML; `read_config` reads it back."""
-    sections = dataclasses.asdict(config)
-    plan = sections.pop("plan")
-    program = sections.pop("program")
-    if plan not in (None, AUTO):
-        del sections["parallel"]  # the plan file decides
-    files = {"plan": plan, "program": program}
-    set_fields: dict[str, Any] = {name: file for name, file in files.items() if file is not None}
-    for name, section in sections.items():
-        set_fields[name] = {key: value for key, value in section.items() if value is not None}
-    path.write_text(tomli_w.dumps(set_fields), encoding="utf-8")
+    table = table_of(config)
+    if config.plan not in (None, AUTO):
+        del table["parallel"]  # the plan file decides
+    path.write_text(tomli_w.dumps(table), encoding="utf-8")
