@@ -18,7 +18,6 @@ _LOOKED_FOR_UP_TO = 1.5  # times the winner's step: rivals that are slower are n
 _EFFORT = 30  # more orders that are made or simulated for a family of rivals
 _FULL_ACTIONS = 150_000  # of the simulation of a winner: about five seconds
 
-
 _PLAIN, _IN_UNITS = "plain FSDP", "FSDP in units"
 _PIPELINED = {
     "1f1b": "1F1B",
@@ -89,7 +88,7 @@ class Answer:
     @property
     def reasons(self) -> tuple[str, ...]:
         """In words: why it won, what limits it, and whether pipelining pays."""
-        return reasons(self.problem, self.family, self.best, self.rivals)
+        return reasons(self.problem, self.best, self.rivals)
 
     @property
     def saved(self) -> SavedPlan:

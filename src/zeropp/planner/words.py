@@ -22,12 +22,10 @@ class Rival(NamedTuple):
         return self.best.step_s if self.best is not None else float("inf")
 
 
-def reasons(
-    problem: Problem, family: str, best: Candidate, rivals: tuple[Rival, ...]
-) -> tuple[str, ...]:
+def reasons(problem: Problem, best: Candidate, rivals: tuple[Rival, ...]) -> tuple[str, ...]:
     """One sentence each."""
     return (
-        _pipelining(best, family, rivals),
+        _pipelining(best, rivals),
         *(_against(best, rival) for rival in rivals),
         _limit(best),
         _memory(problem, best),
@@ -47,11 +45,11 @@ def _parts(candidate: Candidate) -> dict[str, float]:
     }
 
 
-def _pipelining(best: Candidate, family: str, rivals: tuple[Rival, ...]) -> str:
+def _pipelining(best: Candidate, rivals: tuple[Rival, ...]) -> str:
     pipelined = best.priced.layout.pp_size > 1
     without = ("plain FSDP", "FSDP in units")
-    others = [r for r in rivals if (r.name in without) == pipelined and r.name != family]
-    nearest = min(others, key=lambda r: r.step_s)
+    others = (rival for rival in rivals if (rival.name in without) == pipelined)
+    nearest = min(others, key=lambda rival: rival.step_s)
     verdict = "Pipelining pays" if pipelined else "Pipelining does not pay"
     contrary = "without it" if pipelined else "with it"
     if nearest.best is None:
