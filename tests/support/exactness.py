@@ -167,8 +167,8 @@ def _compared(wanted: Mapping[str, Tensor | None], pipe: Pipeline) -> dict[str, 
     errors = {}
     for name, parameter in pipe.named_parameters():
         gradient = wanted[name]
-        if gradient is None:
-            assert parameter.grad is None, f"{name} has a gradient"
+        if gradient is None:  # where parameters are sharded, unused ones get zeros
+            assert parameter.grad is None or not whole(parameter.grad).any(), f"{name}: a gradient"
         else:
             assert parameter.grad is not None, f"{name} has no gradient"
             errors[name] = relative_error(whole(parameter.grad).cpu(), gradient)
@@ -201,10 +201,11 @@ def joined(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 class Wanted(NamedTuple):
-    """What plain PyTorch finds: of each step its losses, then all gradients."""
+    """What plain PyTorch finds: of each step its losses, then all gradients and buffers."""
 
     losses: list[tuple[Tensor, Tensor]]
     gradients: dict[str, Tensor | None]
+    buffers: dict[str, Tensor]
 
 
 @cache
@@ -222,8 +223,11 @@ def _wanted(feature: Feature, microbatches: int, data_ranks: int, steps: int) ->
                     sums[parameter] = sums.get(parameter, 0) + gradient
             loss, extra = loss + one[0], extra + one[1]
         losses.append((loss, extra))
+    buffers = {
+        f"{i}.{n}": b for i, block in enumerate(plain.blocks) for n, b in block.named_buffers()
+    }
     gradients = {name: sums.get(p) for name, p in plain.parameters().items()}
-    return Wanted(losses, gradients)
+    return Wanted(losses, gradients, buffers)
 
 
 def _plain(feature: Feature) -> Plain:
@@ -233,13 +237,18 @@ def _plain(feature: Feature) -> Plain:
 
 def _plain_parts(case: Case, plain: Plain, step: int) -> Iterator[tuple[Tensor, Tensor]]:
     """After the backward of each micro-batch, what it adds to the losses."""
-    every = [pair for batch in batches(case, step) for pair in batch]
-    tokens = sum(valid(targets) for _, targets in every)
-    for pair in every:
-        share = valid(pair[1]) / max(tokens, 1)
-        loss, extra = plain.losses([pair], case.feature.constants())
-        ((loss + extra) * share).backward()
-        yield loss.detach() * share, extra.detach() * share
+    every = batches(case, step)
+    tokens = sum(valid(targets) for batch in every for _, targets in batch)
+    modules = [m for block in plain.blocks for m in block.modules()]
+    start = [(m, name, b.clone()) for m in modules for name, b in m._buffers.items()]
+    for batch in every:
+        for module, name, before in start:  # each data rank has buffers of its own
+            module._buffers[name] = before.clone()
+        for pair in batch:
+            share = valid(pair[1]) / max(tokens, 1)
+            loss, extra = plain.losses([pair], case.feature.constants())
+            ((loss + extra) * share).backward()
+            yield loss.detach() * share, extra.detach() * share
 
 
 def _plain_step(case: Case, plain: Plain, step: int) -> tuple[Tensor, Tensor]:
@@ -268,9 +277,16 @@ def errors_of(case: Case, mesh: DeviceMesh) -> dict[str, float]:
             errors |= _one_step(case, pipe, step, *losses)
             if feature.evaluates:
                 errors |= _evaluation(case, pipe)
+        if plan.dp_size == 1:  # ranks with other data have other statistics
+            for name, buffer in _buffers(pipe):
+                errors[name] = relative_error(buffer, wanted.buffers[name].float())
         return errors | _compared(wanted.gradients, pipe)
     finally:
         pipe.close()
+
+
+def _buffers(pipe: Pipeline) -> list[tuple[str, Tensor]]:
+    return [(n, b.float()) for module in pipe.modules for n, b in module.named_buffers()]
 
 
 def _one_step(

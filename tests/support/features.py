@@ -230,6 +230,134 @@ class Expert(nn.Module):
         return x + torch.tanh(self.one(x)) * share[..., :1] + self.two(x) * share[..., 1:]
 
 
+class InPlace(nn.Module):
+    """Changes what it is given, and what a linear layer gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(H, 2 * H), nn.Linear(2 * H, H)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x.mul_(1.1)
+        y = self.down(self.relu(self.up(x)))
+        y += x
+        return y
+
+
+class Penalised(nn.Module):
+    """Adds the gradient of its own output, by its input, with a graph and without one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(H, H), nn.Linear(H, H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            given = x if x.requires_grad else x.detach().requires_grad_()
+            y = self.two(torch.tanh(self.one(given)))
+            (slope,) = torch.autograd.grad(y.pow(2).sum(), given, create_graph=True)
+            (kept,) = torch.autograd.grad(y.sum(), self.two.weight, retain_graph=True)
+        return y + slope + 0.1 * kept.detach().mean(0)
+
+
+class Made(nn.Module):
+    """A layer run with a weight that is made in the forward, from its own and a low-rank part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(H, H)
+        self.a, self.b = nn.Parameter(torch.randn(H, 2) / 4), nn.Parameter(torch.randn(2, H) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made = {"weight": self.layer.weight + self.a @ self.b}
+        return torch.tanh(torch.func.functional_call(self.layer, made, (x,)))
+
+
+class Autocast(nn.Module):
+    """Computes a part of itself in bf16, and a part of that not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.full, self.after = (nn.Linear(H, H) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            y = torch.tanh(self.low(x))
+            with torch.autocast(x.device.type, enabled=False):
+                y = torch.tanh(self.full(y.float()))
+            y = self.after(y)
+        return x + y.float()
+
+
+class Routed(nn.Module):
+    """Experts of which most tokens, and whole ranks, use only some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(H, H) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = int(x.detach().abs().sum() * 1e3) % 4
+        return x + torch.tanh(self.experts[chosen](x))
+
+
+class OneByOne(nn.Module):
+    """Calls a layer with vectors, by keyword."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.table = nn.Linear(H, H), nn.Embedding(3, H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = [torch.tanh(self.layer(input=row)) for row in x.flatten(0, -2)]
+        return torch.stack(rows).view_as(x) + self.table(torch.tensor(1, device=x.device))
+
+
+class Counting(nn.Module):
+    """A normalisation with statistics, a counter, and a memory that it projects and moves on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.BatchNorm1d(H), nn.Linear(H, H)
+        self.register_buffer("count", torch.zeros(()))
+        self.register_buffer("memory", torch.ones(H))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        self.memory = 0.9 * self.memory + 0.1 * x.detach().flatten(0, -2).mean(0)
+        y = self.norm(x.flatten(0, -2)).view_as(x)
+        return x + torch.tanh(self.layer(y) * self.memory) / self.count.clone()
+
+
+class Padded(nn.Module):
+    """A table with a row that is never trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(VOCAB, H, padding_idx=3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.table(tokens)
+
+
+class Kept(nn.Linear):
+    """A subclass that keeps its parent's forward."""
+
+
+class Nested(nn.Module):
+    """Passes tuples and None from block to block, as long as they are of one stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.ModuleDict({"a": nn.Linear(H, H), "b": nn.Linear(H, H)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = {name: torch.tanh(layer(x)) for name, layer in self.inner.items()}
+        first, second = torch.stack((parts["a"], parts["b"])).unbind()
+        return first.transpose(0, 1).contiguous().transpose(0, 1) + second.expand_as(x)[..., :]
+
+
 def loss_sum(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
@@ -300,7 +428,17 @@ def _masks() -> dict[str, Tensor]:
     return {"mask": torch.ones(SEQ, SEQ, dtype=torch.bool).tril(), "table": table}
 
 
-_FULL = {"recompute": "full"}
+_FULL, _SELECTIVE = {"recompute": "full"}, {"recompute": "selective"}
+
+GPT = Feature("GPT", lambda: gpt())
+GPT_NO_BIAS = Feature("GPT without bias", lambda: gpt(bias=False))
+GPT_BF16 = Feature(
+    "GPT in bf16, reduced in fp32",
+    lambda: [block.to(torch.bfloat16) for block in gpt()],
+    precision=MixedPrecisionPolicy(reduce_dtype=torch.float32),
+    tolerance=8e-3,  # what a REDUCE gives is rounded to bf16
+)
+CLIPPED = Feature("GPT, 3 clipped AdamW steps", lambda: gpt(), steps=3)
 
 GPT = Feature("GPT", lambda: gpt())
 GPT_NO_BIAS = Feature("GPT without bias", lambda: gpt(bias=False))
@@ -323,7 +461,7 @@ FEATURES = (
     Feature("Conv1D of transformers", lambda: stack(Conv1D)),
     Feature("subclass, left whole", lambda: stack(lambda: Wide(H, H))),
     Feature("input without gradient", lambda: stack(Residual, tokens=False), _floats),
-    Feature("checkpointing, selective", lambda: stack(Residual), plan={"recompute": "selective"}),
+    Feature("checkpointing, selective", lambda: stack(Residual), plan=_SELECTIVE),
     Feature("checkpointing, full", lambda: stack(Residual), plan=_FULL),
     Feature("several tensors, integers", lambda: [Opening(), *_streams(), Closing()]),
     Feature("complex numbers between stages", lambda: _turns()),
@@ -334,6 +472,24 @@ FEATURES = (
     Feature("evaluation between two steps", lambda: stack(Residual), evaluates=True),
     GPT,
     Feature("GPT, rotary, grouped, swiglu", lambda: gpt(**_LLAMA)),
+    Feature("module objects used again", lambda: _repeated()),
+    Feature("a layer used by every stage", lambda: _albert()),
+    Feature("changes in place", lambda: stack(InPlace)),
+    Feature("changes in place, recomputed", lambda: stack(InPlace), plan=_FULL),
+    Feature("gradients inside a block", lambda: stack(Penalised)),
+    Feature("gradients inside a block, recomputed", lambda: stack(Penalised), plan=_FULL),
+    Feature("weights made in the forward", lambda: stack(Made)),
+    Feature("autocast inside a block", lambda: stack(Autocast), tolerance=5e-3),
+    Feature("experts used by some ranks only", lambda: stack(Routed)),
+    Feature("vectors, keyword calls", lambda: stack(OneByOne)),
+    Feature("buffers that change", lambda: stack(Counting)),
+    Feature("buffers that change, recomputed", lambda: stack(Counting), plan=_FULL),
+    Feature("buffers that change, selective", lambda: stack(Counting), plan=_SELECTIVE),
+    Feature("a row that is padding", lambda: [Padded(), *stack(Residual)[1:]]),
+    Feature("subclass that keeps its forward", lambda: stack(lambda: Kept(H, H))),
+    Feature("views and containers inside a block", lambda: stack(Nested)),
+    Feature("targets of which some are ignored", lambda: stack(Residual), lambda *a: _some(*a)),
+    Feature("no valid target at all", lambda: stack(Residual), lambda *a: _none(*a)),
     Feature("GPT, tied embeddings", lambda: gpt(tied=True)),
     Feature("GPT, tied, 3 clipped AdamW steps", lambda: gpt(tied=True), steps=3),
     CLIPPED,
@@ -385,3 +541,28 @@ def _turns() -> list[nn.Module]:
 
 def _streams() -> list[nn.Module]:
     return [TwoStreams() for _ in range(MIDDLE)]
+
+
+def _repeated() -> list[nn.Module]:
+    tanh = nn.Tanh()
+    return [nn.Embedding(VOCAB, H), *(nn.Linear(H, H), tanh) * 3, nn.Linear(H, VOCAB)]
+
+
+def _albert() -> list[nn.Module]:
+    layer = Residual()
+    return [nn.Embedding(VOCAB, H), *(layer for _ in range(MIDDLE)), nn.Linear(H, VOCAB)]
+
+
+def _some(count: int, generator: torch.Generator) -> Batch:
+    """Micro-batches in which most targets do not count, in one none does."""
+    batch = even(count, generator)
+    for number, (_, targets) in enumerate(batch):
+        targets[:, number % SEQ :] = -100
+    return batch
+
+
+def _none(count: int, generator: torch.Generator) -> Batch:
+    batch = even(count, generator)
+    for _, targets in batch:
+        targets.fill_(-100)
+    return batch

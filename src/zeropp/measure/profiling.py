@@ -25,14 +25,15 @@ from zeropp.measure.links import measure_link
 from zeropp.measure.memory import Alive
 from zeropp.measure.trace import clock_of
 from zeropp.planner.profile import Block, Device, Precision, Profile, Setting
+from zeropp.runtime.block import Block as Called
+from zeropp.runtime.block import Tensors, run_blocks
 from zeropp.runtime.boundary import Boundaries, Specs, TensorSpec, skeleton
 from zeropp.runtime.channel import Direct
 from zeropp.runtime.inputs import Microbatch, on_device
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.mesh import gathered
 from zeropp.runtime.shard import needs_sharding, place_parameters
-from zeropp.runtime.stage import Block as Called
-from zeropp.runtime.stage import Head, Stage, StageModule, Tensors, run_blocks
+from zeropp.runtime.stage import Head, Stage, StageModule
 
 _OPTIMIZER_STEPS = 4
 _WARM_UP = 3
@@ -231,7 +232,7 @@ class _Meter:
         """Of F, B and W without anything run again, as matrix products on the meta device."""
         precision = self._subject.precision
         inputs = tuple(spec.empty(torch.device("meta")) for spec in specs)
-        block = Called.of(skeleton(self._subject.blocks[index], precision))
+        block = Called(index, skeleton(index, self._subject.blocks[index], precision))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             run_blocks([block], inputs, {}, precision)
         return float(counter.get_total_flops() * (1 + _BACKWARD_FLOPS))

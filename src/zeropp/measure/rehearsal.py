@@ -30,10 +30,10 @@ from zeropp.ir.precedence import Channel, channel_of
 from zeropp.measure.links import measure_hop, timed
 from zeropp.plan import Plan
 from zeropp.runtime import Pipeline, make_mesh
+from zeropp.runtime.block import Tensors
 from zeropp.runtime.channel import Channels, Messages
 from zeropp.runtime.lane import Lane, ThreadLane, Wait
 from zeropp.runtime.observer import Phase
-from zeropp.runtime.stage import Tensors
 from zeropp.simulate import simulate
 
 WIDTH = 8

@@ -10,7 +10,8 @@ from zeropp.runtime.mesh import (
     pipelines,
 )
 from zeropp.runtime.observer import Observer, Observers, Phase
-from zeropp.runtime.pipeline import Pipeline, StepOutput
+from zeropp.runtime.outcome import StepFailedError, StepOutput
+from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.split_rules import split_report
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Observers",
     "Phase",
     "Pipeline",
+    "StepFailedError",
     "StepOutput",
     "check_world_size",
     "data_rank",

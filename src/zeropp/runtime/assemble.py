@@ -1,11 +1,14 @@
 """Building what a rank runs on: its stages made real, placed and connected."""
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -45,23 +48,70 @@ class Model:
     recompute: Recompute
     precision: MixedPrecisionPolicy
 
-    def real_stage(self, stage: int, device: torch.device) -> StageModule:
-        """The blocks of a stage on `device`, those on meta filled by `init`.
+    def real_stages(self, own: Sequence[int], device: torch.device) -> dict[int, StageModule]:
+        """A rank's stages on `device`, blocks on meta filled by `init`.
+
+        A module that two of the stages hold is copied for the second; the tensors are the same.
 
         Raises:
-            ValueError: a block is on the meta device and there is no `init`.
+            ValueError: a block is on the meta device and there is no `init`, or `init` has left
+                something of it empty.
         """
-        return StageModule({i: self._real(i, device) for i in self.stages[stage]})
+        taken: set[nn.Module] = set()
+        found = {}
+        for stage in own:
+            blocks = {i: self._real(i, device) for i in self.stages[stage]}
+            if any(taken.intersection(block.modules()) for block in blocks.values()):
+                blocks = _copied(blocks)
+            taken.update(module for block in blocks.values() for module in block.modules())
+            found[stage] = StageModule(blocks)
+        return found
 
     def _real(self, index: int, device: torch.device) -> nn.Module:
         block = self.blocks[index]
-        if not any(tensor.is_meta for tensor in (*block.parameters(), *block.buffers())):
-            return block.to(device)
+        tensors = [*block.named_parameters(), *block.named_buffers()]
+        empty = [name for name, tensor in tensors if tensor.is_meta]
+        block._apply(lambda t: _unfilled(t, device) if t.is_meta else t.to(device))
+        if not empty:
+            return block
         if self.init is None:
             raise ValueError(f"block {index} is on the meta device; pass init to fill it")
-        block = block.to_empty(device=device)
         self.init(index, block)
+        tensors = [*block.named_parameters(), *block.named_buffers()]
+        for name, tensor in tensors:
+            if name in empty and _has_unfilled(tensor):
+                raise ValueError(
+                    f"init has not filled {index}.{name}, which was on the meta device"
+                )
         return block
+
+
+def _copied(blocks: dict[int, nn.Module]) -> dict[int, nn.Module]:
+    """Modules of their own with the same tensors, shared among them as they were."""
+    memo = {
+        id(tensor): tensor
+        for block in blocks.values()
+        for tensor in (*block.parameters(), *block.buffers())
+    }
+    return copy.deepcopy(blocks, memo)
+
+
+def _unfilled(tensor: Tensor, device: torch.device) -> Tensor:
+    """Room for a tensor, with what no `init` would write."""
+    return torch.full_like(tensor, _mark(tensor.dtype), device=device)
+
+
+def _mark(dtype: torch.dtype) -> Any:
+    if dtype.is_floating_point or dtype.is_complex:
+        return float("nan")
+    return False if dtype is torch.bool else torch.iinfo(dtype).max
+
+
+def _has_unfilled(tensor: Tensor) -> bool:
+    if tensor.dtype is torch.bool or not tensor.numel():
+        return False
+    mark = _mark(tensor.dtype)
+    return bool((tensor.isnan() if mark != mark else tensor == mark).any())
 
 
 def assemble(
@@ -78,8 +128,9 @@ def assemble(
         ValueError: a block of this rank is on the meta device and there is no `init`.
     """
     rank, precision = mesh[PP].get_local_rank(), model.precision
-    boundaries = Boundaries(model.blocks, model.stages, precision)
-    modules = {s: model.real_stage(s, device) for s in placement.stages_of(rank)}
+    travels = placement.pp_size > 1
+    boundaries = Boundaries(model.blocks, model.stages if travels else (), precision)
+    modules = model.real_stages(placement.stages_of(rank), device)
     tie_inside(modules, model.ties)
     dp_mesh = data_mesh(mesh) if needs_sharding(data_size(mesh), precision) else None
     lane = transport.lane(device)
@@ -89,8 +140,9 @@ def assemble(
         transport.messages(placement, own_pipeline(mesh), device),
         boundaries,
         device,
-        Watchdog(placement, rank, compat.common_store(), timeout),
+        Watchdog(placement, rank, compat.common_store(), timeout, gathered(uuid4().hex)[0]),
         lane,
+        travels,
     )
 
 

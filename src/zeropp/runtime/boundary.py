@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from zeropp.runtime.block import Block, Tensors, require_tensors, run_blocks
 from zeropp.runtime.inputs import Constants
 from zeropp.runtime.shard import compute_dtype
-from zeropp.runtime.stage import Block, Tensors, run_blocks
 
 
 class TensorSpec(NamedTuple):
@@ -35,6 +35,11 @@ class TensorSpec(NamedTuple):
 
 
 Specs = tuple[TensorSpec, ...]
+_Key = tuple[Specs, frozenset[tuple[str, TensorSpec]], bool]  # inputs, constants, autocast
+
+
+class NotOnMetaError(ValueError):
+    """A block does not run on the meta device."""
 
 
 class Boundaries:
@@ -53,45 +58,68 @@ class Boundaries:
         precision: MixedPrecisionPolicy,
     ) -> None:
         self._precision = precision
-        skeletons = [[skeleton(blocks[i], precision) for i in stage] for stage in stages]
-        self._stages = [[Block.of(block) for block in stage] for stage in skeletons]
-        self._known: dict[tuple[Specs, frozenset[tuple[str, TensorSpec]]], tuple[Specs, ...]] = {}
+        self._stages = [
+            [Block(i, skeleton(i, blocks[i], precision)) for i in stage] for stage in stages
+        ]
+        self._known: dict[_Key, tuple[Specs, ...]] = {}
 
     def of(self, inputs: Tensors, constants: Constants) -> tuple[Specs, ...]:
         """For each stage, the specs of what it receives when the first stage is given `inputs`.
 
         Raises:
-            ValueError: a block does not run on the meta device.
+            NotOnMetaError: a block does not run on the meta device.
         """
-        named = frozenset((name, TensorSpec.of(tensor)) for name, tensor in constants.items())
-        key = tuple(TensorSpec.of(tensor) for tensor in inputs), named
+        key = self._key(inputs, constants)
         if key not in self._known:
-            self._known[key] = tuple(self._walk(*key))
+            self._known[key] = tuple(self._walk(*key[:2]))
         return self._known[key]
+
+    def knows(self, inputs: Tensors, constants: Constants) -> bool:
+        """Whether `of` has nothing to find."""
+        return self._key(inputs, constants) in self._known
+
+    def learn(self, inputs: Tensors, constants: Constants, found: tuple[Specs, ...]) -> None:
+        """Let `of` give what was found otherwise."""
+        self._known[self._key(inputs, constants)] = found
+
+    @staticmethod
+    def _key(inputs: Tensors, constants: Constants) -> "_Key":
+        named = frozenset((name, TensorSpec.of(tensor)) for name, tensor in constants.items())
+        device = inputs[0].device.type if inputs else "cpu"
+        return tuple(map(TensorSpec.of, inputs)), named, torch.is_autocast_enabled(device)
 
     def _walk(self, specs: Specs, named: frozenset[tuple[str, TensorSpec]]) -> list[Specs]:
         constants = {name: spec.empty(torch.device("meta")) for name, spec in named}
         walked = []
-        for index, blocks in enumerate(self._stages):
+        for blocks in self._stages[:-1]:
             walked.append(specs)
             tensors = tuple(
                 spec.empty(torch.device("meta")).requires_grad_(spec.differentiable)
                 for spec in specs
             )
+            specs = self._through(blocks, tensors, constants)
+        return [*walked, specs]
+
+    def _through(self, blocks: Sequence[Block], inputs: Tensors, constants: Constants) -> Specs:
+        """What a stage gives; the user's generators are left alone."""
+        for block in blocks:
             try:
-                with torch.compiler.set_stance("force_eager"):
-                    outputs = run_blocks(blocks, tensors, constants, self._precision)
-            except RuntimeError as error:
-                raise ValueError(
-                    f"the blocks of stage {index} do not run on the meta device, by which the "
-                    f"shapes between stages are found: {error}"
+                with torch.compiler.set_stance("force_eager"), torch.random.fork_rng([]):
+                    inputs = run_blocks([block], inputs, constants, self._precision)
+            except Exception as error:
+                raise NotOnMetaError(
+                    f"block {block.index} does not run on the meta device, by which the shapes "
+                    f"between stages are found: {error}"
                 ) from error
-            specs = tuple(TensorSpec.of(tensor) for tensor in outputs)
-        return walked
+        require_tensors(blocks[-1], inputs)
+        return tuple(TensorSpec.of(tensor) for tensor in inputs)
 
 
-def skeleton(block: nn.Module, precision: MixedPrecisionPolicy) -> nn.Module:
-    """A copy of the block whose parameters and buffers are on the meta device."""
+def skeleton(index: int, block: nn.Module, precision: MixedPrecisionPolicy) -> nn.Module:
+    """A copy of the block whose parameters and buffers are on the meta device, without hooks.
+
+    One that cannot be copied is replaced by one that says so when it is called.
+    """
     memo: dict[int, Any] = {}
     for parameter in block.parameters():
         dtype = compute_dtype(precision, parameter.dtype)
@@ -99,4 +127,27 @@ def skeleton(block: nn.Module, precision: MixedPrecisionPolicy) -> nn.Module:
         memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
     for buffer in block.buffers():
         memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return copy.deepcopy(block, memo)
+    try:
+        copied = copy.deepcopy(block, memo)
+    except Exception as error:
+        return _Uncopied(f"block {index} cannot be copied: {error}")
+    for module in copied.modules():
+        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks):
+            hooks.clear()
+    return copied
+
+
+class _Uncopied(nn.Module):
+    """In the place of a block that cannot be copied, because it holds a lock, say."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__()
+        self._why = why
+
+    def forward(self, *_: Any) -> Any:
+        """Say why.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(self._why)

@@ -16,10 +16,10 @@ from torch import Tensor
 from zeropp.ir import Action, Placement
 from zeropp.ir.action import RECEIVES, Kind
 from zeropp.ir.precedence import Channel, channel_of, outgoing
+from zeropp.runtime.block import Tensors
 from zeropp.runtime.boundary import Specs, TensorSpec
 from zeropp.runtime.compat import new_group
 from zeropp.runtime.lane import Lane, StreamLane, ThreadLane
-from zeropp.runtime.stage import Tensors
 
 _UNFINISHED = 2  # messages that a link may be sending before it waits for the oldest
 _TAG = 0  # messages of a channel are told apart by their order
@@ -59,14 +59,14 @@ class PeerLink:
             self._sending.popleft()
         while len(self._sending) >= _UNFINISHED:
             self._sending.popleft().wait()
-        data = tuple(tensor.contiguous() for tensor in tensors)
-        works = tuple(self._group.send([_real(t)], self._peer, _TAG) for t in data)
+        data = tuple(tensor.detach().contiguous() for tensor in tensors)
+        works = tuple(self._group.send([as_real(t)], self._peer, _TAG) for t in data)
         self._sending.append(Arrival(data, works))
 
     def receive(self, specs: Specs) -> Arrival:
         """Post a receive."""
         tensors = tuple(spec.empty(self._device) for spec in specs)
-        works = tuple(self._group.recv([_real(t)], self._peer, _TAG) for t in tensors)
+        works = tuple(self._group.recv([as_real(t)], self._peer, _TAG) for t in tensors)
         return Arrival(tensors, works)
 
     def flush(self) -> None:
@@ -79,7 +79,7 @@ class PeerLink:
         dist.destroy_process_group(self._group)
 
 
-def _real(tensor: Tensor) -> Tensor:
+def as_real(tensor: Tensor) -> Tensor:
     """Process groups carry no complex numbers; the same memory as real ones."""
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 

@@ -35,9 +35,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._distributed_c10d import Store as Store  # dist.Store, where there is distributed
+from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import (
     _get_default_group,
@@ -127,18 +129,34 @@ def finish_reductions(module: FSDPModule) -> None:
         _reduction.finish(module)
 
 
+def transforming() -> bool:
+    """Whether a transform of `torch.func`, such as vmap, is at work, which wants no functions of
+    our own."""
+    return torch._C._are_functorch_transforms_active()
+
+
+@contextmanager
+def version_kept(tensor: Tensor) -> Iterator[None]:
+    """What is marked as changed meanwhile is not, for those who saved the tensor."""
+    with _unsafe_preserve_version_counter(tensor):
+        yield
+
+
 def common_store() -> Store:
     """The store by which the ranks met; torch keeps it, but has no public name for it."""
     return _get_default_store()
 
 
-def new_group(ranks: Sequence[int], purpose: str) -> dist.ProcessGroup:
+def new_group(
+    ranks: Sequence[int], purpose: str, backend: dist.Backend | None = None
+) -> dist.ProcessGroup:
     """A process group of the global ranks `ranks`, this one among them; collective on these alone.
 
     Members agree on its name by counting, each for itself, what they made of the same ranks for the
-    same purpose.
+    same purpose. The backend is the world's, where no other is given.
     """
-    store, me, backend = common_store(), dist.get_rank(), dist.Backend(dist.get_backend())
+    store, me = common_store(), dist.get_rank()
+    backend = backend or dist.Backend(dist.get_backend())
     kind = f"zeropp {purpose} {'-'.join(map(str, ranks))}"
     name: Any = f"{kind} #{store.add(f'{kind} on {me}', 1)}"  # torch's type for it is private
     with _world_unbound():

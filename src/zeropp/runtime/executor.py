@@ -7,22 +7,27 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zeropp.ir.action import Action, Kind
-from zeropp.runtime.boundary import Boundaries, Specs
+from zeropp.ir.action import RECEIVES, SENDS, Action, Kind
+from zeropp.runtime.block import Draw, Tensors
+from zeropp.runtime.boundary import Boundaries, Specs, TensorSpec
 from zeropp.runtime.channel import Arrival, Messages
 from zeropp.runtime.inputs import Constants
 from zeropp.runtime.instructions import Instruction
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.observer import Observer, Phase
-from zeropp.runtime.stage import Head, Stage, Tensors
+from zeropp.runtime.stage import Head, Stage
 from zeropp.runtime.watchdog import Watchdog
 
 
 class Work(NamedTuple):
-    """One micro-batch: what the first stage takes, and what the last makes of its outputs."""
+    """One micro-batch: what the first stage takes, and what the last makes of its outputs.
+
+    `draw` says what its random numbers depend on; None where nothing is trained.
+    """
 
     inputs: Tensors
     head: Head
+    draw: Draw | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Machine:
         device: where this rank computes.
         watchdog: told of every action that begins.
         lane: where collectives run.
+        travels: whether anything goes from rank to rank, so that shapes matter.
     """
 
     stages: Mapping[int, Stage]
@@ -59,6 +65,7 @@ class Machine:
     device: torch.device
     watchdog: Watchdog
     lane: Lane
+    travels: bool
 
     def close(self) -> None:
         """Stop watching and end communication; nothing can run afterwards."""
@@ -70,63 +77,114 @@ class Machine:
 class Execution:
     """One run of one rank's program over one batch.
 
+    A rank on which something fails goes through the rest of its program without computing: it sends
+    zeros, and takes part in every collective, so that nobody waits for it; so do the others as soon
+    as they know.
+
     Args:
         machine: stages and links.
         feed: what goes in.
         observer: told when the phases of every compute action end.
+
+    Attributes:
+        machine: as given.
+        failure: what failed on this rank, if something has.
     """
 
     def __init__(self, machine: Machine, feed: Feed, observer: Observer) -> None:
-        self._machine, self._feed, self._observe = machine, feed, observer.observe
-        self._specs = [machine.boundaries.of(m.inputs, feed.constants) for m in feed.microbatches]
+        self.machine, self._feed, self._observe = machine, feed, observer.observe
+        self._specs = [
+            machine.boundaries.of(m.inputs, feed.constants) if machine.travels else ()
+            for m in feed.microbatches
+        ]
         self._inbox: dict[Action, Arrival] = {}
         self._results: dict[int, Tensors] = {}
-        self._handlers: Mapping[Kind, Callable[[Instruction], None]] = {
-            Kind.F: self._forward,
-            Kind.B: self._backward,
-            Kind.BW: self._backward,
-            Kind.W: self._weight,
-            Kind.SEND_F: self._send,
-            Kind.SEND_B: self._send,
-            Kind.RECV_F: self._receive_inputs,
-            Kind.RECV_B: self._receive_gradients,
-            Kind.UNSHARD: lambda do: do.stage.parameters.unshard(),
-            Kind.RESHARD: lambda do: do.stage.parameters.reshard(),
-            Kind.REDUCE: lambda do: do.stage.parameters.reduce(),
-        }
+        self.failure: Exception | None = None
 
     def run(self, program: Sequence[Instruction]) -> list[Tensors]:
         """Run the program; what the head returned, by micro-batch, where the last stage lives."""
-        watchdog, handlers = self._machine.watchdog, self._handlers
+        watchdog = self.machine.watchdog
         with watchdog.during("beginning"):
             for do in program:
                 watchdog.begin(do.action)
-                handlers[do.action.kind](do)
+                _HANDLERS[do.action.kind](self, do)
         with watchdog.during("waiting for its sends to end"):
-            self._machine.messages.flush()
-        if self._feed.seed is not None:
+            self.machine.messages.flush()
+        if self.failed:
+            self._drop()
+        elif self._feed.seed is not None:
             with watchdog.during("waiting for its gradients to be reduced"):
-                for stage in self._machine.stages.values():
+                for stage in self.machine.stages.values():
                     stage.parameters.finish()
         return [self._results[m] for m in sorted(self._results)]
 
+    @property
+    def failed(self) -> bool:
+        """Whether something has failed, here or, as far as known, elsewhere."""
+        return self.failure is not None or self.machine.watchdog.failed is not None
+
+    def _drop(self) -> None:
+        """Leave nothing of the step."""
+        self._inbox.clear()
+        for stage in self.machine.stages.values():
+            stage.drop()
+
     def _forward(self, do: Instruction) -> None:
-        work, constants = self._feed.microbatches[do.microbatch], self._feed.constants
+        work = self._feed.microbatches[do.microbatch]
         self._observe(do.action, Phase.BEGIN)
         inputs = self._inputs(do, work)
         self._observe(do.action, Phase.INPUT)
         do.stage.parameters.wait()
         self._observe(do.action, Phase.PARAMETERS)
-        head = work.head if do.target is None else None
-        if self._feed.seed is None:
-            outputs = do.stage.infer(inputs, constants, head)
-        else:
-            outputs = do.stage.forward(do.microbatch, inputs, constants, self._feed.seed, head)
+        outputs = self._computed(do, lambda: self._outputs(do, work, inputs))
+        if outputs is None:
+            return
         self._observe(do.action, Phase.COMPUTE)
         if do.target is None:
-            self._results[do.microbatch] = outputs
+            self._results[do.microbatch] = tuple(output.detach() for output in outputs)
         else:
             self._inbox[do.target] = Arrival(outputs)
+
+    def _outputs(self, do: Instruction, work: Work, inputs: Tensors) -> Tensors:
+        constants, seed = self._feed.constants, self._feed.seed
+        head = work.head if do.target is None else None
+        if seed is None:
+            outputs = do.stage.infer(inputs, constants, head)
+        else:
+            outputs = do.stage.forward(do.microbatch, inputs, constants, seed, head, work.draw)
+        if do.target is not None and do.target.kind in SENDS:
+            self._require_as_expected(do, outputs)
+        return outputs
+
+    def _computed(self, do: Instruction, compute: Callable[[], Tensors]) -> Tensors | None:
+        """What is computed; None from the first failure on, here or, as far as known, elsewhere."""
+        if self.failed:
+            return None
+        try:
+            return compute()
+        except Exception as error:
+            self.failure = error
+            self.machine.watchdog.fail(do.action, error)
+            return None
+
+    def _require_as_expected(self, do: Instruction, outputs: Tensors) -> None:
+        """What the receiver has made room for.
+
+        Raises:
+            ValueError: a stage gives other tensors than its blocks did on the meta device.
+        """
+        trains = self._feed.seed is not None
+        expected = self._specs[do.microbatch][do.action.stage + 1]
+        given = tuple(TensorSpec.of(output) for output in outputs)
+        if trains and given == expected:
+            return
+        if not trains and [spec[:2] for spec in given] == [spec[:2] for spec in expected]:
+            return
+        raise ValueError(
+            f"block {do.stage.last_block} gives {_words(given)}, but {_words(expected)} when it "
+            "was run on the meta device, by which the receiving rank has made room; blocks must "
+            "not depend on the device of their tensors, nor run under an autocast of the step"
+        )
 
     def _backward(self, do: Instruction) -> None:
         self._observe(do.action, Phase.BEGIN)
@@ -135,42 +193,91 @@ class Execution:
         do.stage.parameters.wait()
         self._observe(do.action, Phase.PARAMETERS)
         fused = do.action.kind is Kind.BW
-        gradients = do.stage.backward(do.microbatch, gradients, fused=fused)
+        stage, number = do.stage, do.microbatch
+        found = self._computed(do, lambda: stage.backward(number, gradients, fused=fused))
+        if found is None:
+            return
         self._observe(do.action, Phase.COMPUTE)
         if do.target is not None:
-            self._inbox[do.target] = Arrival(gradients)
+            self._inbox[do.target] = Arrival(found)
 
     def _weight(self, do: Instruction) -> None:
         self._observe(do.action, Phase.BEGIN)
-        do.stage.weight(do.microbatch)
+        self._computed(do, lambda: do.stage.weight(do.microbatch))
         self._observe(do.action, Phase.COMPUTE)
 
     def _send(self, do: Instruction) -> None:
-        self._machine.messages.send(do.action, self._inbox.pop(do.action).tensors)
+        made = self._inbox.pop(do.action, None)
+        tensors = self._zeros(do) if made is None else made.tensors
+        self.machine.messages.send(do.action, tensors)
 
-    def _receive_inputs(self, do: Instruction) -> None:
-        self._receive(do, self._specs[do.microbatch][do.action.stage])
+    def _receive(self, do: Instruction) -> None:
+        self._inbox[do.action] = self.machine.messages.receive(do.action, self._travelling(do))
 
-    def _receive_gradients(self, do: Instruction) -> None:
-        outputs = self._specs[do.microbatch][do.action.stage + 1]
-        self._receive(do, tuple(spec for spec in outputs if spec.differentiable))
+    def _travelling(self, do: Instruction) -> Specs:
+        """What a message holds."""
+        kind, stage = do.action.kind, do.action.stage
+        ahead = kind in (Kind.SEND_F, Kind.RECV_B)  # between this stage and the next
+        specs = self._specs[do.microbatch][stage + 1 if ahead else stage]
+        if kind in (Kind.SEND_F, Kind.RECV_F):
+            return specs
+        return tuple(spec for spec in specs if spec.differentiable)
 
-    def _receive(self, do: Instruction, specs: Specs) -> None:
-        self._inbox[do.action] = self._machine.messages.receive(do.action, specs)
+    def _zeros(self, do: Instruction) -> Tensors:
+        assert self.failed
+        return tuple(spec.empty(self.machine.device).zero_() for spec in self._travelling(do))
 
     def _inputs(self, do: Instruction, work: Work) -> Tensors:
-        """The batch's, or, as leaves, what the stage before made."""
+        """The batch's, or what the stage before made."""
         if do.source is None:
-            return tuple(tensor.to(self._machine.device) for tensor in work.inputs)
-        pairs = zip(
-            self._awaited(do.source), self._specs[do.microbatch][do.action.stage], strict=True
+            return tuple(tensor.to(self.machine.device) for tensor in work.inputs)
+        tensors = self._awaited(do.source)
+        if do.source.kind not in RECEIVES or not tensors:
+            return tensors
+        specs = self._specs[do.microbatch][do.action.stage]
+        return tuple(
+            t.requires_grad_() if spec.differentiable else t
+            for t, spec in zip(tensors, specs, strict=True)
         )
-        return tuple(t.requires_grad_() if spec.differentiable else t for t, spec in pairs)
+
+    def _unshard(self, do: Instruction) -> None:
+        do.stage.parameters.unshard()
+
+    def _reshard(self, do: Instruction) -> None:
+        do.stage.parameters.reshard()
+
+    def _reduce(self, do: Instruction) -> None:
+        do.stage.parameters.reduce()
 
     def _awaited(self, source: Action) -> Tensors:
-        return self._inbox.pop(source).wait()
+        """What has arrived, or was made here; nothing after a failure."""
+        arrival = self._inbox.pop(source, None)
+        return () if arrival is None else arrival.wait()
 
     @property
     def _seed(self) -> Tensor:
         assert self._feed.seed is not None, "a forward-only program has no backward"
         return self._feed.seed
+
+
+def _words(specs: Specs) -> str:
+    return ", ".join(
+        f"{str(spec.dtype).removeprefix('torch.')} {list(spec.shape)}"
+        f"{'' if spec.differentiable else ' without gradient'}"
+        for spec in specs
+    )
+
+
+_HANDLERS: Mapping[Kind, Callable[[Execution, Instruction], None]] = {
+    Kind.F: Execution._forward,
+    Kind.B: Execution._backward,
+    Kind.BW: Execution._backward,
+    Kind.W: Execution._weight,
+    Kind.SEND_F: Execution._send,
+    Kind.SEND_B: Execution._send,
+    Kind.RECV_F: Execution._receive,
+    Kind.RECV_B: Execution._receive,
+    Kind.UNSHARD: Execution._unshard,
+    Kind.RESHARD: Execution._reshard,
+    Kind.REDUCE: Execution._reduce,
+}

@@ -36,21 +36,42 @@ def microbatches_of(batch: Batch, parts: int) -> list[Microbatch]:
 
     Args:
         batch: (inputs, targets), cut into parts whose sizes differ by at most one, larger ones
-            first; or a list of `parts` such pairs, which may differ in any dimension.
-        parts: B.
+            first; or a list of such pairs, each a micro-batch, which may differ in any dimension.
+        parts: how many to cut.
 
     Raises:
-        ValueError: fewer samples than micro-batches, a list of another length, or tensors of
-            different first dimension.
+        ValueError: what is neither, fewer samples than micro-batches, or tensors of different first
+            dimension.
     """
     if isinstance(batch, list):
-        if len(batch) != parts:
+        return [Microbatch(_as_tuple(inputs), targets) for inputs, targets in map(_pair, batch)]
+    return _cut(*_pair(batch), parts)
+
+
+def _pair(given: Any) -> tuple[Nested, Nested]:
+    """Raise ValueError unless this is (inputs, targets), each a tensor or a tuple of tensors."""
+    parts = given if isinstance(given, tuple) else ()
+    tensors = [t for part in parts for t in (part if isinstance(part, tuple) else (part,))]
+    if len(parts) != 2 or not tensors or not all(isinstance(t, Tensor) for t in tensors):
+        raise ValueError(
+            f"batch: wanted (inputs, targets), each a tensor or a tuple of tensors, or a list of "
+            f"such pairs; got {_kind(given)}"
+        )
+    for tensor in tensors:
+        if tensor.dim() == 0:
+            raise ValueError("batch: tensors need a dimension of samples, got a scalar")
+        if tensor.requires_grad:
             raise ValueError(
-                f"batch: a list must hold num_microbatches={parts} pairs (inputs, targets), "
-                f"got {len(batch)}"
+                "batch: a tensor requires a gradient, which a pipeline does not give; detach it"
             )
-        return [Microbatch(_as_tuple(inputs), targets) for inputs, targets in batch]
-    return _cut(*batch, parts)
+    inputs, targets = given
+    return inputs, targets
+
+
+def _kind(given: Any) -> str:
+    if isinstance(given, tuple):
+        return f"({', '.join(type(one).__name__ for one in given)})"
+    return f"a {type(given).__name__}"
 
 
 def on_device(value: Nested, device: torch.device) -> Nested:
@@ -117,27 +138,29 @@ class ConstantSender:
         self._required = {name for names in asked for name, must in names.items() if must}
         self._pipeline, self._device, self._precision = pipeline, device, precision
 
-    def share(self, given: Constants | None) -> dict[str, Tensor]:
-        """What the first rank gave, on every rank; no communication where no block asks.
+    def require_own(self, given: Constants | None) -> None:
+        """Raise ValueError if the pipeline's first rank is given others than the blocks' own."""
+        names = set(given or {})
+        if self._leads and (names - self._names or self._required - names):
+            wanted = ", ".join(sorted(self._names)) or "none"
+            raise ValueError(
+                f"constants: the blocks ask for {wanted} (keyword-only arguments of forward), "
+                f"pipeline rank 0 was given {', '.join(sorted(names)) or 'none'}"
+            )
 
-        Raises:
-            ValueError: on every rank, where the first gave other names than the blocks ask for.
-        """
+    @property
+    def _leads(self) -> bool:
+        return self._pipeline.get_local_rank() == 0
+
+    def share(self, given: Constants | None) -> dict[str, Tensor]:
+        """What the first rank gave, on every rank; no communication where no block asks."""
         given = given or {}
         if not self._names:
-            if given:
-                raise ValueError(self._complaint(given))
             return {}
-        group = self._pipeline.get_group()
-        leads = dist.get_group_rank(group, dist.get_rank()) == 0
         header: list[Any] = [None]
-        if leads:
-            bad = given.keys() - self._names or self._required - given.keys()
-            specs = {name: (t.shape, t.dtype) for name, t in given.items()}
-            header = [self._complaint(given) if bad else specs]
-        dist.broadcast_object_list(header, group=group, group_src=0)
-        if isinstance(header[0], str):
-            raise ValueError(header[0])
+        if self._leads:
+            header = [{name: (t.shape, t.dtype) for name, t in given.items()}]
+        dist.broadcast_object_list(header, group=self._pipeline.get_group(), group_src=0)
         return {name: self._share(given.get(name), *spec) for name, spec in header[0].items()}
 
     def _share(self, given: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -147,10 +170,3 @@ class ConstantSender:
             tensor = torch.empty(shape, dtype=dtype, device=self._device)
         dist.broadcast(tensor, group=self._pipeline.get_group(), group_src=0)
         return tensor.to(compute_dtype(self._precision, dtype))
-
-    def _complaint(self, given: Constants) -> str:
-        wanted = ", ".join(sorted(self._names)) or "none"
-        return (
-            f"constants: the blocks ask for {wanted} (keyword-only arguments of forward), pipeline "
-            f"rank 0 was given {', '.join(sorted(given)) or 'none'}"
-        )

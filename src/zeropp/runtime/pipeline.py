@@ -2,13 +2,10 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
@@ -16,13 +13,9 @@ from torch.nn.utils import clip_grads_with_norm_
 
 from zeropp.ir.placement import Placement, stage_blocks
 from zeropp.ir.program import Program, Recompute
-from zeropp.program import (
-    forward_only_program,
-    require_collectives,
-    require_valid,
-    without_collectives,
-)
-from zeropp.runtime.assemble import Model, assemble, require_same_program
+from zeropp.runtime.agreement import Agreement
+from zeropp.runtime.assemble import Model, assemble
+from zeropp.runtime.block import Draw, Tensors
 from zeropp.runtime.channel import Direct, Transport
 from zeropp.runtime.executor import Execution, Feed, Work
 from zeropp.runtime.inputs import (
@@ -34,40 +27,26 @@ from zeropp.runtime.inputs import (
     microbatches_of,
     on_device,
 )
-from zeropp.runtime.instructions import Instruction, instructions
+from zeropp.runtime.look import Look
+from zeropp.runtime.loss import Loss, LossFn, count_valid
 from zeropp.runtime.mesh import (
     PP,
     REPLICATE,
     check_mesh,
     close_mesh,
+    data_rank,
     data_size,
     default_device,
     own_pipeline,
 )
+from zeropp.runtime.norm import gradient_norm
 from zeropp.runtime.observer import Observer, Observers
+from zeropp.runtime.outcome import StepFailedError, StepOutput, outcome
+from zeropp.runtime.probe import Probe
+from zeropp.runtime.programs import Programs, accepted
 from zeropp.runtime.shard import needs_sharding
-from zeropp.runtime.stage import Stage, StageModule, Tensors
-from zeropp.runtime.ties import TiedCopies, find_ties, local_part
-
-LossFn = Callable[..., Tensor]
-
-
-@dataclass(frozen=True)
-class StepOutput:
-    """What a step or an evaluation returns, the same on every rank.
-
-    Attributes:
-        loss: mean of `loss_fn` per token over all micro-batches and data-parallel ranks; scalar,
-            fp32.
-        tokens: the number of tokens it is the mean of; scalar.
-        auxiliary: the same mean of all auxiliary losses together; trained, and not in `loss`.
-        metrics: the same mean of each metric asked for.
-    """
-
-    loss: Tensor
-    tokens: Tensor
-    auxiliary: Tensor
-    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+from zeropp.runtime.stage import Stage, StageModule
+from zeropp.runtime.ties import TiedCopies, find_ties
 
 
 class Pipeline:
@@ -91,12 +70,18 @@ class Pipeline:
         program_for: makes the program of another number of micro-batches, the same on every rank;
             None: no step may have another number than `program`.
         init: `init(index, block)` fills block number `index`; required for blocks on meta.
-        tokens: number of tokens in a micro-batch's targets; None: elements of the (first) target.
+        tokens: number of tokens in a micro-batch's targets; None: elements of the (first) target,
+            of whole numbers those that are not -100, which torch's losses ignore.
         precision: FSDP2's policy: `param_dtype` to compute in, `reduce_dtype` to sum and reduce in.
         timeout: seconds that one action may take before all ranks say where they are and exit.
         device: where to compute; None: where the process group's tensors are.
         transport: what carries tensors between ranks; None: torch.distributed's process groups.
+        seed: of all random numbers in forwards. Each block draws its own for each step and each
+            micro-batch of the whole batch, so that dropout is the same in every layout.
         owns_mesh: destroy the mesh's groups when the pipeline is closed.
+
+    Attributes:
+        steps: how many steps were made; random numbers depend on it.
 
     Raises:
         ValueError: a program that fits neither mesh nor model, or has no collectives where
@@ -121,6 +106,7 @@ class Pipeline:
         timeout: float = 600.0,
         device: torch.device | None = None,
         transport: Transport | None = None,
+        seed: int = 0,
         owns_mesh: bool = False,
     ) -> None:
         check_mesh(mesh, program.placement.pp_size)
@@ -128,27 +114,37 @@ class Pipeline:
         precision = precision or MixedPrecisionPolicy()
         self.mesh, self.device = mesh, device or default_device()
         self.rank = mesh[PP].get_local_rank()
-        self._program_for = program_for
-        self._sharded = needs_sharding(data_size(mesh), precision)
-        self._loss_fn, self._tokens = loss_fn, tokens or _count_elements
-        self.program = self._accepted(program)
+        self._seed, self.steps = seed, 0
+        self._broken: str | None = None
+        self._agreement = Agreement(mesh, self.device, tokens or count_valid)
+        sharded = needs_sharding(data_size(mesh), precision)
+        self._loss = Loss(loss_fn, self.device)
+        program, placement = accepted(program, sharded), program.placement
         cut = _agreed("split", split, program.split)
-        stages = stage_blocks(len(blocks), self.placement.num_stages, cut)
+        parts = stage_blocks(len(blocks), placement.num_stages, cut)
         again = _agreed("recompute", recompute, program.recompute) or Recompute.NONE
-        self.ties = find_ties(blocks, stages)
+        self.ties = find_ties(blocks, parts)
         self._constants = ConstantSender(blocks, mesh[PP], self.device, precision)
-        model = Model(blocks, stages, self.ties, init, Recompute(again), precision)
+        model = Model(blocks, parts, self.ties, init, Recompute(again), precision)
         carried = transport or Direct()
-        self._machine = assemble(model, self.placement, mesh, self.device, timeout, carried)
-        modules = {s: stage.module for s, stage in self._machine.stages.items()}
-        self._copies = TiedCopies(self.ties, self.placement, own_pipeline(mesh), modules)
-        self._training = {self.num_microbatches: self._ready(self.program)}
-        self._evaluations: dict[int, tuple[Instruction, ...]] = {}
+        self._machine = assemble(model, placement, mesh, self.device, timeout, carried)
+        stages, boundaries = self._machine.stages, self._machine.boundaries
+        self._probe = Probe(boundaries, stages, placement, mesh, self.device)
+        modules = {s: stage.module for s, stage in stages.items()}
+        self._look = Look(list(modules.values()))
+        self._copies = TiedCopies(self.ties, placement, own_pipeline(mesh), modules)
+        self._programs = Programs(program, program_for, sharded, self.rank, stages)
         self._closing = ExitStack()
         if owns_mesh:
             self._closing.callback(close_mesh, mesh, self.modules)
         self._closing.callback(self._machine.close)
         self._closing.callback(self._copies.close)
+        self._closing.callback(self._agreement.close)
+
+    @property
+    def program(self) -> Program:
+        """What a step of B micro-batches runs."""
+        return self._programs.program
 
     @property
     def placement(self) -> Placement:
@@ -181,34 +177,52 @@ class Pipeline:
 
     def step(
         self,
-        batch: Batch,
+        batch: Batch | Callable[[], Batch],
         *,
         constants: Constants | None = None,
         observer: Observer | None = None,
+        divisor: int | None = None,
     ) -> StepOutput:
         """Forward and backward of all micro-batches; gradients are added to `.grad`, reduced.
 
         Args:
             batch: (inputs, targets) of this data-parallel rank, each a tensor or a tuple of
                 tensors [samples, ...], cut into B micro-batches of nearly equal size; or a list of
-                such pairs, each a micro-batch, whose sizes and lengths may differ, of the same
-                length on all ranks. Every pipeline rank passes the same.
+                such pairs, each a micro-batch, whose sizes and lengths may differ; ranks of one
+                pipeline pass the same, others may have more or fewer. A function is called for it,
+                so that all ranks are told if it fails.
             constants: what blocks ask for by keyword-only arguments; pipeline rank 0 gives them.
             observer: told of the step's phases: a `Trace`, or the times of an `Adapter`.
+            divisor: by what gradients are divided, where several steps make one of the optimizer:
+                the tokens of all of them, on all ranks; None: those of this step.
 
         Raises:
-            ValueError: the batch does not fit the program, or other constants than the blocks' own.
+            ValueError: on every rank alike, before anything is computed: the batch does not fit the
+                program, others than the blocks' own constants, or a parameter that has changed.
+            StepFailedError: on every rank alike: something failed on one.
         """
-        count = len(batch) if isinstance(batch, list) else self.num_microbatches
-        program = self._program_of(count)
-        microbatches = microbatches_of(batch, count)
-        tokens = self._total_tokens(microbatches)
-        feed = self._feed(microbatches, constants, self._loss, 1.0 / tokens.to(torch.float32))
+        microbatches, tokens = self._met(batch, self.num_microbatches, constants, divisor or 0)
+        program = self._programs.training(len(microbatches))
+        shared = tokens.clamp(min=1) if divisor is None else torch.as_tensor(divisor)
+        seed = 1.0 / shared.to(self.device, torch.float32)
+        feed = self._feed(microbatches, constants, self._loss, seed)
         held = self._copies.set_aside()
-        losses = Execution(self._machine, feed, observer or Observers()).run(program)
+        execution = Execution(self._machine, feed, observer or Observers())
+        losses = execution.run(program)
         with self._machine.watchdog.during("in the sum of tied parameters' gradients"):
             self._copies.sum_gradients(held)
-        return self._output(losses, tokens, ())
+        self.steps += 1
+        try:
+            return outcome(execution, losses, tokens)
+        except StepFailedError as failed:
+            self._broken = str(failed)
+            raise
+
+    def recover(self) -> None:
+        """Go on after a step that failed: all gradients are dropped, on this rank."""
+        for parameter in self.parameters():
+            parameter.grad = None
+        self._broken = None
 
     def eval(
         self,
@@ -227,8 +241,7 @@ class Pipeline:
             metrics: by name, `metric(*outputs, targets)`, a sum over a micro-batch's tokens; the
                 same names on every rank.
         """
-        microbatches = microbatches_of(batch, num_microbatches)
-        tokens = self._total_tokens(microbatches)
+        microbatches, tokens = self._met(batch, num_microbatches, constants)
         functions = metrics or {}
 
         def head(targets: Nested, outputs: Tensors) -> Tensors:
@@ -236,17 +249,16 @@ class Pipeline:
             values = (function(*outputs, compared).float() for function in functions.values())
             return (*self._loss(targets, outputs), *values)
 
-        results = self._infer(microbatches, head, constants)
-        return self._output(results, tokens, tuple(functions))
+        results, execution = self._infer(microbatches, head, constants)
+        return outcome(execution, results, tokens, tuple(functions))
 
     def predict(
         self, inputs: Nested, num_microbatches: int = 1, *, constants: Constants | None = None
     ) -> list[Tensors] | None:
         """The last stage's outputs, by micro-batch, on the rank that holds it; None elsewhere."""
-        microbatches = microbatches_of((inputs, inputs), num_microbatches)
-        outputs = self._infer(microbatches, lambda _, outputs: outputs, constants)
-        self._auxiliary()
-        self._machine.watchdog.rest()
+        microbatches, tokens = self._met((inputs, inputs), num_microbatches, constants)
+        outputs, execution = self._infer(microbatches, lambda _, outputs: outputs, constants)
+        outcome(execution, [], tokens)
         return outputs if self.holds_last_stage else None
 
     @property
@@ -254,22 +266,31 @@ class Pipeline:
         """Whether this rank computes the loss."""
         return self.placement.rank_of(self.placement.num_stages - 1) == self.rank
 
-    def clip_grad_norm_(self, max_norm: float) -> Tensor:
+    def clip_grad_norm_(self, max_norm: float, *, error_if_nonfinite: bool = False) -> Tensor:
         """Scale all gradients so that their norm over all stages and shards is at most `max_norm`.
+
+        Args:
+            max_norm: above 0.
+            error_if_nonfinite: raise, on every rank, instead of scaling by what is not finite.
 
         Returns:
             The norm before clipping; scalar, fp32, the same on every rank.
+
+        Raises:
+            RuntimeError: the norm is not finite, and `error_if_nonfinite`.
         """
-        squares = torch.zeros((), device=self.device)
-        for parameter in self.parameters():
-            if parameter.grad is not None and self._copies.owns(parameter):
-                own = local_part(parameter.grad)
-                squares += torch.linalg.vector_norm(own, dtype=torch.float32) ** 2
+        copies, replicas = self._copies, self.mesh[REPLICATE].size()
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
-            dist.all_reduce(squares)
+            norm = gradient_norm(self.parameters(), copies, replicas, self.device)
         self._machine.watchdog.rest()
-        norm = (squares / self.mesh[REPLICATE].size()).sqrt()
-        clip_grads_with_norm_(self.parameters(), max_norm, norm)
+        if error_if_nonfinite and not norm.isfinite():
+            raise RuntimeError(
+                f"clip_grad_norm_: the norm of the gradients is {float(norm)}; skip this step "
+                "(zero_grad and go on) or lower the learning rate"
+            )
+        trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
+        if trained:
+            clip_grads_with_norm_(trained, max_norm, norm)
         return norm
 
     def close(self) -> None:
@@ -283,47 +304,17 @@ class Pipeline:
             ValueError: the program changes more than the order, or ranks were given different ones.
             InvalidProgramError: it breaks a rule.
         """
-        for name in ("placement", "schedule.num_microbatches", "split", "recompute"):
-            now, wanted = attrgetter(name)(self.program), attrgetter(name)(program)
-            if now != wanted:
-                what = name.removeprefix("schedule.")
-                raise ValueError(f"{what} cannot change while training; make another pipeline")
-        self.program = self._accepted(program)
-        self._training = {self.num_microbatches: self._ready(self.program)}
-
-    def _accepted(self, program: Program) -> Program:
-        """The program as it will run, sound and the same on every rank."""
-        require_valid(program)
-        if not self._sharded:
-            program = without_collectives(program)
-        else:
-            require_collectives(program)
-        require_same_program(program)
-        return program
-
-    def _program_of(self, count: int) -> tuple[Instruction, ...]:
-        """The instructions of a step of `count` micro-batches."""
-        if count not in self._training:
-            if self._program_for is None or count < 1:
-                raise ValueError(
-                    f"batch: a list must hold num_microbatches={self.num_microbatches} pairs "
-                    f"(inputs, targets), got {count}"
-                )
-            self._training[count] = self._ready(self._accepted(self._program_for(count)))
-        return self._training[count]
+        self._programs.follow(program)
 
     def _infer(
         self,
         microbatches: list[Microbatch],
         head: Callable[[Nested, Tensors], Tensors],
         constants: Constants | None,
-    ) -> list[Tensors]:
-        count = len(microbatches)
-        if count not in self._evaluations:
-            program = forward_only_program(self.program, count)
-            self._evaluations[count] = self._ready(program)
+    ) -> tuple[list[Tensors], Execution]:
         feed = self._feed(microbatches, constants, head, seed=None)
-        return Execution(self._machine, feed, Observers()).run(self._evaluations[count])
+        execution = Execution(self._machine, feed, Observers())
+        return execution.run(self._programs.evaluation(len(microbatches))), execution
 
     def _feed(
         self,
@@ -335,42 +326,45 @@ class Pipeline:
         """Every micro-batch with its head, which is bound to its targets once."""
         with self._machine.watchdog.during("in the broadcast of the step's constants"):
             shared = self._constants.share(constants)
-        return Feed([Work(m.inputs, partial(head, m.targets)) for m in microbatches], shared, seed)
+        if self._machine.travels:
+            with self._machine.watchdog.during("finding the shapes of what travels"):
+                self._probe.find([m.inputs for m in microbatches], shared)
+        first = data_rank(self.mesh) * len(microbatches)
+        works = [
+            Work(m.inputs, partial(head, m.targets), Draw(self._seed, self.steps, first + number))
+            for number, m in enumerate(microbatches)
+        ]
+        return Feed(works, shared, seed)
 
-    def _ready(self, program: Program) -> tuple[Instruction, ...]:
-        order = program.actions[self.rank]
-        return instructions(order, program.placement, self._machine.stages)
+    def _met(
+        self,
+        batch: Batch | Callable[[], Batch],
+        parts: int,
+        constants: Constants | None,
+        divisor: int = 0,
+    ) -> tuple[list[Microbatch], Tensor]:
+        """This rank's micro-batches, and the tokens of all ranks, once all are ready for the step.
 
-    def _loss(self, targets: Nested, outputs: Tensors) -> Tensors:
-        return (self._loss_fn(*outputs, on_device(targets, self.device)).float(),)
+        Raises:
+            ValueError: on every rank, where one refuses.
+        """
 
-    def _total_tokens(self, microbatches: list[Microbatch]) -> Tensor:
-        """Tokens of all data-parallel ranks: counted once per pipeline, by its first rank."""
-        counts = [self._tokens(m.targets) for m in microbatches] if self.rank == 0 else []
-        total = torch.zeros((), dtype=torch.int64, device=self.device)
-        for count in counts:
-            total += count
-        with self._machine.watchdog.during("in the all-reduce of the token count"):
-            dist.all_reduce(total)
-        return total
+        def prepared() -> list[Microbatch]:
+            self._require_usable()
+            self._constants.require_own(constants)
+            return microbatches_of(batch() if callable(batch) else batch, parts)
 
-    def _auxiliary(self) -> list[Tensor]:
-        return [loss for stage in self.stages for loss in stage.auxiliary_losses()]
+        with self._machine.watchdog.during("in the meeting before the step"):
+            met = self._agreement.meet(prepared, divisor)
+        self._machine.watchdog.start()
+        return met
 
-    def _output(
-        self, results: list[Tensors], tokens: Tensor, metrics: tuple[str, ...]
-    ) -> StepOutput:
-        """Sums over micro-batches and ranks, per token; auxiliary losses come from any rank."""
-        totals = torch.zeros(2 + len(metrics), device=self.device)
-        for values in results:
-            totals[1:] += torch.stack(values)
-        for loss in self._auxiliary():
-            totals[0] += loss
-        with self._machine.watchdog.during("in the all-reduce of the loss"):
-            dist.all_reduce(totals)
-        self._machine.watchdog.rest()
-        auxiliary, loss, *others = (totals / tokens).unbind()
-        return StepOutput(loss, tokens, auxiliary, dict(zip(metrics, others, strict=True)))
+    def _require_usable(self) -> None:
+        self._look.require_unchanged()
+        if self._broken is not None:
+            raise ValueError(
+                f"the last step failed ({self._broken}); call recover(), which drops all gradients"
+            )
 
 
 def _require_unwrapped(blocks: Sequence[nn.Module]) -> None:
@@ -381,11 +375,6 @@ def _require_unwrapped(blocks: Sequence[nn.Module]) -> None:
                 f"block {index} is the wrapper that torch.compile returns, which renames "
                 "parameters; compile the block in place instead: block.compile()"
             )
-
-
-def _count_elements(targets: Nested) -> int:
-    first = targets[0] if isinstance(targets, tuple) else targets
-    return first.numel()
 
 
 def _agreed(name: str, asked: object, programs: object) -> Any:

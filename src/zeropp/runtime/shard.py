@@ -41,6 +41,9 @@ class Parameters(Protocol):
     def finish(self) -> None:
         """Make every `.grad` complete, at the end of a step."""
 
+    def drop(self) -> None:
+        """Leave nothing of a step that failed, but what is in `.grad`."""
+
 
 class WholeParameters:
     """Parameters of a pipeline without data parallelism: always there, nothing to communicate."""
@@ -72,6 +75,10 @@ class WholeParameters:
     def finish(self) -> None:
         """Hand over the sums of the step."""
         self.reduce()
+
+    def drop(self) -> None:
+        """Forget the sums."""
+        self.gradients.take()
 
 
 class ShardedParameters:
@@ -119,8 +126,15 @@ class ShardedParameters:
         self._module.reshard()
 
     def reduce(self) -> None:
-        """Start the reduce-scatter of the sums."""
+        """Start the reduce-scatter of the sums.
+
+        Of every trained parameter, also of one that no micro-batch of this rank has used, such as
+        an idle expert's: others may have, and what is reduced has to be the same on all ranks.
+        """
         sums = self.gradients.take()
+        for parameter in self.trained():
+            if parameter not in sums:
+                sums[parameter] = self.gradients.zeros(parameter)
 
         def start() -> None:
             self._set_aside()
@@ -143,6 +157,13 @@ class ShardedParameters:
         for parameter, total in self._partial.items():
             parameter.grad = total.to(parameter.dtype)
         self._partial.clear()
+
+    def drop(self) -> None:
+        """Wait for what was started, and forget it."""
+        self._lane.wait()
+        self._wait_for_reductions()
+        self._partial.clear()
+        self.gradients.take()
 
     def _wait_for_reductions(self) -> None:
         compat.finish_reductions(self._module)
@@ -175,11 +196,28 @@ def place_parameters(
     """
     if dp_mesh is None:
         return {s: WholeParameters(module, precision) for s, module in modules.items()}
+    for module in modules.values():
+        _require_shardable(module)
     placed: dict[int, Parameters] = {
         s: ShardedParameters(module, dp_mesh, precision, lane) for s, module in modules.items()
     }
     share_comm_ctx([module for module in modules.values() if isinstance(module, FSDPModule)])
     return placed
+
+
+def _require_shardable(module: nn.Module) -> None:
+    """Raise ValueError, naming it, for a parameter that FSDP2 does not shard with the others."""
+    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    for name, parameter in trained:
+        if parameter.dim() == 0:
+            raise ValueError(
+                f"parameter {name} is a scalar, which cannot be sharded; give it the shape [1]"
+            )
+        if parameter.dtype != trained[0][1].dtype:
+            raise ValueError(
+                f"parameter {name} is of {parameter.dtype}, {trained[0][0]} of "
+                f"{trained[0][1].dtype}; the sharded parameters of a stage must be of one dtype"
+            )
 
 
 def needs_sharding(dp_size: int, precision: MixedPrecisionPolicy) -> bool:

@@ -20,8 +20,10 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from zeropp.runtime.split_rules import GradientBuffers, SplitRule, rule_of
+from zeropp.runtime.compat import transforming
+from zeropp.runtime.split_rules import GradientBuffers, SplitRule, as_rows, rule_of
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
@@ -31,20 +33,55 @@ def uncompiled(function: _Function) -> _Function:
     return torch.compiler.disable(function)
 
 
-class Deferred(NamedTuple):
-    """What one layer's W needs."""
+class Call(NamedTuple):
+    """One call of a layer, as its backward needs it.
 
+    Attributes:
+        name: the layer's, global.
+        rule: how it is split.
+        weight: of the layer.
+        bias: of the layer.
+        autocast: of the forward: device type, dtype and whether it is on.
+    """
+
+    name: str
     rule: SplitRule
     weight: nn.Parameter
     bias: nn.Parameter | None
+    autocast: tuple[str, torch.dtype, bool]
+
+    @property
+    def casting(self) -> torch.autocast:
+        """The forward's autocast, under which its backward runs."""
+        device, dtype, enabled = self.autocast
+        return torch.autocast(device, dtype, enabled)
+
+
+class Deferred(NamedTuple):
+    """What one layer's W needs."""
+
+    call: Call
     x: Tensor
     grad_output: Tensor
+    version: int
 
     def add_to(self, gradients: GradientBuffers) -> None:
-        """The layer's W."""
-        self.rule.add_weight_gradient(gradients, self.weight, self.x, self.grad_output)
-        if self.bias is not None and self.bias.requires_grad:
-            gradients.add(self.bias, self.grad_output.flatten(0, -2).sum(0))
+        """The layer's W.
+
+        Raises:
+            ValueError: x is not any more what it was in B.
+        """
+        name, rule, weight, bias, _ = self.call
+        if self.x._version != self.version:
+            raise ValueError(
+                f"{name}: its input was changed in place before its weight gradient was made (W); "
+                "give the layer a copy, or use a schedule that does not split B from W"
+            )
+        with self.call.casting:
+            if weight.requires_grad:
+                rule.add_weight_gradient(gradients, weight, self.x, self.grad_output)
+            if bias is not None and bias.requires_grad:
+                gradients.add(bias, as_rows(self.grad_output).sum(0))
 
 
 class Tape:
@@ -56,11 +93,13 @@ class Tape:
 
     Attributes:
         fused: run W at once, inside the backward (a BW).
+        auxiliary: scalars from which B starts too, with the gradient of the loss.
     """
 
     def __init__(self, gradients: GradientBuffers, seed: Tensor) -> None:
         self.fused = False
         self.seed = seed
+        self.auxiliary: list[GradientEdge] = []
         self._gradients = gradients
         self._deferred: list[Deferred] = []
 
@@ -85,11 +124,14 @@ class Recorder:
     Attributes:
         tape: of the micro-batch whose forward is running now; None outside of training.
         losses: the auxiliary ones of forwards so far, scalars in fp32.
+        inside: whether a forward is running, also one that is run again; what is differentiated
+            then is the model's own doing, and no B.
     """
 
     def __init__(self) -> None:
         self.tape: Tape | None = None
         self.losses: list[Tensor] = []
+        self.inside = False
         self._counts = False
 
     @contextmanager
@@ -101,11 +143,21 @@ class Recorder:
         finally:
             self.tape, self._counts = None, False
 
-    def note(self, loss: Tensor) -> Tensor | None:
-        """Count an auxiliary loss, once for each micro-batch; its gradient, if it is trained."""
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """A forward runs, of a block or of the loss."""
+        outer, self.inside = self.inside, True
+        try:
+            yield
+        finally:
+            self.inside = outer
+
+    def note(self, loss: Tensor) -> None:
+        """Count an auxiliary loss, once for each micro-batch, and train it."""
         if self._counts:
             self.losses.append(loss.detach().float())
-        return None if self.tape is None else self.tape.seed
+            if self.tape is not None and loss.requires_grad:
+                self.tape.auxiliary.append(get_gradient_edge(loss))
 
 
 class _Split(torch.autograd.Function):
@@ -115,21 +167,30 @@ class _Split(torch.autograd.Function):
         x: Tensor,
         weight: nn.Parameter,
         bias: nn.Parameter | None,
-        rule: SplitRule,
-        tape: Tape,
+        call: Call,
+        recorder: Recorder,
     ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.weight, ctx.bias, ctx.rule, ctx.tape = weight, bias, rule, tape
-        return rule.forward(x, weight, bias)
+        ctx.call, ctx.recorder, ctx.tape = call, recorder, recorder.tape
+        y = call.rule.forward(x, weight, bias)
+        # a view made in a function of ours could not be changed in place
+        return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, None, None, None, None]:
-        (x,) = ctx.saved_tensors
-        grad_input = None
-        if ctx.needs_input_grad[0]:
-            grad_input = ctx.rule.input_gradient(grad_output, ctx.weight)
-        ctx.tape.record(Deferred(ctx.rule, ctx.weight, ctx.bias, x, grad_output))
-        return grad_input, None, None, None, None
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, Any, Any, None, None]:
+        (x,), call = ctx.saved_tensors, ctx.call
+        gx = None
+        with call.casting:
+            if ctx.needs_input_grad[0]:
+                gx = call.rule.input_gradient(gy, call.weight)
+        deferred = Deferred(call, x, gy, x._version)
+        if not ctx.recorder.inside:
+            ctx.tape.record(deferred)
+            return gx, None, None, None, None
+        own = GradientBuffers(None)
+        deferred.add_to(own)
+        sums = own.take()
+        return gx, sums.get(call.weight), sums.get(call.bias), None, None
 
 
 class SplitLayer(nn.Module):
@@ -137,15 +198,29 @@ class SplitLayer(nn.Module):
 
     split_rule: SplitRule
     split_recorder: Recorder
+    split_name: str
 
     @uncompiled
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own forward, whose backward is cut in two while a tape is there."""
-        tape = self.split_recorder.tape
-        if tape is None or not torch.is_grad_enabled():
-            return super().forward(x)
-        bias = getattr(self, "bias", None)
-        return _Split.apply(x, self.weight, bias, self.split_rule, tape)
+        recorder = self.split_recorder
+        weight: Any = self.weight
+        bias: Any = getattr(self, "bias", None)
+        own = isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter | None)
+        if recorder.tape is None or not torch.is_grad_enabled() or not own or transforming():
+            return super().forward(*args, **kwargs)
+        (x,) = (*args, *kwargs.values())
+        device = x.device.type
+        autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        call = Call(self.split_name, self.split_rule, weight, bias, autocast)
+        return _Split.apply(x, weight, bias, call, recorder)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copied and saved as the layer that it was."""
+        kind = next(k for k in type(self).__mro__ if not issubclass(k, SplitLayer))
+        added = SplitLayer.__annotations__
+        own = {name: value for name, value in vars(self).items() if name not in added}
+        return kind.__new__, (kind,), own
 
 
 @cache
@@ -159,9 +234,9 @@ def split_layers(module: nn.Module, recorder: Recorder) -> None:
     As FSDP2 does, this changes the class of the layers, to a subclass of their own.
     """
     layer: Any
-    for layer in module.modules():
+    for name, layer in module.named_modules():
         if (rule := rule_of(layer)) is not None:
             kind: Any = type(layer)
             if not issubclass(kind, SplitLayer):
                 layer.__class__ = _split_class(kind)
-            layer.split_rule, layer.split_recorder = rule, recorder
+            layer.split_rule, layer.split_recorder, layer.split_name = rule, recorder, name

@@ -10,6 +10,7 @@ W adds to sums that are kept apart from the parameters, so it can run after its 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,7 @@ class GradientBuffers:
         """Add a gradient of the parameter's shape, which others may hold too."""
         held = self._sums.get(parameter)
         if held is None:
-            self._sums[parameter] = gradient.to(self.dtype or parameter.dtype, copy=True)
+            self._sums[parameter] = gradient.to(self._dtype_for(parameter), copy=True)
         else:
             held.add_(gradient)
 
@@ -39,7 +40,7 @@ class GradientBuffers:
         """Add `left @ right`, the weight gradient of a matrix product, in place where possible."""
         held = self._sums.get(parameter)
         if held is None:
-            self._sums[parameter] = (left @ right).to(self.dtype or parameter.dtype)
+            self._sums[parameter] = (left @ right).to(self._dtype_for(parameter))
         elif held.dtype == left.dtype:
             held.addmm_(left, right)
         else:
@@ -48,9 +49,18 @@ class GradientBuffers:
     def add_rows(self, parameter: nn.Parameter, rows: Tensor, values: Tensor) -> None:
         """Add `values` [n, width] to the rows [n] of a table's gradient; rows may repeat."""
         if parameter not in self._sums:
-            self._sums[parameter] = torch.zeros_like(parameter, dtype=self.dtype)
+            self._sums[parameter] = self.zeros(parameter)
         held = self._sums[parameter]
         held.index_add_(0, rows, values.to(held.dtype))
+
+    def zeros(self, parameter: nn.Parameter) -> Tensor:
+        """A sum of nothing."""
+        shape, device = parameter.shape, parameter.device
+        return torch.zeros(shape, dtype=self._dtype_for(parameter), device=device)
+
+    def _dtype_for(self, parameter: nn.Parameter) -> torch.dtype:
+        """Complex numbers are summed as they are."""
+        return parameter.dtype if parameter.is_complex() else self.dtype or parameter.dtype
 
     @property
     def nbytes(self) -> int:
@@ -80,8 +90,9 @@ class SplitRule:
     add_weight_gradient: Callable[[GradientBuffers, nn.Parameter, Tensor, Tensor], None]
 
 
-def _rows(x: Tensor) -> Tensor:
-    return x.flatten(0, -2)
+def as_rows(x: Tensor) -> Tensor:
+    """As a matrix, whose columns are the last dimension."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def _no_gradient(gy: Tensor, weight: Tensor) -> Tensor:
@@ -90,31 +101,42 @@ def _no_gradient(gy: Tensor, weight: Tensor) -> Tensor:
 
 LINEAR = SplitRule(
     F.linear,
-    lambda gy, weight: gy @ weight,
-    lambda gradients, weight, x, gy: gradients.add_product(weight, _rows(gy).t(), _rows(x)),
+    lambda gy, weight: gy @ weight.conj(),
+    lambda gradients, weight, x, gy: gradients.add_product(
+        weight, as_rows(gy).t(), as_rows(x).conj()
+    ),
 )
 CONV1D = SplitRule(
     lambda x, weight, bias: F.linear(x, weight.t(), bias),
-    lambda gy, weight: gy @ weight.t(),
-    lambda gradients, weight, x, gy: gradients.add_product(weight, _rows(x).t(), _rows(gy)),
+    lambda gy, weight: gy @ weight.t().conj(),
+    lambda gradients, weight, x, gy: gradients.add_product(
+        weight, as_rows(x).t().conj(), as_rows(gy)
+    ),
 )
-EMBEDDING = SplitRule(
-    lambda x, weight, bias: F.embedding(x, weight),
-    _no_gradient,
-    lambda gradients, weight, x, gy: gradients.add_rows(weight, x.flatten(), _rows(gy)),
-)
+
+
+@cache
+def embedding_rule(padding: int | None) -> SplitRule:
+    """Of a table, of which the row `padding` is not trained."""
+
+    def add_rows(gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, gy: Tensor) -> None:
+        rows, values = x.flatten(), as_rows(gy)
+        if padding is not None:
+            values = values.masked_fill((rows == padding).unsqueeze(-1), 0)
+        gradients.add_rows(weight, rows, values)
+
+    return SplitRule(lambda x, weight, bias: F.embedding(x, weight), _no_gradient, add_rows)
 
 
 def rule_of(layer: nn.Module) -> SplitRule | None:
     """The rule that fits `layer`, or None if its gradients are left to autograd, in B.
 
-    Subclasses are left whole, and layers given a `forward` of their own, since they may compute
-    something else; so are layers whose weight is frozen, which have no W. A layer of your own is
-    split by giving it a `split_rule` attribute.
+    Subclasses that compute something else are left whole, and so are layers given a `forward` of
+    their own, those whose weight is no parameter (made by a parametrization, say) or is frozen, so
+    that they have no W. A layer of your own is split by giving it a `split_rule` attribute.
     """
-    weight = getattr(layer, "weight", None)
-    trained = isinstance(weight, nn.Parameter) and weight.requires_grad
-    if not trained or "forward" in vars(layer):
+    weight = layer._parameters.get("weight")
+    if weight is None or not weight.requires_grad or "forward" in vars(layer):
         return None
     own: SplitRule | None = getattr(layer, "split_rule", None)
     return _known_rule(layer) if own is None else own
@@ -122,12 +144,13 @@ def rule_of(layer: nn.Module) -> SplitRule | None:
 
 def _known_rule(layer: nn.Module) -> SplitRule | None:
     kind = type(layer)
-    if kind is nn.Linear:
-        return LINEAR
+    if isinstance(layer, nn.Linear):
+        return LINEAR if kind.forward is nn.Linear.forward else None
     if f"{kind.__module__}.{kind.__qualname__}" == "transformers.pytorch_utils.Conv1D":
         return CONV1D
-    if kind is nn.Embedding and layer.max_norm is None and layer.padding_idx is None:
-        return None if layer.sparse or layer.scale_grad_by_freq else EMBEDDING
+    if isinstance(layer, nn.Embedding) and kind.forward is nn.Embedding.forward:
+        whole = layer.max_norm is not None or layer.sparse or layer.scale_grad_by_freq
+        return None if whole else embedding_rule(layer.padding_idx)
     return None
 
 

@@ -1,85 +1,23 @@
-"""One stage: its blocks, and what each micro-batch in flight has left on it.
+"""One stage: its blocks, and what each micro-batch in flight has left on it."""
 
-    none        B finds all that autograd saves
-    selective   B finds the outputs of matrix products and attention, and runs the rest again
-    full        B finds the blocks' inputs, and runs the blocks again
-
-A block is run again once for each micro-batch, with the same random numbers (dropout); what W needs
-is kept from then on.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.fsdp import MixedPrecisionPolicy
-from torch.utils.checkpoint import (
-    checkpoint,
-    create_selective_checkpoint_contexts,
-    noop_context_fn,
-)
 
 from zeropp.ir.program import Recompute
 from zeropp.runtime.auxiliary import AuxiliaryLoss
-from zeropp.runtime.inputs import Constants, constants_of
-from zeropp.runtime.shard import Parameters, compute_dtype
+from zeropp.runtime.block import Block, Draw, Tensors, require_tensors, run_blocks
+from zeropp.runtime.compat import version_kept
+from zeropp.runtime.inputs import Constants
+from zeropp.runtime.shard import Parameters
 from zeropp.runtime.split import Recorder, Tape, split_layers
 
-Tensors = tuple[Tensor, ...]
 Head = Callable[[Tensors], Tensors]
-
-_KEPT = [  # by selective recomputation
-    torch.ops.aten.mm.default,
-    torch.ops.aten.addmm.default,
-    torch.ops.aten.bmm.default,
-    torch.ops.aten.linear.default,
-    torch.ops.aten._scaled_dot_product_flash_attention.default,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
-    torch.ops.aten._scaled_dot_product_efficient_attention.default,
-    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
-]
-
-
-class Block(NamedTuple):
-    """A block as it is called, and the constants that it asks for."""
-
-    call: Callable[..., Any]
-    constants: frozenset[str]
-
-    @classmethod
-    def of(cls, module: nn.Module, recompute: Recompute = Recompute.NONE) -> "Block":
-        """`module`, called so that its backward runs again what `recompute` says."""
-        return cls(_recomputing(module, recompute), frozenset(constants_of(module)))
-
-
-def run_blocks(
-    blocks: Sequence[Block],
-    inputs: Tensors,
-    constants: Constants,
-    precision: MixedPrecisionPolicy,
-) -> Tensors:
-    """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments.
-
-    Floating-point inputs are cast to the dtype in which blocks compute; constants are already.
-    """
-    if precision.param_dtype is not None:
-        inputs = tuple(tensor.to(compute_dtype(precision, tensor.dtype)) for tensor in inputs)
-    for block in blocks:
-        asked = {name: constants[name] for name in block.constants & constants.keys()}
-        outputs: Any = block.call(*inputs, **asked)
-        inputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    return inputs
-
-
-def _recomputing(block: nn.Module, how: Recompute) -> Callable[..., Any]:
-    if how is Recompute.NONE:
-        return block
-    selective = partial(create_selective_checkpoint_contexts, _KEPT)
-    contexts = selective if how is Recompute.SELECTIVE else noop_context_fn
-    return partial(checkpoint, block, use_reentrant=False, context_fn=contexts)
 
 
 class StageModule(nn.Module):
@@ -89,11 +27,37 @@ class StageModule(nn.Module):
         super().__init__()
         for index, block in blocks.items():
             self.add_module(str(index), block)
+        self._order = tuple(blocks.items())
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The blocks, in forward order."""
-        return tuple(self.children())
+        """The blocks, in forward order; one that is used again comes again."""
+        return tuple(block for _, block in self._order)
+
+    @property
+    def numbered(self) -> Sequence[tuple[int, nn.Module]]:
+        """The same with their global indices."""
+        return self._order
+
+
+class _Flight(NamedTuple):
+    """What F leaves for B: where gradients end, and where they start."""
+
+    entered: list[tuple[GradientEdge, Tensor]]  # with a tensor on meta, alike
+    roots: list[GradientEdge]
+
+
+class _Enter(torch.autograd.Function):
+    """A stage's input as an operation's output, which unlike a leaf may be changed in place."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, x: Tensor) -> Tensor:
+        ctx.mark_dirty(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
+        return None, None
 
 
 class Stage:
@@ -119,21 +83,50 @@ class Stage:
         self.parameters = parameters
         self._precision = precision
         self._recorder = Recorder()
-        self._graphs: dict[int, tuple[Tensors, list[GradientEdge]]] = {}  # from F until B
+        self._flights: dict[int, _Flight] = {}  # from F until B
         self._tapes: dict[int, Tape] = {}  # from F until W
-        self._blocks = [Block.of(block, recompute) for block in module.blocks]
-        self._plain_blocks = [Block.of(block) for block in module.blocks]
+        self._blocks = [Block(i, b, self._recorder, recompute) for i, b in module.numbered]
+        self._examined = False  # the graph of a first forward
+        self._anchor = torch.zeros((), requires_grad=True)
         split_layers(module, self._recorder)
         for layer in module.modules():
             if isinstance(layer, AuxiliaryLoss):
                 layer.recorder = self._recorder
 
     def infer(self, inputs: Tensors, constants: Constants, head: Head | None = None) -> Tensors:
-        """Forward without a backward to come: the outputs, or what `head` makes of them."""
-        with torch.no_grad():
+        """Forward without a backward to come: the outputs, or what `head` makes of them.
+
+        In evaluation mode; modes and buffers are left as they were.
+        """
+        with torch.no_grad(), _evaluating(self.module), _buffers_kept(self.module):
             with self._recorder.writing(None):
-                outputs = run_blocks(self._plain_blocks, inputs, constants, self._precision)
-            return outputs if head is None else head(outputs)
+                outputs = run_blocks(self._blocks, inputs, constants, self._precision)
+            if head is not None:
+                return head(outputs)
+        require_tensors(self._blocks[-1], outputs)
+        return outputs
+
+    def tried(self, inputs: Tensors, constants: Constants, *, run: bool) -> Tensors:
+        """What F would give, gathering the parameters for it; nothing is left of it.
+
+        Args:
+            inputs: as for `forward`.
+            constants: the step's.
+            run: whether blocks are run, or parameters only gathered, as on other ranks.
+        """
+        self.parameters.unshard()
+        self.parameters.wait()
+        try:
+            if not run:
+                return ()
+            with _buffers_kept(self.module), self._recorder.writing(None, again=True):
+                given, _ = self._entered(inputs)
+                draw = Draw(0, 0, 0)
+                outputs = run_blocks(self._blocks, given, constants, self._precision, draw)
+            require_tensors(self._blocks[-1], outputs)
+            return tuple(t.detach().requires_grad_(t.requires_grad) for t in outputs)
+        finally:
+            self.parameters.reshard()
 
     def forward(
         self,
@@ -142,25 +135,52 @@ class Stage:
         constants: Constants,
         seed: Tensor,
         head: Head | None = None,
+        draw: Draw | None = None,
     ) -> Tensors:
         """F: the roots from which B will start, which are the outputs or what `head` makes of them.
 
         Args:
             microbatch: not in flight on this stage yet.
-            inputs: leaves; B returns the gradients of those that require one.
+            inputs: those that require a gradient are leaves, of which B returns the gradients.
             constants: the step's.
-            seed: scalar, the gradient of the loss.
+            seed: scalar, the gradient of the loss, auxiliary ones included.
             head: on the last stage, the loss; what it returns first is trained.
+            draw: what its random numbers depend on.
         """
         tape = self._tapes[microbatch] = Tape(self.parameters.gradients, seed)
+        inputs, entered = self._entered(inputs)
         with self._recorder.writing(tape):
-            roots = run_blocks(self._blocks, inputs, constants, self._precision)
-        if head is not None:
-            roots = head(roots)
+            numbers = draw or Draw(0, 0, microbatch)
+            roots = run_blocks(self._blocks, inputs, constants, self._precision, numbers)
+            if head is None:
+                require_tensors(self._blocks[-1], roots)
+            else:
+                with self._recorder.forward():
+                    roots = head(roots)
         # edges keep the graph, not the roots' data
         edges = [get_gradient_edge(root) for root in roots if root.requires_grad]
-        self._graphs[microbatch] = inputs, edges
-        return tuple(root.detach() for root in roots)
+        if not self._examined:
+            self._examined = True
+            _require_own_graph(edges, set(self.parameters.trained()))
+        self._flights[microbatch] = _Flight(entered, edges)
+        return tuple(root.detach().requires_grad_(root.requires_grad) for root in roots)
+
+    def _entered(self, inputs: Tensors) -> tuple[Tensors, list[tuple[GradientEdge, Tensor]]]:
+        given, entered = [], []
+        for x in inputs:
+            if x.requires_grad:
+                x = x.detach()
+                like = torch.empty_like(x, device="meta")
+                with version_kept(x):
+                    x = _Enter.apply(self._anchor, x)
+                entered.append((get_gradient_edge(x), like))
+            given.append(x)
+        return tuple(given), entered
+
+    @property
+    def last_block(self) -> int:
+        """The index of the block that makes the outputs."""
+        return self._blocks[-1].index
 
     def auxiliary_losses(self) -> list[Tensor]:
         """Those of the forwards since the last time, scalars in fp32."""
@@ -175,22 +195,87 @@ class Stage:
             grad_outputs: for each differentiable root, its gradient.
             fused: add the weight gradients too, leaving nothing for W.
         """
-        inputs, edges = self._graphs.pop(microbatch)
+        entered, roots = self._flights.pop(microbatch)
         tape = self._tapes.pop(microbatch) if fused else self._tapes[microbatch]
         tape.fused = fused
-        leaves = [x for x in inputs if x.requires_grad]
         trained = self.parameters.trained()
-        wanted = [*leaves, *trained]
+        wanted: list[Any] = [*(edge for edge, _ in entered), *trained]  # edges and parameters
+        starts = [*roots, *tape.auxiliary]
+        gradients = [*grad_outputs, *(tape.seed for _ in tape.auxiliary)]
         found: Sequence[Tensor | None] = [None] * len(wanted)
-        if edges and wanted:
+        if starts and wanted:
             with self._recorder.writing(tape, again=True):
-                found = torch.autograd.grad(edges, wanted, grad_outputs, allow_unused=True)
-        for parameter, gradient in zip(trained, found[len(leaves) :], strict=True):
+                found = torch.autograd.grad(starts, wanted, gradients, allow_unused=True)
+        for parameter, gradient in zip(trained, found[len(entered) :], strict=True):
             if gradient is not None:  # the split layers' comes later, in W
                 self.parameters.gradients.add(parameter, gradient)
-        pairs = zip(leaves, found, strict=False)
-        return tuple(torch.zeros_like(x) if g is None else g for x, g in pairs)
+        pairs = zip(entered, found, strict=False)
+        return tuple(
+            torch.zeros_like(like, device=tape.seed.device) if gradient is None else gradient
+            for (_, like), gradient in pairs
+        )
 
-    def weight(self, microbatch: int) -> None:
-        """W: add the weight gradients that B left."""
+    def drop(self) -> None:
+        """Leave nothing of micro-batches in flight, nor of sums."""
+        self._flights.clear()
+        self._tapes.clear()
+        self._recorder.losses.clear()
+        self.parameters.drop()
+
+    def weight(self, microbatch: int) -> Tensors:
+        """W: add the weight gradients that B left; nothing is returned."""
         self._tapes.pop(microbatch).run()
+        return ()
+
+
+def _require_own_graph(edges: Sequence[GradientEdge], trained: set[nn.Parameter]) -> None:
+    """Raise ValueError where a forward used what B would leave without a gradient."""
+    nodes, seen = [edge.node for edge in edges], set()
+    while nodes:
+        node = nodes.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions if following is not None]
+        leaf = getattr(node, "variable", None)
+        if isinstance(leaf, nn.Parameter) and leaf not in trained:
+            raise ValueError(
+                f"a parameter of shape {list(leaf.shape)} that is in none of this stage's blocks "
+                "takes part in its forward, or in the loss, and would not be trained; make it a "
+                "block's own"
+            )
+        if node.name() == "CheckpointFunctionBackward":
+            raise ValueError(
+                "a block calls torch.utils.checkpoint with use_reentrant=True, which gives "
+                "gradients by backward() only; use use_reentrant=False"
+            )
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode meanwhile."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Buffers are afterwards as they were."""
+    buffers = [
+        (layer, name, buffer, buffer.clone())
+        for layer in module.modules()
+        for name, buffer in layer._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for layer, name, buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+            layer._buffers[name] = buffer

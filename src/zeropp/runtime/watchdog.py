@@ -1,4 +1,7 @@
-"""An explanation instead of a hang: what every rank was doing when one waited too long.
+"""An explanation instead of a hang: what failed on a rank, and what all did when one waited long.
+
+What fails on a rank while it computes is written into the ranks' common store, so that the others
+know within a second.
 
 A thread on each rank looks at the action that the executor last began. Where that is older than
 `timeout` seconds, it says so in the ranks' common store; then every rank prints its own place and
@@ -20,7 +23,7 @@ from zeropp.ir import Action, Placement
 from zeropp.ir.precedence import incoming, matching_send
 from zeropp.runtime.compat import Store
 
-_KEY = "zeropp/stalled"
+_KEY, _FAILED = "zeropp/stalled", "zeropp/failed"
 _GRACE_S = 3.0  # for all ranks to see the key and print
 _SHOWN = 8
 
@@ -33,7 +36,11 @@ class Watchdog:
         rank: this rank's position in its pipeline.
         store: what the ranks share.
         timeout: seconds that one action may take; above 0.
+        name: of the pipeline, the same on all its ranks, unlike any other's.
         stop: ends the process.
+
+    Attributes:
+        failed: what failed in this step, on this rank or, as far as known, on another.
     """
 
     def __init__(
@@ -42,6 +49,7 @@ class Watchdog:
         rank: int,
         store: Store,
         timeout: float,
+        name: str = "",
         stop: Callable[[int], None] = os._exit,
     ) -> None:
         if not timeout > 0:
@@ -50,12 +58,32 @@ class Watchdog:
         self._timeout, self._stop = timeout, stop
         self._latest: deque[Action | str] = deque(maxlen=_SHOWN)
         self._since: float | None = None
+        self._name, self._steps = name, 0
+        self.failed: str | None = None
         self._alone = False  # the store is gone; this rank goes by its own clock
-        self._closed = threading.Event()
+        self._closed, self._lock = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         # a thread that is inside of the store while the interpreter ends would abort the process
         atexit.register(self.close)
+
+    def start(self) -> None:
+        """The rank begins a step, as all do."""
+        with self._lock:
+            self._steps, self.failed = self._steps + 1, None
+
+    def fail(self, action: Action, error: Exception) -> None:
+        """Something failed in an action on this rank; the first word of all ranks counts."""
+        said = f"rank {dist.get_rank()}, {_words(action)}: {type(error).__name__}: {error}"
+        self.failed = str(self._store.compare_set(self._failure, "", said), "utf-8")
+
+    def verdict(self) -> str:
+        """What failed first, after some rank has said that something has."""
+        return self.failed or str(self._store.get(self._failure), "utf-8")
+
+    @property
+    def _failure(self) -> str:
+        return f"{_FAILED}/{self._name}/{self._steps}"
 
     def begin(self, what: Action | str) -> None:
         """The rank begins an action, or a phase of the step named in words."""
@@ -70,6 +98,7 @@ class Watchdog:
             yield
         except Exception as error:
             error.add_note(f"while in {self.place()}")
+            self.rest()
             raise
 
     def rest(self) -> None:
@@ -110,8 +139,19 @@ class Watchdog:
             elif (first := self._stalled_rank()) is not None:
                 self._give_up(first)
             else:
+                self._look_for_failures()
                 continue
             return
+
+    def _look_for_failures(self) -> None:
+        if self._alone or self._since is None or self.failed:
+            return
+        with self._lock:
+            try:
+                if self._store.check([self._failure]):
+                    self.failed = str(self._store.get(self._failure), "utf-8")
+            except RuntimeError:  # the rank that hosts the store has left
+                self._alone = True
 
     def _stalled_rank(self) -> str | None:
         """The rank that waited too long, if one has said so."""
@@ -136,6 +176,7 @@ class Watchdog:
             except RuntimeError:
                 self._alone = True
         time.sleep(0.0 if self._alone else _GRACE_S)
+        sys.stdout.flush()
         self._stop(1)
 
 

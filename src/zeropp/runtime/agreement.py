@@ -1,0 +1,163 @@
+"""What the ranks tell each other before a step, in the one collective that counts its tokens.
+
+Every rank says how many tokens it brings, what it was given, and whether it refuses the step, so
+that a mistake that one rank alone can see is an error on all of them, and nobody waits. On a GPU
+this goes over a group of the hosts, and only the tokens are summed on the device.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+from zlib import crc32
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from zeropp.runtime.compat import new_group
+from zeropp.runtime.inputs import Microbatch, Nested
+from zeropp.runtime.mesh import data_rank, gathered, own_pipeline
+
+
+class _Row(NamedTuple):
+    """What a rank says, as one row of whole numbers.
+
+    Attributes:
+        refuses: whether it makes no step.
+        tokens: that it brings; only of the first rank of a pipeline.
+        divisor: by what gradients are divided; 0: by the tokens.
+        pipeline: which of the data-parallel ones it is in.
+        microbatches: how many it was given.
+        batch: checksum of what it was given.
+    """
+
+    refuses: int
+    tokens: int
+    divisor: int
+    pipeline: int
+    microbatches: int = 0
+    batch: int = 0
+
+
+class Agreement:
+    """Meets before every step; collective, on all ranks.
+
+    Args:
+        mesh: of the pipeline.
+        device: where tokens are counted.
+        tokens: of a micro-batch's targets.
+    """
+
+    def __init__(
+        self, mesh: DeviceMesh, device: torch.device, tokens: Callable[[Nested], Tensor | int]
+    ) -> None:
+        self._device, self._tokens = device, tokens
+        self._leads = own_pipeline(mesh)[0] == dist.get_rank()
+        self._data_rank = data_rank(mesh)
+        self._hosts: dist.ProcessGroup | None = None
+        if device.type != "cpu":
+            every = range(dist.get_world_size())
+            self._hosts = new_group(list(every), "hosts", dist.Backend(dist.Backend.GLOO))
+
+    def meet(
+        self, prepare: Callable[[], list[Microbatch]], divisor: int = 0
+    ) -> tuple[list[Microbatch], Tensor]:
+        """This rank's micro-batches, and the tokens of all data-parallel ranks.
+
+        Where another rank has more micro-batches, this one's are followed by some without samples.
+
+        Args:
+            prepare: gives the micro-batches, or raises why this rank makes no step.
+            divisor: by what gradients are divided; 0: by the tokens.
+
+        Raises:
+            ValueError: on every rank alike, where one refuses, or ranks of a pipeline were given
+                other batches.
+        """
+        own, tokens, refusal = [], torch.zeros((), dtype=torch.int64), None
+        row = _Row(0, 0, divisor, self._data_rank)
+        try:
+            own = prepare()
+            tokens = self._count(own)
+            counted = 0 if self._hosts is not None else int(tokens)
+            row = _Row(0, counted, divisor, self._data_rank, len(own), _checksum(own))
+        except Exception as error:
+            refusal, row = error, row._replace(refuses=1)
+        rows = self._gathered(row)
+        if any(told.refuses for told in rows):
+            _refuse(refusal)
+        _compare(rows)
+        if self._hosts is not None:
+            tokens = tokens.to(self._device)
+            dist.all_reduce(tokens)
+        else:
+            tokens = torch.tensor(sum(told.tokens for told in rows))
+        few = max(told.microbatches for told in rows) - len(own)
+        return own + [_nothing_of(own[-1])] * few, tokens
+
+    def _gathered(self, row: _Row) -> list[_Row]:
+        mine = torch.tensor(row, dtype=torch.int64)
+        rows = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, mine, group=self._hosts)
+        return [_Row(*told.tolist()) for told in rows]
+
+    def _count(self, microbatches: list[Microbatch]) -> Tensor:
+        """Tokens of a pipeline's batch, which its first rank counts."""
+        total = torch.zeros((), dtype=torch.int64)
+        for microbatch in microbatches if self._leads else ():
+            total = total + torch.as_tensor(self._tokens(microbatch.targets)).to(torch.int64)
+        return total
+
+    def close(self) -> None:
+        """Destroy the group of the hosts."""
+        if self._hosts is not None:
+            dist.destroy_process_group(self._hosts)
+            self._hosts = None
+
+
+def _checksum(microbatches: Sequence[Microbatch]) -> int:
+    """Of shapes, dtypes, and of values that are on the CPU; those elsewhere would have to be
+    waited for.
+    """
+    found = 0
+    for inputs, targets in microbatches:
+        for tensor in (*inputs, *(targets if isinstance(targets, tuple) else (targets,))):
+            found = crc32(f"{tensor.dtype}{list(tensor.shape)}".encode(), found)
+            if tensor.device.type == "cpu":
+                flat = tensor.detach().contiguous().reshape(-1)
+                if flat.numel():
+                    found = crc32(flat.view(torch.uint8).numpy().data, found)
+    return found
+
+
+def _refuse(own: Exception | None) -> None:
+    """Raise on every rank what the first that refuses says; as it is where all say the same."""
+    reasons = gathered(None if own is None else str(own))
+    first = next(rank for rank, reason in enumerate(reasons) if reason is not None)
+    if own is not None and len(set(reasons)) == 1:
+        raise own
+    raise ValueError(f"rank {first}: {reasons[first]}") from own
+
+
+def _compare(rows: Sequence[_Row]) -> None:
+    """Raise ValueError, on every rank, where some were given what they should not."""
+    firsts: dict[int, int] = {}
+    for rank, row in enumerate(rows):
+        first = firsts.setdefault(row.pipeline, rank)
+        if row[4:] != rows[first][4:]:
+            raise ValueError(
+                f"batch: rank {rank} was given another batch than rank {first}, which is of the "
+                "same pipeline; all ranks of a pipeline pass the same, data-parallel ones their own"
+            )
+        if row.divisor != rows[0].divisor:
+            raise ValueError(
+                f"divisor: rank {rank} was given {row.divisor or None}, rank 0 "
+                f"{rows[0].divisor or None}; all ranks pass the same"
+            )
+
+
+def _nothing_of(microbatch: Microbatch) -> Microbatch:
+    """A micro-batch of no samples."""
+    targets = microbatch.targets
+    none = tuple(t[:0] for t in targets) if isinstance(targets, tuple) else targets[:0]
+    return Microbatch(tuple(t[:0] for t in microbatch.inputs), none)

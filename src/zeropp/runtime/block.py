@@ -1,0 +1,226 @@
+"""One block as a stage calls it: its constants, its random numbers, and how it is run again.
+
+    none        B finds all that autograd saves
+    selective   B finds the outputs of matrix products and attention, and runs the rest again
+    full        B finds the block's inputs, and runs the block again
+
+A block is run again once for each micro-batch, with the same random numbers and with its buffers as
+they were, which it then leaves as they are; what W needs is kept from then on.
+"""
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.utils.checkpoint import (
+    checkpoint,
+    create_selective_checkpoint_contexts,
+    noop_context_fn,
+)
+
+from zeropp.ir.program import Recompute
+from zeropp.runtime.inputs import Constants, constants_of
+from zeropp.runtime.shard import compute_dtype
+from zeropp.runtime.split import Recorder
+
+Tensors = tuple[Tensor, ...]
+
+_KEPT = [  # by selective recomputation
+    torch.ops.aten.mm.default,
+    torch.ops.aten.addmm.default,
+    torch.ops.aten.bmm.default,
+    torch.ops.aten.linear.default,
+    torch.ops.aten._scaled_dot_product_flash_attention.default,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+    torch.ops.aten._scaled_dot_product_efficient_attention.default,
+    torch.ops.aten._scaled_dot_product_cudnn_attention.default,
+]
+
+
+class Draw(NamedTuple):
+    """What the random numbers of a forward depend on: neither on where nor on when it runs.
+
+    Attributes:
+        seed: of the pipeline.
+        step: how many steps the pipeline has made before.
+        microbatch: its number in the whole batch, over all data-parallel ranks.
+    """
+
+    seed: int
+    step: int
+    microbatch: int
+
+    def for_block(self, index: int) -> int:
+        """A seed for the generators."""
+        packed = struct.pack("<4q", *self, index)
+        return int.from_bytes(blake2b(packed, digest_size=7).digest(), "little")
+
+
+class Block:
+    """A block of a stage.
+
+    Args:
+        index: its number in the model.
+        module: the block.
+        recorder: of its stage.
+        recompute: what of it is run again in its B.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        module: nn.Module,
+        recorder: Recorder | None = None,
+        recompute: Recompute = Recompute.NONE,
+    ) -> None:
+        self.index, self.module = index, module
+        self.constants = frozenset(constants_of(module))
+        self._recorder, self._recompute = recorder or Recorder(), recompute
+        self._in_place: bool | None = None  # whether it changes its inputs; None: not known yet
+        self._buffers = [(m, name) for m in module.modules() for name in m._buffers]
+        self._changing: list[_Place] | None = None  # the buffers that it changes
+
+    def __call__(self, inputs: Tensors, constants: Constants, draw: Draw | None) -> Any:
+        """What the block makes of tensors.
+
+        Args:
+            inputs: its positional arguments.
+            constants: all of the step.
+            draw: seeds the generators meanwhile; None: they go on, as in evaluation.
+        """
+        asked = {name: constants[name] for name in self.constants & constants.keys()}
+        if draw is None or self._recompute is Recompute.NONE:
+            return self._run(inputs, asked, draw)
+        selective = partial(create_selective_checkpoint_contexts, _KEPT)
+        contexts = selective if self._recompute is Recompute.SELECTIVE else noop_context_fn
+        return checkpoint(
+            self._twice(asked, draw),
+            *inputs,
+            use_reentrant=False,
+            preserve_rng_state=False,
+            context_fn=contexts,
+        )
+
+    def _run(self, inputs: Tensors, asked: dict[str, Tensor], draw: Draw | None) -> Any:
+        with self._recorder.forward(), ExitStack() as drawing:
+            if draw is not None:
+                drawing.enter_context(_seeded(draw.for_block(self.index), inputs))
+            return self.module(*inputs, **asked)
+
+    def _twice(self, asked: dict[str, Tensor], draw: Draw) -> Callable[..., Any]:
+        """The block as checkpointing runs it, first in F, then in B."""
+        before: list[tuple[_Place, Tensor]] | None = None
+
+        def run(*inputs: Any) -> Any:
+            nonlocal before
+            if before is not None:
+                with _buffers_as(before):
+                    return self._run(_copies(inputs) if self._in_place else inputs, asked, draw)
+            places = self._buffers if self._changing is None else self._changing
+            before = [((m, n), b.clone()) for m, n in places if (b := m._buffers[n]) is not None]
+            outputs = self._first(inputs, asked, draw)
+            if self._changing is None:  # batch norm changes statistics without a new version
+                self._changing = [(m, n) for (m, n), b in before if not _same(m._buffers[n], b)]
+            return outputs
+
+        return run
+
+    def _first(self, inputs: tuple[Any, ...], asked: dict[str, Tensor], draw: Draw) -> Any:
+        """F of what will run again, which learns what the block changes."""
+        given = _copies(inputs) if self._in_place is not False else inputs
+        tensors = [one for one in given if isinstance(one, Tensor)]
+        versions = [tensor._version for tensor in tensors]
+        seen = [_seen(place) for place in self._buffers]
+        outputs = self._run(given, asked, draw)
+        wrote = any(t._version != v for t, v in zip(tensors, versions, strict=True))
+        changed = [p for p, s in zip(self._buffers, seen, strict=True) if _seen(p) != s]
+        if self._changing is None:
+            self._in_place = wrote
+        elif (wrote and not self._in_place) or not set(changed) <= set(self._changing):
+            what = "its input" if wrote and not self._in_place else "a buffer"
+            raise ValueError(
+                f"block {self.index} changes {what} in some forwards only, so it cannot be run "
+                f"again; use recompute none"
+            )
+        return outputs
+
+
+_Place = tuple[nn.Module, str]  # of a buffer
+
+
+def _seen(place: _Place) -> tuple[int, int]:
+    """Which tensor a buffer is, and how often it was changed."""
+    buffer = place[0]._buffers[place[1]]
+    return id(buffer), -1 if buffer is None else buffer._version
+
+
+def _same(buffer: Tensor | None, before: Tensor) -> bool:
+    return buffer is not None and torch.equal(buffer, before)
+
+
+def _copies(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(one.clone() if isinstance(one, Tensor) else one for one in inputs)
+
+
+@contextmanager
+def _buffers_as(before: list[tuple[_Place, Tensor]]) -> Iterator[None]:
+    """Other tensors in the place of buffers, which keep their versions for what autograd saved."""
+    now = [(module, name, module._buffers[name]) for (module, name), _ in before]
+    for (module, name), value in before:
+        module._buffers[name] = value.clone()
+    try:
+        yield
+    finally:
+        for module, name, buffer in now:
+            module._buffers[name] = buffer
+
+
+@contextmanager
+def _seeded(seed: int, inputs: Tensors) -> Iterator[None]:
+    """The generators of the CPU and of the inputs' device, seeded meanwhile."""
+    generators = [torch.default_generator]
+    for device in {one.get_device() for one in inputs if isinstance(one, Tensor) and one.is_cuda}:
+        generators.append(torch.cuda.default_generators[device])
+    held = [generator.get_state() for generator in generators]
+    for generator in generators:
+        generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, held, strict=True):
+            generator.set_state(state)
+
+
+def run_blocks(
+    blocks: Sequence[Block],
+    inputs: Tensors,
+    constants: Constants,
+    precision: MixedPrecisionPolicy,
+    draw: Draw | None = None,
+) -> Tensors:
+    """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments.
+
+    Floating-point inputs are cast to the dtype in which blocks compute; constants are already.
+    """
+    if precision.param_dtype is not None:
+        inputs = tuple(tensor.to(compute_dtype(precision, tensor.dtype)) for tensor in inputs)
+    for block in blocks:
+        outputs: Any = block(inputs, constants, draw)
+        inputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return inputs
+
+
+def require_tensors(block: Block, outputs: Tensors) -> None:
+    """Raise ValueError unless the block, which ends a stage, gave what can travel."""
+    if not all(isinstance(output, Tensor) for output in outputs):
+        kinds = ", ".join(type(output).__name__ for output in outputs)
+        raise ValueError(
+            f"block {block.index} ends a stage and gives {kinds}; what travels to the next stage "
+            "must be a tensor or a tuple of tensors"
+        )

@@ -1,0 +1,72 @@
+"""What a pipeline saw of its parameters when it was made, and looks at again before each step.
+
+Stages list what they train once, split layers are told apart by what is frozen, and FSDP2 holds its
+own copies; so a parameter that is replaced, frozen, unfrozen or given a hook later would be missed.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+
+class _Seen(NamedTuple):
+    parameter: nn.Parameter
+    requires_grad: bool
+
+
+class Look:
+    """At the parameters of a rank.
+
+    Args:
+        modules: its stages, parameters placed.
+
+    Raises:
+        ValueError: a parameter has a hook, which would never be called with its whole gradient, or
+            is of float16, in which gradients underflow.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._modules = modules
+        self._seen = self._now()
+        for name, (parameter, _) in self._seen.items():
+            _require_plain(name, parameter)
+            if parameter.dtype is torch.float16 and parameter.requires_grad:
+                raise ValueError(
+                    f"parameter {name} is of float16, in which the gradients of a mean over many "
+                    "tokens underflow; use bfloat16 or float32"
+                )
+
+    def require_unchanged(self) -> None:
+        """Raise ValueError, naming it, if a parameter is not as it was."""
+        now = self._now()
+        for name in [*self._seen, *now]:
+            before, after = self._seen.get(name), now.get(name)
+            if after is None or before is None:
+                change = "is gone" if after is None else "is new"
+            elif after.parameter is not before.parameter:
+                change = "was replaced"
+            elif after.requires_grad != before.requires_grad:
+                change = "was frozen" if before.requires_grad else "is no longer frozen"
+            else:
+                _require_plain(name, after.parameter)
+                continue
+            raise ValueError(
+                f"parameter {name} {change} since the pipeline was made; make another pipeline"
+            )
+
+    def _now(self) -> dict[str, _Seen]:
+        return {
+            name: _Seen(parameter, parameter.requires_grad)
+            for module in self._modules
+            for name, parameter in module.named_parameters()
+        }
+
+
+def _require_plain(name: str, parameter: nn.Parameter) -> None:
+    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+        raise ValueError(
+            f"parameter {name} has a hook; gradients are summed over micro-batches before they "
+            "are its, so change .grad after the step instead"
+        )

@@ -1,0 +1,85 @@
+"""The loss of a micro-batch: a sum over its tokens, which the pipeline divides by those of all."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from zeropp.runtime.block import Tensors
+from zeropp.runtime.inputs import Nested, on_device
+
+LossFn = Callable[..., Tensor]
+
+_IGNORED = -100  # the `ignore_index` of torch's losses
+
+
+class Loss:
+    """`loss_fn` as the last stage calls it.
+
+    Args:
+        loss_fn: `loss_fn(*outputs, targets)`, a sum.
+        device: where it is computed.
+
+    Raises:
+        ValueError: a module with parameters to train, which belong into a block.
+    """
+
+    def __init__(self, loss_fn: LossFn, device: torch.device) -> None:
+        if isinstance(loss_fn, nn.Module):
+            for name, parameter in loss_fn.named_parameters():
+                if parameter.requires_grad:
+                    raise ValueError(
+                        f"loss_fn: its parameter {name} would not be trained; move it into the "
+                        "last block"
+                    )
+        self._loss_fn, self._device = loss_fn, device
+        self._tested = False
+
+    def __call__(self, targets: Nested, outputs: Tensors) -> Tensors:
+        """The loss in fp32, with its graph.
+
+        Raises:
+            ValueError: the first time, where `loss_fn` gives a mean.
+        """
+        compared = on_device(targets, self._device)
+        loss = self._loss_fn(*outputs, compared)
+        if not self._tested and torch.is_grad_enabled():
+            self._tested = True
+            self._require_sum(outputs, compared)
+        return (loss.float(),)
+
+    def _require_sum(self, outputs: Tensors, targets: Nested) -> None:
+        """A sum doubles where a sample is given twice; a mean stays, others do neither."""
+        given = (*outputs, *(targets if isinstance(targets, tuple) else (targets,)))
+        if len({t.shape[:1] for t in given}) != 1 or not given[0].shape[:1].numel():
+            return
+        buffers = list(self._loss_fn.buffers()) if isinstance(self._loss_fn, nn.Module) else []
+        before = [buffer.clone() for buffer in buffers]
+        try:
+            with torch.no_grad(), torch.random.fork_rng([]):
+                once, twice = (self._of_first(outputs, targets, times) for times in (1, 2))
+        except Exception:  # it takes no such batch, so that nothing can be said
+            return
+        finally:
+            for buffer, held in zip(buffers, before, strict=True):
+                buffer.copy_(held)
+        if once != 0 and abs(twice / once - 1) < 1e-3:
+            raise ValueError(
+                "loss_fn gives a mean: of a sample that is repeated it is the same, where a sum "
+                'doubles; use reduction="sum", the pipeline divides by the tokens of all ranks'
+            )
+
+    def _of_first(self, outputs: Tensors, targets: Nested, times: int) -> float:
+        def first(tensor: Tensor) -> Tensor:
+            return torch.cat([tensor[:1]] * times)
+
+        compared = tuple(map(first, targets)) if isinstance(targets, tuple) else first(targets)
+        return float(self._loss_fn(*map(first, outputs), compared))
+
+
+def count_valid(targets: Nested) -> Tensor | int:
+    """Elements of the first target; of whole numbers those that losses do not ignore."""
+    first = targets[0] if isinstance(targets, tuple) else targets
+    if first.is_floating_point() or first.is_complex() or first.dtype is torch.bool:
+        return first.numel()
+    return (first != _IGNORED).sum()

@@ -1,0 +1,110 @@
+"""Shapes between stages by one real forward, stage after stage, where blocks do not run on meta.
+
+Blocks that look at values (experts, `.item()`, numpy) or at their tensors' device (autocast) say
+what they give only when they are run. Nothing is left of that run: no graph, no changed buffer, no
+random number drawn.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+
+from zeropp.ir import Placement
+from zeropp.runtime.block import Tensors
+from zeropp.runtime.boundary import Boundaries, NotOnMetaError, Specs, TensorSpec
+from zeropp.runtime.channel import as_real
+from zeropp.runtime.inputs import Constants
+from zeropp.runtime.mesh import PP, gathered
+from zeropp.runtime.stage import Stage
+
+
+class Probe:
+    """Finds what travels, for a pipeline in which something does.
+
+    Args:
+        boundaries: to which what is found is told.
+        stages: of this rank.
+        placement: stage -> rank.
+        mesh: of the pipeline.
+        device: where blocks run.
+    """
+
+    def __init__(
+        self,
+        boundaries: Boundaries,
+        stages: Mapping[int, Stage],
+        placement: Placement,
+        mesh: DeviceMesh,
+        device: torch.device,
+    ) -> None:
+        self._boundaries, self._stages, self._placement = boundaries, stages, placement
+        self._pipeline, self._device = mesh[PP], device
+        self._me = self._pipeline.get_local_rank()
+        self._on_meta: bool | None = None  # whether the blocks run there; None: not known yet
+
+    def find(self, microbatches: Sequence[Tensors], constants: Constants) -> None:
+        """Make the shapes of these inputs known; collective, on all ranks, where blocks are run.
+
+        Raises:
+            ValueError: on every rank, where a block fails.
+        """
+        if self._on_meta is None:
+            self._on_meta = all(gathered(self._tried_on_meta(microbatches[0], constants)))
+        if self._on_meta and not torch.is_autocast_enabled(self._device.type):
+            return
+        new = [m for m in microbatches if not self._boundaries.knows(m, constants)]
+        rounds = max(gathered(len(new)))
+        failures = []
+        for number in range(rounds):
+            inputs = new[number] if number < len(new) else microbatches[0]
+            failures.append(self._forward(inputs, constants))
+        failed = [said for said in gathered(next(filter(None, failures), None)) if said]
+        if failed:
+            raise ValueError(failed[0])
+
+    def _tried_on_meta(self, inputs: Tensors, constants: Constants) -> bool:
+        try:
+            self._boundaries.of(inputs, constants)
+        except NotOnMetaError:
+            return False
+        return True
+
+    def _forward(self, inputs: Tensors, constants: Constants) -> str | None:
+        """One forward through all stages but the last, whose outputs do not travel; what failed."""
+        tensors: Tensors = tuple(tensor.to(self._device) for tensor in inputs)
+        found = [tuple(TensorSpec.of(tensor) for tensor in tensors)]
+        failed: str | None = None
+        for stage in range(self._placement.num_stages - 1):
+            owner = self._placement.rank_of(stage)
+            header: list[Any] = [failed]
+            if self._me == owner:
+                try:
+                    tensors = self._stages[stage].tried(tensors, constants, run=failed is None)
+                    header = [failed or tuple(TensorSpec.of(tensor) for tensor in tensors)]
+                except Exception as error:
+                    header = [f"stage {stage}: {type(error).__name__}: {error}"]
+            dist.broadcast_object_list(header, group=self._pipeline.get_group(), group_src=owner)
+            if isinstance(header[0], str):
+                failed = header[0]
+                continue
+            tensors = self._passed_on(tensors, header[0], owner)
+            found.append(header[0])
+        if failed is None:
+            self._boundaries.learn(inputs, constants, tuple(found))
+        return failed
+
+    def _passed_on(self, tensors: Tensors, specs: Specs, owner: int) -> Tensors:
+        """A stage's outputs on all ranks, which may all need them next."""
+        if self._me != owner:
+            tensors = tuple(spec.empty(self._device) for spec in specs)
+        data: list[Tensor] = [tensor.detach().contiguous() for tensor in tensors]
+        for tensor in data:
+            dist.broadcast(as_real(tensor), group=self._pipeline.get_group(), group_src=owner)
+        return tuple(
+            tensor.requires_grad_() if spec.differentiable else tensor
+            for tensor, spec in zip(data, specs, strict=True)
+        )

@@ -1,0 +1,105 @@
+"""The programs that a pipeline runs: one for each number of micro-batches, ready for its stages.
+
+They are accepted only if they are sound and the same on all ranks.
+"""
+
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+
+from zeropp.ir.program import Program
+from zeropp.program import (
+    forward_only_program,
+    require_collectives,
+    require_valid,
+    without_collectives,
+)
+from zeropp.runtime.assemble import require_same_program
+from zeropp.runtime.instructions import Instruction, instructions
+from zeropp.runtime.stage import Stage
+
+Instructions = tuple[Instruction, ...]
+
+
+class Programs:
+    """What one rank runs.
+
+    Args:
+        program: the one to begin with, accepted.
+        program_for: makes that of another number of micro-batches; None: there are no others.
+        sharded: whether parameters are.
+        rank: of the pipeline.
+        stages: this rank's.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        program_for: Callable[[int], Program] | None,
+        sharded: bool,
+        rank: int,
+        stages: Mapping[int, Stage],
+    ) -> None:
+        self._program_for, self._sharded = program_for, sharded
+        self._rank, self._stages = rank, stages
+        self._evaluations: dict[int, Instructions] = {}
+        self._begin(program)
+
+    def _begin(self, program: Program) -> None:
+        self.program = program
+        self._training = {program.schedule.num_microbatches: self._ready(program)}
+
+    def follow(self, program: Program) -> None:
+        """Run another order from now on; collective, on all ranks.
+
+        Raises:
+            ValueError: the program changes more than the order, or ranks were given different ones.
+            InvalidProgramError: it breaks a rule.
+        """
+        for name in ("placement", "schedule.num_microbatches", "split", "recompute"):
+            now, wanted = attrgetter(name)(self.program), attrgetter(name)(program)
+            if now != wanted:
+                what = name.removeprefix("schedule.")
+                raise ValueError(f"{what} cannot change while training; make another pipeline")
+        self._begin(accepted(program, self._sharded))
+
+    def training(self, count: int) -> Instructions:
+        """Of a step of `count` micro-batches; collective the first time.
+
+        Raises:
+            ValueError: there are none of so many.
+        """
+        if count not in self._training:
+            if self._program_for is None or count < 1:
+                raise ValueError(
+                    "batch: a list must hold "
+                    f"num_microbatches={self.program.schedule.num_microbatches} pairs "
+                    f"(inputs, targets), got {count}"
+                )
+            program = accepted(self._program_for(count), self._sharded)
+            self._training[count] = self._ready(program)
+        return self._training[count]
+
+    def evaluation(self, count: int) -> Instructions:
+        """Forward only."""
+        if count not in self._evaluations:
+            self._evaluations[count] = self._ready(forward_only_program(self.program, count))
+        return self._evaluations[count]
+
+    def _ready(self, program: Program) -> Instructions:
+        return instructions(program.actions[self._rank], program.placement, self._stages)
+
+
+def accepted(program: Program, sharded: bool) -> Program:
+    """The program as it will run, sound and the same on every rank; collective, on all of them.
+
+    Raises:
+        ValueError: it has no collectives where parameters are sharded, or ranks differ.
+        InvalidProgramError: it breaks a rule.
+    """
+    require_valid(program)
+    if sharded:
+        require_collectives(program)
+    else:
+        program = without_collectives(program)
+    require_same_program(program)
+    return program
