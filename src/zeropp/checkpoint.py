@@ -34,7 +34,10 @@ def _holder(pipe: Pipeline) -> StageModule:
 
 
 def save(path: Path, pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write model, optimizer and step; collective, on all ranks."""
+    """Write model, optimizer, step, and what random numbers depend on; collective, on all ranks.
+
+    Buffers are those of the first data-parallel rank; each of the others has its own statistics.
+    """
     names = owner_names(pipe.ties)
     dcp_save(_shared(_state(pipe, optimizer, step), names), checkpoint_id=path)
 
@@ -51,6 +54,7 @@ def load(path: Path, pipe: Pipeline, optimizer: torch.optim.Optimizer) -> int:
     )
     set_model_state_dict(holder, model, options=_OPTIONS)
     set_optimizer_state_dict(holder, optimizer, state, options=_OPTIONS)
+    pipe.steps = int(read["draws"])
     return int(read["step"])
 
 
@@ -65,7 +69,7 @@ def check(path: Path, blocks: list[nn.Module]) -> None:
     wanted = {
         f"{i}.{name}": p.shape
         for i, b in enumerate(blocks)
-        for name, p in b.named_parameters()
+        for name, p in b.state_dict(keep_vars=True).items()
         if f"{i}.{name}" not in tied
     }
     for name in sorted(saved.keys() | wanted.keys()):
@@ -87,6 +91,7 @@ def _state(pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> dict[
         "model": get_model_state_dict(holder, options=_OPTIONS),
         "optimizer": get_optimizer_state_dict(holder, optimizer, options=_OPTIONS),
         "step": torch.tensor(step),
+        "draws": torch.tensor(pipe.steps),
     }
 
 
@@ -96,7 +101,7 @@ def _shared(state: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
         part: {_owner_key(key, names): value for key, value in reversed(state[part].items())}
         for part in ("model", "optimizer")
     }
-    return parts | {"step": state["step"]}
+    return parts | {name: state[name] for name in ("step", "draws")}
 
 
 def _apart(values: dict[str, Any], key: str, owner_key: str) -> Any:

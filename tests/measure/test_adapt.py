@@ -153,4 +153,4 @@ def test_what_cannot_be_adapted_is_refused() -> None:
     assert "splits B from W, such as zeropp or zb-v; got '1f1b'" in schedule
     assert "every must be at least 1" in every
     assert "gain must be above 0" in gain
-    assert "num_microbatches cannot change" in follow
+    assert "num_microbatches cannot change while training" in follow

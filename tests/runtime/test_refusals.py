@@ -4,17 +4,20 @@ import gc
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.checkpoint import checkpoint
 
 from support.exactness import Plain, gradient_errors
 from support.features import VOCAB, H, Residual, even, loss_sum, stack
 from support.ranks import run_ranks
+from zeropp import AuxiliaryLoss
 from zeropp.build import pipeline
 from zeropp.plan import Plan
 from zeropp.runtime import Pipeline
@@ -106,7 +109,7 @@ def test_a_failure_inside_a_step_is_raised_by_every_rank_and_leaves_nothing(plan
             assert "ValueError: the third is too much" in lines[0]
             assert lines[0].startswith("rank ")
         else:
-            assert "call recover()" in lines[0]
+            assert "call recover(), which drops all gradients" in lines[0]
 
 
 def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
@@ -519,3 +522,107 @@ def test_the_norm_says_what_is_not_finite_and_needs_nothing_trainable() -> None:
         assert line.startswith("clip_grad_norm_: the norm of the gradients is nan")
         assert same
         assert frozen
+
+
+class Moved(nn.Module):
+    """Projects a memory, and moves it in place in the next forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(H, H)
+        self.register_buffer("memory", torch.ones(H))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(self.memory)
+        return x + torch.tanh(y) + self.layer(x)
+
+
+class Sometimes(nn.Module):
+    """Changes its input in every second forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.runs = nn.Linear(H, H), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.runs += 1
+        if self.runs % 2 == 0:
+            x.mul_(2)
+        return self.layer(x)
+
+
+class Balanced(nn.Module):
+    """Hands over an auxiliary loss that is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.balance = nn.Linear(H, H), AuxiliaryLoss()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.balance(self.layer(x), x.sum(0))
+
+
+def odd_models() -> list[str]:
+    moved = stack(Moved)
+    pipe = made(Plan(1, 1, B, "zb-h1"), moved)
+    stage = pipe.stages[0]
+    (logits,) = stage.forward(0, (batch()[0][0],), {}, torch.ones(()))
+    stage.backward(0, (torch.ones_like(logits),), fused=False)
+    moved[2].memory.mul_(0.5)
+    lines = [said(lambda: stage.weight(0))[1]]
+    pipe.close()
+    again = Plan(1, 1, B, "gpipe", recompute="full")
+    lines.append(said(lambda: made(again, stack(Sometimes)).step(batch()))[1])
+    lines.append(said(lambda: made(Plan(1, 1, B), stack(Balanced)).step(batch()))[1])
+    longer = (torch.zeros(4, 5, dtype=torch.int64), torch.zeros(3, 5, dtype=torch.int64))
+    lines.append(said(lambda: made(Plan(1, 1, B), stack(Residual)).step(longer))[1])
+    with torch.device("meta"):
+        empty = stack(Residual)
+    lines.append(said(lambda: made(Plan(1, 1, B), empty))[1])
+    mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("a", "b", "c"))
+    lines.append(said(lambda: made(Plan(1, 1, B), stack(Residual), mesh=mesh))[1])
+    return lines
+
+
+def test_odd_models_and_meshes_are_told() -> None:
+    wanted = (
+        "2.layer: its input was changed in place before its weight gradient was made (W)",
+        "block 1 changes its input in some forwards only",
+        "an auxiliary loss must be a scalar, got shape [5, 16]",
+        "batch: inputs and targets differ in their first dimension: {3, 4}",
+        "block 0 is on the meta device; pass init to fill it",
+        "mesh: the axes must be pp, dp_replicate, dp_shard, got ('a', 'b', 'c')",
+    )
+    (lines,) = run_ranks(1, odd_models)
+    for line, start in zip(lines, wanted, strict=True):
+        assert line.startswith(start)
+
+
+class Picky(nn.Module):
+    """Runs on meta for some shapes only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(H, H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] != 5:
+            x.sum().item()
+        return self.layer(x)
+
+
+def later_shapes() -> list[tuple[str, str, float]]:
+    """A shape that does not run on meta after one that does; ranks with other programs."""
+    pipe = made(PLANS[0], stack(Picky))
+    pipe.step(batch())
+    longer = [(torch.cat((x, x), 1), torch.cat((y, y), 1)) for x, y in batch()]
+    found = [said(lambda: pipe.step(longer))]
+    pipe.close()
+    other = PLANS[0] if rank() else replace(PLANS[0], unit_size=4)
+    return [*found, said(lambda: made(other, stack(Residual)))]
+
+
+def test_later_shapes_and_other_programs_are_told() -> None:
+    for shape, program in run_ranks(2, later_shapes):
+        assert "block 1 does not run on the meta device" in shape[1]
+        assert program[1].startswith("program: ranks [1] have another program than rank 0")

@@ -36,8 +36,7 @@ class StreamLane:
     def gather(self, module: FSDPModule) -> Wait:
         """FSDP2 gathers on a stream of its own."""
         handle = module.unshard(async_op=True)
-        if handle is None:
-            raise RuntimeError("FSDP2 gave no handle for an asynchronous all-gather")
+        assert handle is not None, "FSDP2 gives a handle for an asynchronous all-gather"
         return handle.wait
 
     def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:

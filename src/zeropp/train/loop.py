@@ -87,6 +87,7 @@ class Trainer:
             self.mesh,
             precision=precision_of(config.run.precision),
             init=lambda index, block: init_block(block, gpt, index, config.run.seed),
+            seed=config.run.seed,
         )
         self.corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)
         self.optimizer = make_optimizer(self.pipe.parameters(), config.optim)
@@ -143,7 +144,10 @@ class Trainer:
         observers = Observers(*filter(None, (trace, times)))
         out = self.pipe.step(self._batch("train", step), observer=observers)
         norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
-        self.optimizer.step()
+        if norm.isfinite():  # the same on every rank
+            self.optimizer.step()
+        else:
+            self._say(f"step {step + 1}: its gradients are not finite; the step is skipped")
         self.optimizer.zero_grad()
         loss = float(out.loss)
         seconds = time.perf_counter() - start
