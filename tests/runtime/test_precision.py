@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from support.exactness import Plain, relative_error, whole
+from support.exactness import Plain, gradient_errors, relative_error, whole
 from support.features import even, gpt, loss_sum
 from support.ranks import run_ranks
 from zeropp.build import pipeline
@@ -47,6 +47,28 @@ def gradients_of(pp: int, dp: int, dtype: torch.dtype) -> dict[str, dict[str, fl
 
 def _worst(grads: dict[str, Tensor], reference: dict[str, Tensor]) -> float:
     return max(relative_error(gradient, reference[name]) for name, gradient in grads.items())
+
+
+def under_autocast(pp: int, chunks: int) -> dict[str, float]:
+    """Errors of a step inside of an autocast, against plain PyTorch inside of one."""
+    batch = even(B, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    plain = Plain(gpt())
+    torch.manual_seed(0)
+    pipe = pipeline(gpt(), loss_sum, Plan(pp, chunks, B, unit_size=3))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = plain.losses(batch, {})
+        loss.backward()
+        out = pipe.step(batch)
+    errors = gradient_errors(plain, pipe) | {"loss": relative_error(out.loss, loss.detach())}
+    pipe.close()
+    return errors
+
+
+@pytest.mark.parametrize(("pp", "chunks"), [(1, 2), (2, 1), (2, 2), (4, 1)])
+def test_a_step_inside_of_an_autocast(pp: int, chunks: int) -> None:
+    for errors in run_ranks(pp, under_autocast, pp, chunks):
+        assert max(errors.values()) < 5e-3
 
 
 @pytest.mark.parametrize(("pp", "dp"), [(1, 1), (2, 1), (1, 2), (2, 2)])

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.checkpoint import checkpoint
 
 from support.exactness import Plain, gradient_errors
@@ -320,6 +321,8 @@ def at_construction_or_first() -> list[str]:
         stepped(stack(Residual), loss_fn=mean),
         stepped(stack(Reentrant)),
         lambda: made(Plan(1, 2, B), numbers).step(wants_gradient),
+        stepped(numbers, precision=MixedPrecisionPolicy(output_dtype=torch.float32)),
+        stepped(numbers, precision=MixedPrecisionPolicy(param_dtype=torch.float16)),
     ]
     return [said(call)[1] for call in calls]
 
@@ -334,6 +337,8 @@ def test_what_would_not_be_trained_is_refused() -> None:
         'use reduction="sum"',
         "a block calls torch.utils.checkpoint with use_reentrant=True",
         "batch: a tensor requires a gradient",
+        "precision: output_dtype and cast_forward_inputs=False are not followed",
+        "precision: the gradients of a mean over many tokens underflow in float16",
     )
     (lines,) = run_ranks(1, at_construction_or_first)
     for line, start in zip(lines, wanted, strict=True):

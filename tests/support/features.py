@@ -422,7 +422,7 @@ def _floats(count: int, generator: torch.Generator) -> Batch:
     return even(count, generator, tokens=False)
 
 
-def _masks() -> dict[str, Tensor]:
+def masks() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(2)
     table = torch.randn(SEQ, H, generator=generator)
     return {"mask": torch.ones(SEQ, SEQ, dtype=torch.bool).tril(), "table": table}
@@ -465,7 +465,7 @@ FEATURES = (
     Feature("checkpointing, full", lambda: stack(Residual), plan=_FULL),
     Feature("several tensors, integers", lambda: [Opening(), *_streams(), Closing()]),
     Feature("complex numbers between stages", lambda: _turns()),
-    Feature("constants of the step", lambda: stack(Masked), constants=_masks),
+    Feature("constants of the step", lambda: stack(Masked), constants=masks),
     Feature("lengths differ, small last micro-batch", lambda: stack(Residual), ragged),
     Feature("auxiliary losses", lambda: stack(Expert)),
     Feature("auxiliary losses, recomputed", lambda: stack(Expert), plan=_FULL),

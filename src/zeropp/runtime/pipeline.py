@@ -44,7 +44,7 @@ from zeropp.runtime.observer import Observer, Observers
 from zeropp.runtime.outcome import StepFailedError, StepOutput, outcome
 from zeropp.runtime.probe import Probe
 from zeropp.runtime.programs import Programs, accepted
-from zeropp.runtime.shard import needs_sharding
+from zeropp.runtime.shard import needs_sharding, require_followed
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import TiedCopies, find_ties
 
@@ -112,6 +112,7 @@ class Pipeline:
         check_mesh(mesh, program.placement.pp_size)
         _require_unwrapped(blocks)
         precision = precision or MixedPrecisionPolicy()
+        require_followed(precision)
         self.mesh, self.device = mesh, device or default_device()
         self.rank = mesh[PP].get_local_rank()
         self._seed, self.steps = seed, 0

@@ -220,6 +220,19 @@ def _require_shardable(module: nn.Module) -> None:
             )
 
 
+def require_followed(precision: MixedPrecisionPolicy) -> None:
+    """Raise ValueError for what of FSDP2's policy a pipeline does not do."""
+    if precision.output_dtype is not None or not precision.cast_forward_inputs:
+        raise ValueError(
+            "precision: output_dtype and cast_forward_inputs=False are not followed; cast inside "
+            "of a block"
+        )
+    if torch.float16 in (precision.param_dtype, precision.reduce_dtype):
+        raise ValueError(
+            "precision: the gradients of a mean over many tokens underflow in float16; use bfloat16"
+        )
+
+
 def needs_sharding(dp_size: int, precision: MixedPrecisionPolicy) -> bool:
     """Whether FSDP2 has something to do: data parallelism, or a compute dtype to cast to."""
     return dp_size > 1 or precision.param_dtype is not None
