@@ -584,6 +584,9 @@ def odd_models() -> list[str]:
     with torch.device("meta"):
         empty = stack(Residual)
     lines.append(said(lambda: made(Plan(1, 1, B), empty))[1])
+    statistics = stack(Residual)
+    statistics[2] = statistics[5] = Noisy()
+    lines.append(said(lambda: made(Plan(1, 2, B), statistics).step(batch()))[1])
     mesh = init_device_mesh("cpu", (1, 1, 1), mesh_dim_names=("a", "b", "c"))
     lines.append(said(lambda: made(Plan(1, 1, B), stack(Residual), mesh=mesh))[1])
     return lines
@@ -596,6 +599,7 @@ def test_odd_models_and_meshes_are_told() -> None:
         "an auxiliary loss must be a scalar, got shape [5, 16]",
         "batch: inputs and targets differ in their first dimension: {3, 4}",
         "block 0 is on the meta device; pass init to fill it",
+        "buffer 2.norm.running_mean was changed by a forward, and its module is used by",
         "mesh: the axes must be pp, dp_replicate, dp_shard, got ('a', 'b', 'c')",
     )
     (lines,) = run_ranks(1, odd_models)

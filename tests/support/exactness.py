@@ -230,6 +230,16 @@ def _wanted(feature: Feature, microbatches: int, data_ranks: int, steps: int) ->
     return Wanted(losses, gradients, buffers)
 
 
+def trains(case: Case) -> bool:
+    """Whether plain PyTorch does; what is changed in place may be needed by its backward."""
+    plan = case.plan
+    try:
+        _wanted(case.feature, plan.num_microbatches, plan.dp_size, 1)
+    except RuntimeError:
+        return False
+    return True
+
+
 def _plain(feature: Feature) -> Plain:
     torch.manual_seed(3)
     return Plain(feature.blocks())

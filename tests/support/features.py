@@ -245,6 +245,19 @@ class InPlace(nn.Module):
         return y
 
 
+class Gates(nn.Module):
+    """Changes products in place whose values its backward needs: by hand, and inside of a GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.cell = nn.Linear(H, H), nn.GRU(H, H, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        y += x
+        return x + y * torch.tanh(y) + self.cell(x)[0]
+
+
 class Penalised(nn.Module):
     """Adds the gradient of its own output, by its input, with a graph and without one."""
 
@@ -476,6 +489,7 @@ FEATURES = (
     Feature("a layer used by every stage", lambda: _albert()),
     Feature("changes in place", lambda: stack(InPlace)),
     Feature("changes in place, recomputed", lambda: stack(InPlace), plan=_FULL),
+    Feature("changes in place, selective", lambda: stack(Gates), plan=_SELECTIVE),
     Feature("gradients inside a block", lambda: stack(Penalised)),
     Feature("gradients inside a block, recomputed", lambda: stack(Penalised), plan=_FULL),
     Feature("weights made in the forward", lambda: stack(Made)),

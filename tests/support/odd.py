@@ -173,14 +173,15 @@ def blocks_of(seed: int) -> list[nn.Module]:
     middles: list[nn.Module] = []
     several = False  # whether the block before gives more than one thing
     for name in chosen.choices(sorted(ODD), k=f.MIDDLE):
-        again = middles and not several and chosen.random() < 0.1
-        if again:
+        repeats = bool(middles) and not several and chosen.random() < 0.1
+        repeats = repeats and not isinstance(middles[-1], f.Expert)  # whose last loss alone is kept
+        if repeats:
             middles.append(middles[-1])
         elif several:
             middles.append(First(ODD["residual" if name == "keyword inputs" else name]()))
         else:
             middles.append(ODD[name]())
-        several = not again and name in _GIVE_SEVERAL
+        several = not repeats and name in _GIVE_SEVERAL
     return [nn.Embedding(f.VOCAB, H), *middles, First(nn.Linear(H, f.VOCAB))]
 
 

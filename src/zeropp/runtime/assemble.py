@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,18 @@ class Model:
             found[stage] = StageModule(blocks)
         return found
 
+    def shared_buffers(self) -> frozenset[str]:
+        """Global names of the buffers of modules that several stages hold."""
+        holders: dict[nn.Module, set[int]] = defaultdict(set)
+        names: dict[nn.Module, list[str]] = defaultdict(list)
+        for stage, indices in enumerate(self.stages):
+            for index in indices:
+                for path, module in self.blocks[index].named_modules(prefix=str(index)):
+                    holders[module].add(stage)
+                    names[module] += [f"{path}.{name}" for name in module._buffers]
+        several = (module for module, stages in holders.items() if len(stages) > 1)
+        return frozenset(name for module in several for name in names[module])
+
     def _real(self, index: int, device: torch.device) -> nn.Module:
         block = self.blocks[index]
         tensors = [*block.named_parameters(), *block.named_buffers()]
@@ -130,13 +143,14 @@ def assemble(
     rank, precision = mesh[PP].get_local_rank(), model.precision
     travels = placement.pp_size > 1
     boundaries = Boundaries(model.blocks, model.stages if travels else (), precision)
+    shared = model.shared_buffers()
     modules = model.real_stages(placement.stages_of(rank), device)
     tie_inside(modules, model.ties)
     dp_mesh = data_mesh(mesh) if needs_sharding(data_size(mesh), precision) else None
     lane = transport.lane(device)
     placed = place_parameters(modules, dp_mesh, precision, lane)
     return Machine(
-        {s: Stage(modules[s], placed[s], precision, model.recompute) for s in modules},
+        {s: Stage(modules[s], placed[s], precision, model.recompute, shared) for s in modules},
         transport.messages(placement, own_pipeline(mesh), device),
         boundaries,
         device,

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import (
     checkpoint,
     create_selective_checkpoint_contexts,
@@ -62,6 +63,24 @@ class Draw(NamedTuple):
         return int.from_bytes(blake2b(packed, digest_size=7).digest(), "little")
 
 
+class _Products(TorchDispatchMode):
+    """Notes what selective recomputation would keep, with copies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run, and note the first output."""
+        out = func(*args, **(kwargs or {}))
+        if func in _KEPT:
+            first = out[0] if isinstance(out, tuple) else out
+            self.made.append((first.detach(), first.detach().clone()))
+        return out
+
+
 class Block:
     """A block of a stage.
 
@@ -82,6 +101,7 @@ class Block:
         self.index, self.module = index, module
         self.constants = frozenset(constants_of(module))
         self._recorder, self._recompute = recorder or Recorder(), recompute
+        self._tried = False
         self._in_place: bool | None = None  # whether it changes its inputs; None: not known yet
         self._buffers = [(m, name) for m in module.modules() for name in m._buffers]
         self._changing: list[_Place] | None = None  # the buffers that it changes
@@ -97,6 +117,8 @@ class Block:
         asked = {name: constants[name] for name in self.constants & constants.keys()}
         if draw is None or self._recompute is Recompute.NONE:
             return self._run(inputs, asked, draw)
+        if self._recompute is Recompute.SELECTIVE and not self._keeps_what_it_makes(inputs, asked):
+            self._recompute = Recompute.FULL
         selective = partial(create_selective_checkpoint_contexts, _KEPT)
         contexts = selective if self._recompute is Recompute.SELECTIVE else noop_context_fn
         return checkpoint(
@@ -112,6 +134,19 @@ class Block:
             if draw is not None:
                 drawing.enter_context(_seeded(draw.for_block(self.index), inputs))
             return self.module(*inputs, **asked)
+
+    def _keeps_what_it_makes(self, inputs: Tensors, asked: dict[str, Tensor]) -> bool:
+        """Whether no product that would be kept is changed in place; tried once, and nothing is
+        left of it. torch sees such changes only where versions tell of them.
+        """
+        if self._tried:
+            return True
+        self._tried = True
+        places = [(m, n) for m, n in self._buffers if m._buffers[n] is not None]
+        before = [((m, n), b.clone()) for m, n in places if (b := m._buffers[n]) is not None]
+        with _Products() as products, _buffers_as(before), self._recorder.apart():
+            self._run(_copies(inputs), asked, Draw(0, 0, 0))
+        return all(torch.equal(made, copy) for made, copy in products.made)
 
     def _twice(self, asked: dict[str, Tensor], draw: Draw) -> Callable[..., Any]:
         """The block as checkpointing runs it, first in F, then in B."""

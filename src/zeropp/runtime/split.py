@@ -152,6 +152,15 @@ class Recorder:
         finally:
             self.inside = outer
 
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """What runs is only tried: nothing is written."""
+        held, self.tape, self._counts = (self.tape, self._counts), None, False
+        try:
+            yield
+        finally:
+            self.tape, self._counts = held
+
     def note(self, loss: Tensor) -> None:
         """Count an auxiliary loss, once for each micro-batch, and train it."""
         if self._counts:

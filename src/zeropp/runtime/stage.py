@@ -1,6 +1,6 @@
 """One stage: its blocks, and what each micro-batch in flight has left on it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -70,6 +70,7 @@ class Stage:
         parameters: the seam to their sharding.
         precision: the dtype in which blocks compute.
         recompute: what of a block is run again in its B.
+        shared: global names of buffers that other stages hold too, which no forward may change.
     """
 
     def __init__(
@@ -78,8 +79,13 @@ class Stage:
         parameters: Parameters,
         precision: MixedPrecisionPolicy,
         recompute: Recompute = Recompute.NONE,
+        shared: Collection[str] = (),
     ) -> None:
         self.module = module
+        self._shared = {
+            n: b for n, b in module.named_buffers(remove_duplicate=False) if n in shared
+        }
+        self._as_made = {name: buffer.clone() for name, buffer in self._shared.items()}
         self.parameters = parameters
         self._precision = precision
         self._recorder = Recorder()
@@ -157,6 +163,7 @@ class Stage:
             else:
                 with self._recorder.forward():
                     roots = head(roots)
+        self._require_shared_as_made()
         # edges keep the graph, not the roots' data
         edges = [get_gradient_edge(root) for root in roots if root.requires_grad]
         if not self._examined:
@@ -164,6 +171,15 @@ class Stage:
             _require_own_graph(edges, set(self.parameters.trained()))
         self._flights[microbatch] = _Flight(entered, edges)
         return tuple(root.detach().requires_grad_(root.requires_grad) for root in roots)
+
+    def _require_shared_as_made(self) -> None:
+        for name, buffer in self._shared.items():
+            now = self.module.get_buffer(name)
+            if now is not buffer or not torch.equal(now, self._as_made[name]):
+                raise ValueError(
+                    f"buffer {name} was changed by a forward, and its module is used by several "
+                    "stages, which have a copy each; give every stage a module of its own"
+                )
 
     def _entered(self, inputs: Tensors) -> tuple[Tensors, list[tuple[GradientEdge, Tensor]]]:
         given, entered = [], []
