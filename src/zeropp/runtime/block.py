@@ -10,7 +10,7 @@ they were, which it then leaves as they are; what W needs is kept from then on.
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -130,10 +130,15 @@ class Block:
         )
 
     def _run(self, inputs: Tensors, asked: dict[str, Tensor], draw: Draw | None) -> Any:
-        with self._recorder.forward(), ExitStack() as drawing:
-            if draw is not None:
-                drawing.enter_context(_seeded(draw.for_block(self.index), inputs))
+        recorder = self._recorder
+        outer, recorder.inside = recorder.inside, True
+        states = () if draw is None else _seeded(draw.for_block(self.index), inputs)
+        try:
             return self.module(*inputs, **asked)
+        finally:
+            recorder.inside = outer
+            for generator, state in states:
+                generator.set_state(state)
 
     def _keeps_what_it_makes(self, inputs: Tensors, asked: dict[str, Tensor]) -> bool:
         """Whether no product that would be kept is changed in place; tried once, and nothing is
@@ -216,20 +221,15 @@ def _buffers_as(before: list[tuple[_Place, Tensor]]) -> Iterator[None]:
             module._buffers[name] = buffer
 
 
-@contextmanager
-def _seeded(seed: int, inputs: Tensors) -> Iterator[None]:
-    """The generators of the CPU and of the inputs' device, seeded meanwhile."""
+def _seeded(seed: int, inputs: Tensors) -> list[tuple[torch.Generator, Tensor]]:
+    """Seed the generators of the CPU and of the inputs' device; their states before."""
     generators = [torch.default_generator]
     for device in {one.get_device() for one in inputs if isinstance(one, Tensor) and one.is_cuda}:
         generators.append(torch.cuda.default_generators[device])
-    held = [generator.get_state() for generator in generators]
+    states = [(generator, generator.get_state()) for generator in generators]
     for generator in generators:
         generator.manual_seed(seed)
-    try:
-        yield
-    finally:
-        for generator, state in zip(generators, held, strict=True):
-            generator.set_state(state)
+    return states
 
 
 def run_blocks(

@@ -38,8 +38,8 @@ from typing import Any, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._autograd import _unsafe_set_version_counter
 from torch._C._distributed_c10d import Store as Store  # dist.Store, where there is distributed
-from torch.autograd.grad_mode import _unsafe_preserve_version_counter
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import (
     _get_default_group,
@@ -135,11 +135,9 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-@contextmanager
-def version_kept(tensor: Tensor) -> Iterator[None]:
-    """What is marked as changed meanwhile is not, for those who saved the tensor."""
-    with _unsafe_preserve_version_counter(tensor):
-        yield
+def set_version(tensor: Tensor, version: int) -> None:
+    """Let what was done to a tensor since not count as a change, for those who saved it."""
+    _unsafe_set_version_counter((tensor,), (version,))
 
 
 def common_store() -> Store:

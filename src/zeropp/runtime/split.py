@@ -14,7 +14,7 @@ so a block is not one whole graph (`fullgraph=True` fails), and equal blocks sha
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
@@ -51,10 +51,20 @@ class Call(NamedTuple):
     autocast: tuple[str, torch.dtype, bool]
 
     @property
-    def casting(self) -> torch.autocast:
+    def casting(self) -> AbstractContextManager[object]:
         """The forward's autocast, under which its backward runs."""
-        device, dtype, enabled = self.autocast
-        return torch.autocast(device, dtype, enabled)
+        return _AS_IT_IS if _autocast(self.autocast[0]) == self.autocast else _cast(*self.autocast)
+
+
+_AS_IT_IS = nullcontext()
+
+
+def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
+    return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+
+
+def _cast(device: str, dtype: torch.dtype, enabled: bool) -> torch.autocast:
+    return torch.autocast(device, dtype, enabled)
 
 
 class Deferred(NamedTuple):
@@ -144,15 +154,6 @@ class Recorder:
             self.tape, self._counts = None, False
 
     @contextmanager
-    def forward(self) -> Iterator[None]:
-        """A forward runs, of a block or of the loss."""
-        outer, self.inside = self.inside, True
-        try:
-            yield
-        finally:
-            self.inside = outer
-
-    @contextmanager
     def apart(self) -> Iterator[None]:
         """What runs is only tried: nothing is written."""
         held, self.tape, self._counts = (self.tape, self._counts), None, False
@@ -219,8 +220,7 @@ class SplitLayer(nn.Module):
         if recorder.tape is None or not torch.is_grad_enabled() or not own or transforming():
             return super().forward(*args, **kwargs)
         (x,) = (*args, *kwargs.values())
-        device = x.device.type
-        autocast = (device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
+        autocast = _autocast(x.device.type)
         call = Call(self.split_name, self.split_rule, weight, bias, autocast)
         return _Split.apply(x, weight, bias, call, recorder)
 

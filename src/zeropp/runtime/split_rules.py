@@ -92,7 +92,11 @@ class SplitRule:
 
 def as_rows(x: Tensor) -> Tensor:
     """As a matrix, whose columns are the last dimension."""
-    return x.reshape(-1, x.shape[-1])
+    return x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+
+
+def _conj(x: Tensor) -> Tensor:
+    return x.conj() if x.is_complex() else x
 
 
 def _no_gradient(gy: Tensor, weight: Tensor) -> Tensor:
@@ -101,16 +105,16 @@ def _no_gradient(gy: Tensor, weight: Tensor) -> Tensor:
 
 LINEAR = SplitRule(
     F.linear,
-    lambda gy, weight: gy @ weight.conj(),
+    lambda gy, weight: gy @ _conj(weight),
     lambda gradients, weight, x, gy: gradients.add_product(
-        weight, as_rows(gy).t(), as_rows(x).conj()
+        weight, as_rows(gy).t(), _conj(as_rows(x))
     ),
 )
 CONV1D = SplitRule(
     lambda x, weight, bias: F.linear(x, weight.t(), bias),
-    lambda gy, weight: gy @ weight.t().conj(),
+    lambda gy, weight: gy @ _conj(weight.t()),
     lambda gradients, weight, x, gy: gradients.add_product(
-        weight, as_rows(x).t().conj(), as_rows(gy)
+        weight, _conj(as_rows(x).t()), as_rows(gy)
     ),
 )
 

@@ -12,7 +12,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from zeropp.ir.program import Recompute
 from zeropp.runtime.auxiliary import AuxiliaryLoss
 from zeropp.runtime.block import Block, Draw, Tensors, require_tensors, run_blocks
-from zeropp.runtime.compat import version_kept
+from zeropp.runtime.compat import set_version
 from zeropp.runtime.inputs import Constants
 from zeropp.runtime.shard import Parameters
 from zeropp.runtime.split import Recorder, Tape, split_layers
@@ -40,10 +40,18 @@ class StageModule(nn.Module):
         return self._order
 
 
+class _Entered(NamedTuple):
+    """An input whose gradient B returns."""
+
+    edge: GradientEdge
+    shape: torch.Size
+    dtype: torch.dtype
+
+
 class _Flight(NamedTuple):
     """What F leaves for B: where gradients end, and where they start."""
 
-    entered: list[tuple[GradientEdge, Tensor]]  # with a tensor on meta, alike
+    entered: list[_Entered]
     roots: list[GradientEdge]
 
 
@@ -161,8 +169,11 @@ class Stage:
             if head is None:
                 require_tensors(self._blocks[-1], roots)
             else:
-                with self._recorder.forward():
+                self._recorder.inside = True  # gradients in the loss are its own doing
+                try:
                     roots = head(roots)
+                finally:
+                    self._recorder.inside = False
         self._require_shared_as_made()
         # edges keep the graph, not the roots' data
         edges = [get_gradient_edge(root) for root in roots if root.requires_grad]
@@ -181,15 +192,15 @@ class Stage:
                     "stages, which have a copy each; give every stage a module of its own"
                 )
 
-    def _entered(self, inputs: Tensors) -> tuple[Tensors, list[tuple[GradientEdge, Tensor]]]:
+    def _entered(self, inputs: Tensors) -> tuple[Tensors, list[_Entered]]:
         given, entered = [], []
         for x in inputs:
             if x.requires_grad:
                 x = x.detach()
-                like = torch.empty_like(x, device="meta")
-                with version_kept(x):
-                    x = _Enter.apply(self._anchor, x)
-                entered.append((get_gradient_edge(x), like))
+                version = x._version
+                x = _Enter.apply(self._anchor, x)
+                set_version(x, version)
+                entered.append(_Entered(GradientEdge(x.grad_fn, x.output_nr), x.shape, x.dtype))
             given.append(x)
         return tuple(given), entered
 
@@ -215,7 +226,7 @@ class Stage:
         tape = self._tapes.pop(microbatch) if fused else self._tapes[microbatch]
         tape.fused = fused
         trained = self.parameters.trained()
-        wanted: list[Any] = [*(edge for edge, _ in entered), *trained]  # edges and parameters
+        wanted: list[Any] = [*(x.edge for x in entered), *trained]  # edges and parameters
         starts = [*roots, *tape.auxiliary]
         gradients = [*grad_outputs, *(tape.seed for _ in tape.auxiliary)]
         found: Sequence[Tensor | None] = [None] * len(wanted)
@@ -227,8 +238,8 @@ class Stage:
                 self.parameters.gradients.add(parameter, gradient)
         pairs = zip(entered, found, strict=False)
         return tuple(
-            torch.zeros_like(like, device=tape.seed.device) if gradient is None else gradient
-            for (_, like), gradient in pairs
+            torch.zeros(x.shape, dtype=x.dtype, device=tape.seed.device) if g is None else g
+            for x, g in pairs
         )
 
     def drop(self) -> None:
