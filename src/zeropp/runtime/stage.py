@@ -43,7 +43,7 @@ class StageModule(nn.Module):
 class _Entered(NamedTuple):
     """An input whose gradient B returns."""
 
-    edge: GradientEdge
+    where: Tensor | GradientEdge
     shape: torch.Size
     dtype: torch.dtype
 
@@ -100,7 +100,7 @@ class Stage:
         self._flights: dict[int, _Flight] = {}  # from F until B
         self._tapes: dict[int, Tape] = {}  # from F until W
         self._blocks = [Block(i, b, self._recorder, recompute) for i, b in module.numbered]
-        self._examined = False  # the graph of a first forward
+        self._changes_inputs: bool | None = None  # None: before its first forward
         self._anchor = torch.zeros((), requires_grad=True)
         split_layers(module, self._recorder)
         for layer in module.modules():
@@ -163,6 +163,7 @@ class Stage:
         """
         tape = self._tapes[microbatch] = Tape(self.parameters.gradients, seed)
         inputs, entered = self._entered(inputs)
+        versions = [x._version for x in inputs] if self._changes_inputs is None else []
         with self._recorder.writing(tape):
             numbers = draw or Draw(0, 0, microbatch)
             roots = run_blocks(self._blocks, inputs, constants, self._precision, numbers)
@@ -177,8 +178,8 @@ class Stage:
         self._require_shared_as_made()
         # edges keep the graph, not the roots' data
         edges = [get_gradient_edge(root) for root in roots if root.requires_grad]
-        if not self._examined:
-            self._examined = True
+        if self._changes_inputs is None:
+            self._changes_inputs = versions != [x._version for x in inputs]
             _require_own_graph(edges, set(self.parameters.trained()))
         self._flights[microbatch] = _Flight(entered, edges)
         return tuple(root.detach().requires_grad_(root.requires_grad) for root in roots)
@@ -193,14 +194,20 @@ class Stage:
                 )
 
     def _entered(self, inputs: Tensors) -> tuple[Tensors, list[_Entered]]:
+        """Inputs, of which B finds the gradients; leaves, once it is known that none is changed."""
         given, entered = [], []
         for x in inputs:
             if x.requires_grad:
                 x = x.detach()
-                version = x._version
-                x = _Enter.apply(self._anchor, x)
-                set_version(x, version)
-                entered.append(_Entered(GradientEdge(x.grad_fn, x.output_nr), x.shape, x.dtype))
+                where: Tensor | GradientEdge
+                if self._changes_inputs is False:
+                    where = x.requires_grad_()
+                else:
+                    version = x._version
+                    x = _Enter.apply(self._anchor, x)
+                    set_version(x, version)
+                    where = get_gradient_edge(x)
+                entered.append(_Entered(where, x.shape, x.dtype))
             given.append(x)
         return tuple(given), entered
 
@@ -226,7 +233,7 @@ class Stage:
         tape = self._tapes.pop(microbatch) if fused else self._tapes[microbatch]
         tape.fused = fused
         trained = self.parameters.trained()
-        wanted: list[Any] = [*(x.edge for x in entered), *trained]  # edges and parameters
+        wanted: list[Any] = [*(x.where for x in entered), *trained]  # edges and parameters
         starts = [*roots, *tape.auxiliary]
         gradients = [*grad_outputs, *(tape.seed for _ in tape.auxiliary)]
         found: Sequence[Tensor | None] = [None] * len(wanted)
