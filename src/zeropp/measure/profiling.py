@@ -28,7 +28,7 @@ from zeropp.planner.profile import Block, Device, Precision, Profile, Setting
 from zeropp.runtime.block import Block as Called
 from zeropp.runtime.block import Tensors, run_blocks
 from zeropp.runtime.boundary import Boundaries, Specs, TensorSpec, skeleton
-from zeropp.runtime.channel import Direct
+from zeropp.runtime.channel import Transport
 from zeropp.runtime.inputs import Microbatch, on_device
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.mesh import gathered
@@ -179,7 +179,7 @@ class _Meter:
         real = self._subject.real_block(kind, self._device)
         specs = [*self._boundaries.of(batch.inputs, {}), ()]
         dist.barrier()
-        with closing(Direct().lane(self._device)) as lane:
+        with closing(Transport().lane(self._device)) as lane:
             stage = self._stage(index, real, setting.recompute, lane)
             passes = self._passes(index, stage, specs, batch)
             for _ in range(_WARM_UP):

@@ -16,7 +16,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -31,7 +30,7 @@ from zeropp.measure.links import measure_hop, timed
 from zeropp.plan import Plan
 from zeropp.runtime import Pipeline, make_mesh
 from zeropp.runtime.block import Tensors
-from zeropp.runtime.channel import Channels, Messages
+from zeropp.runtime.channel import Channels, Transport
 from zeropp.runtime.lane import Lane, ThreadLane, Wait
 from zeropp.runtime.observer import Phase
 from zeropp.simulate import simulate
@@ -68,7 +67,8 @@ def rest_until(end: float) -> None:
         continue
 
 
-class _SlowLinks(NamedTuple):
+@dataclass(frozen=True)
+class _SlowLinks(Transport):
     """A transport of CPUs with the delays of other links, in seconds."""
 
     latency: float
@@ -78,7 +78,7 @@ class _SlowLinks(NamedTuple):
 
     def messages(
         self, placement: Placement, ranks: Sequence[int], device: torch.device
-    ) -> Messages:
+    ) -> Channels:
         """Real channels, each behind a thread that keeps messages back."""
         return _SlowChannels(placement, ranks, device, self)
 

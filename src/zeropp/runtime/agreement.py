@@ -20,23 +20,14 @@ from zeropp.runtime.mesh import data_rank, gathered, own_pipeline
 
 
 class _Row(NamedTuple):
-    """What a rank says, as one row of whole numbers.
-
-    Attributes:
-        refuses: whether it makes no step.
-        tokens: that it brings; only of the first rank of a pipeline.
-        divisor: by what gradients are divided; 0: by the tokens.
-        pipeline: which of the data-parallel ones it is in.
-        microbatches: how many it was given.
-        batch: checksum of what it was given.
-    """
+    """What a rank says, as one row of whole numbers; of tokens, only a pipeline's first rank."""
 
     refuses: int
     tokens: int
-    divisor: int
-    pipeline: int
+    divisor: int  # 0: the tokens
+    pipeline: int  # which of the data-parallel ones
     microbatches: int = 0
-    batch: int = 0
+    batch: int = 0  # checksum of what it was given
 
 
 class Agreement:

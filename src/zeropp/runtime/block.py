@@ -45,17 +45,11 @@ _KEPT = [  # by selective recomputation
 
 
 class Draw(NamedTuple):
-    """What the random numbers of a forward depend on: neither on where nor on when it runs.
-
-    Attributes:
-        seed: of the pipeline.
-        step: how many steps the pipeline has made before.
-        microbatch: its number in the whole batch, over all data-parallel ranks.
-    """
+    """What the random numbers of a forward depend on: neither on where nor on when it runs."""
 
     seed: int
     step: int
-    microbatch: int
+    microbatch: int  # its number in the whole batch, over all data-parallel ranks
 
     def for_block(self, index: int) -> int:
         """A seed for the generators."""
@@ -73,7 +67,6 @@ class _Products(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run, and note the first output."""
         out = func(*args, **(kwargs or {}))
         if func in _KEPT:
             first = out[0] if isinstance(out, tuple) else out

@@ -145,9 +145,4 @@ class _Uncopied(nn.Module):
         self._why = why
 
     def forward(self, *_: Any) -> Any:
-        """Say why.
-
-        Raises:
-            RuntimeError: always.
-        """
         raise RuntimeError(self._why)

@@ -7,7 +7,7 @@ the seam behind which a rehearsal puts slower links.
 
 from collections import deque
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,7 +19,7 @@ from zeropp.ir.precedence import Channel, channel_of, outgoing
 from zeropp.runtime.block import Tensors
 from zeropp.runtime.boundary import Specs, TensorSpec
 from zeropp.runtime.compat import new_group
-from zeropp.runtime.lane import Lane, StreamLane, ThreadLane
+from zeropp.runtime.lane import Lane, ThreadLane
 
 _UNFINISHED = 2  # messages that a link may be sending before it waits for the oldest
 _TAG = 0  # messages of a channel are told apart by their order
@@ -84,46 +84,18 @@ def as_real(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-class Messages(Protocol):
-    """Point-to-point, as the executor sees it."""
-
-    def send(self, action: Action, tensors: Tensors) -> None:
-        """Start sending for a SEND action; the tensors stay alive until they are sent."""
-
-    def receive(self, action: Action, specs: Specs) -> Arrival:
-        """Post the receive of a RECV action."""
-
-    def flush(self) -> None:
-        """Wait until everything is sent."""
-
-    def close(self) -> None:
-        """Nothing can be sent afterwards."""
-
-
-class Transport(Protocol):
-    """Makes what a pipeline communicates by."""
+class Transport:
+    """Makes what a pipeline communicates by: the process groups of torch.distributed."""
 
     def messages(
         self, placement: Placement, ranks: Sequence[int], device: torch.device
-    ) -> Messages:
+    ) -> "Channels":
         """Point-to-point of the pipeline with the global ranks `ranks`; collective on these."""
-
-    def lane(self, device: torch.device) -> Lane:
-        """Where this rank's collectives run."""
-
-
-class Direct:
-    """The process groups of torch.distributed, as they are."""
-
-    def messages(
-        self, placement: Placement, ranks: Sequence[int], device: torch.device
-    ) -> Messages:
-        """A process group for each channel."""
         return Channels(placement, ranks, device)
 
     def lane(self, device: torch.device) -> Lane:
-        """FSDP2's streams on a GPU, a thread on a CPU."""
-        return ThreadLane() if device.type == "cpu" else StreamLane()
+        """Where this rank's collectives run: FSDP2's streams on a GPU, a thread on a CPU."""
+        return ThreadLane() if device.type == "cpu" else Lane()
 
 
 class Channels:

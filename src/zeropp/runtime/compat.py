@@ -5,21 +5,10 @@ planned action, from its own sums, possibly after the parameters were resharded 
 being gathered for their next use. torch 2.15 made a part of that public, which is used where it
 exists; before, the same is done on FSDP2's state objects, as torch's own pipelining does.
 
-What torch 2.15's public finalisation cannot express, and what its source says
-(`torch/distributed/fsdp/_fully_shard`):
-
-- Starting a reduction. `FSDPModule.finalize_backward` reduces groups with `_post_backward_pending`,
-  which only FSDP2's hooks set (`FSDPParamGroup.post_backward` without gradient synchronisation,
-  `FSDPState._root_post_backward_final_callback`). The hooks come with FSDP2's forward, which
-  gathers the parameters: after a reshard, an all-gather that no plan has. Therefore
-  `FSDPParamGroup.post_backward`, which it would call, is called here.
-- Several reductions in flight. With `async_op=True`, `GradientReductionHandle.wait` must come
-  before "starting more work on this FSDP module or another FSDP root that shares its communication
-  context", as the stages of a rank do; the next reduction raises without it, and it makes compute
-  wait. A stage is gathered and used again while its last unit is reduced.
-- Keeping a gather. Every finalisation ends in `FSDPParamGroup.finalize_backward`, which takes an
-  all-gather in flight for a stray one and drops it, so that its handle's `wait` does nothing;
-  before 2.15 as well. `_gathers_kept` holds it back meanwhile.
+torch 2.15's public finalisation cannot start a reduction without FSDP2's hooks, whose forward
+gathers the parameters (so `FSDPParamGroup.post_backward` is called here), wants every reduction
+waited for before the next of its communication context, and drops an all-gather in flight
+(`_gathers_kept` holds it back meanwhile).
 
 Public in torch 2.15, and used: the place of the sums, which is the full parameters' `.grad` in
 their `grad_dtype`, and the end of the reductions, HSDP's included.

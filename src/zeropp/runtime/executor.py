@@ -10,7 +10,7 @@ from torch import Tensor
 from zeropp.ir.action import RECEIVES, SENDS, Action, Kind
 from zeropp.runtime.block import Draw, Tensors
 from zeropp.runtime.boundary import Boundaries, Specs, TensorSpec
-from zeropp.runtime.channel import Arrival, Messages
+from zeropp.runtime.channel import Arrival, Channels
 from zeropp.runtime.inputs import Constants
 from zeropp.runtime.instructions import Instruction
 from zeropp.runtime.lane import Lane
@@ -60,7 +60,7 @@ class Machine:
     """
 
     stages: Mapping[int, Stage]
-    messages: Messages
+    messages: Channels
     boundaries: Boundaries
     device: torch.device
     watchdog: Watchdog

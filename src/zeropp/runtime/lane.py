@@ -6,7 +6,7 @@ CPU     a thread: FSDP2's reduce-scatter, unlike its all-gather, blocks its call
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from torch.distributed.fsdp import FSDPModule
 
@@ -14,14 +14,18 @@ Wait = Callable[[], object]
 _Found = TypeVar("_Found")
 
 
-class Lane(Protocol):
-    """Runs the gathers and reductions of all stages of a rank, one after the other."""
+class Lane:
+    """Runs the gathers and reductions of all stages of a rank, one after the other; for GPUs."""
 
     def gather(self, module: FSDPModule) -> Wait:
         """Start gathering the module's parameters; what is returned waits for them."""
+        handle = module.unshard(async_op=True)
+        assert handle is not None, "FSDP2 gives a handle for an asynchronous all-gather"
+        return handle.wait
 
     def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
-        """Start a reduction; `finish` waits for it and frees its buffers."""
+        """Start a reduction; `finish` waits for it and frees its buffers, or the next one does."""
+        start()
 
     def wait(self) -> None:
         """Wait until every reduction was issued, and on a CPU has ended; raises what failed."""
@@ -30,27 +34,7 @@ class Lane(Protocol):
         """Nothing runs afterwards."""
 
 
-class StreamLane:
-    """For GPUs."""
-
-    def gather(self, module: FSDPModule) -> Wait:
-        """FSDP2 gathers on a stream of its own."""
-        handle = module.unshard(async_op=True)
-        assert handle is not None, "FSDP2 gives a handle for an asynchronous all-gather"
-        return handle.wait
-
-    def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
-        """FSDP2 reduces on a stream of its own, and keeps one input buffer until the next."""
-        start()
-
-    def wait(self) -> None:
-        """All were issued at once."""
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
-class ThreadLane:
+class ThreadLane(Lane):
     """For CPUs."""
 
     def __init__(self) -> None:
@@ -86,4 +70,4 @@ class ThreadLane:
 
 
 def _gather(module: FSDPModule) -> None:
-    StreamLane().gather(module)()
+    Lane().gather(module)()

@@ -16,7 +16,7 @@ from zeropp.ir.program import Program, Recompute
 from zeropp.runtime.agreement import Agreement
 from zeropp.runtime.assemble import Model, assemble
 from zeropp.runtime.block import Draw, Tensors
-from zeropp.runtime.channel import Direct, Transport
+from zeropp.runtime.channel import Transport
 from zeropp.runtime.executor import Execution, Feed, Work
 from zeropp.runtime.inputs import (
     Batch,
@@ -127,7 +127,7 @@ class Pipeline:
         self.ties = find_ties(blocks, parts)
         self._constants = ConstantSender(blocks, mesh[PP], self.device, precision)
         model = Model(blocks, parts, self.ties, init, Recompute(again), precision)
-        carried = transport or Direct()
+        carried = transport or Transport()
         self._machine = assemble(model, placement, mesh, self.device, timeout, carried)
         stages, boundaries = self._machine.stages, self._machine.boundaries
         self._probe = Probe(boundaries, stages, placement, mesh, self.device)

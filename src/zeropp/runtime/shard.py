@@ -1,7 +1,6 @@
 """The FSDP2 seam: where a stage's parameters live, and when they are gathered and reduced."""
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +17,12 @@ from zeropp.runtime.lane import Lane, Wait
 from zeropp.runtime.split_rules import GradientBuffers
 
 
-class Parameters(Protocol):
-    """A stage's parameters, as the executor handles them."""
+class Parameters:
+    """A stage's parameters, as the executor handles them: whole, where nothing is sharded."""
 
-    gradients: GradientBuffers
+    def __init__(self, module: nn.Module, precision: MixedPrecisionPolicy) -> None:
+        self.gradients = GradientBuffers(precision.reduce_dtype)
+        self._parameters = [p for p in module.parameters() if p.requires_grad]
 
     def unshard(self) -> None:
         """Start gathering."""
@@ -33,55 +34,26 @@ class Parameters(Protocol):
         """Free what was gathered."""
 
     def reduce(self) -> None:
-        """Reduce the sums gathered since the last time into the parameters' `.grad`."""
-
-    def trained(self) -> list[nn.Parameter]:
-        """The full parameters that want a gradient; they must have been gathered once."""
-
-    def finish(self) -> None:
-        """Make every `.grad` complete, at the end of a step."""
-
-    def drop(self) -> None:
-        """Leave nothing of a step that failed, but what is in `.grad`."""
-
-
-class WholeParameters:
-    """Parameters of a pipeline without data parallelism: always there, nothing to communicate."""
-
-    def __init__(self, module: nn.Module, precision: MixedPrecisionPolicy) -> None:
-        self.gradients = GradientBuffers(precision.reduce_dtype)
-        self._parameters = [p for p in module.parameters() if p.requires_grad]
-
-    def unshard(self) -> None:
-        """Nothing to gather."""
-
-    def wait(self) -> None:
-        """Nothing to wait for."""
-
-    def reshard(self) -> None:
-        """Nothing to free."""
-
-    def reduce(self) -> None:
-        """Hand the sums over as `.grad`, in the parameters' dtype, adding to what is there."""
+        """Reduce the sums since the last time into the parameters' `.grad`, in their dtype."""
         for parameter, total in self.gradients.take().items():
             gradient = total.to(parameter.dtype)
             held = parameter.grad
             parameter.grad = gradient if held is None else held + gradient
 
     def trained(self) -> list[nn.Parameter]:
-        """The parameters that want a gradient."""
+        """The full parameters that want a gradient; they must have been gathered once."""
         return self._parameters
 
     def finish(self) -> None:
-        """Hand over the sums of the step."""
+        """Make every `.grad` complete, at the end of a step."""
         self.reduce()
 
     def drop(self) -> None:
-        """Forget the sums."""
+        """Leave nothing of a step that failed, but what is in `.grad`."""
         self.gradients.take()
 
 
-class ShardedParameters:
+class ShardedParameters(Parameters):
     """Parameters sharded over the data-parallel axes of a mesh by FSDP2.
 
     FSDP2 shards, gathers, casts and reduces; its forward and backward hooks never fire, because
@@ -100,11 +72,11 @@ class ShardedParameters:
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
         sharded.set_reshard_after_backward(False)
-        self.gradients = GradientBuffers(precision.reduce_dtype)
+        super().__init__(module, precision)
         self._module: FSDPModule = sharded
         self._lane = lane
         self._gathering: Wait | None = None
-        self._parameters: list[nn.Parameter] | None = None
+        self._full: list[nn.Parameter] | None = None
         dtype = precision.reduce_dtype
         self._lower = [p for p in module.parameters() if dtype and p.dtype != dtype]
         self._partial: dict[nn.Parameter, Tensor] = {}
@@ -144,10 +116,10 @@ class ShardedParameters:
 
     def trained(self) -> list[nn.Parameter]:
         """The full parameters that want a gradient."""
-        if self._parameters is None:
+        if self._full is None:
             full = compat.unsharded_parameters(self._module)
-            self._parameters = [p for p in full if p.requires_grad]
-        return self._parameters
+            self._full = [p for p in full if p.requires_grad]
+        return self._full
 
     def finish(self) -> None:
         """Wait for the step's reductions."""
@@ -195,7 +167,7 @@ def place_parameters(
     would otherwise keep its own.
     """
     if dp_mesh is None:
-        return {s: WholeParameters(module, precision) for s, module in modules.items()}
+        return {s: Parameters(module, precision) for s, module in modules.items()}
     for module in modules.values():
         _require_shardable(module)
     placed: dict[int, Parameters] = {
