@@ -11,13 +11,21 @@ if TYPE_CHECKING:
     from zeropp.measure.adapt import Adapter
     from zeropp.measure.trace import Trace
     from zeropp.plan import Plan
-    from zeropp.runtime import AuxiliaryLoss, Pipeline, StepOutput, make_mesh, split_report
+    from zeropp.runtime import (
+        AuxiliaryLoss,
+        Pipeline,
+        StepFailedError,
+        StepOutput,
+        make_mesh,
+        split_report,
+    )
 
 _HOMES = {
     "Adapter": "measure.adapt",
     "AuxiliaryLoss": "runtime",
     "Pipeline": "runtime",
     "Plan": "plan",
+    "StepFailedError": "runtime",
     "StepOutput": "runtime",
     "Trace": "measure.trace",
     "make_mesh": "runtime",
@@ -38,6 +46,7 @@ __all__ = [
     "AuxiliaryLoss",
     "Pipeline",
     "Plan",
+    "StepFailedError",
     "StepOutput",
     "Trace",
     "make_mesh",
