@@ -340,13 +340,16 @@ def _training(case: Case, pipe: Pipeline) -> dict[str, float]:
     return errors
 
 
-def measure(grid: str, world_size: int) -> dict[str, dict[str, float]]:
-    """On this rank, the errors of every case of so many ranks; one mesh for each shape."""
+def cases_of(grid: str, world_size: int) -> list[Case]:
+    """Those of so many ranks."""
+    return [case for case in GRIDS[grid] if case.plan.world_size == world_size]
+
+
+def measure(grid: str, world_size: int, part: slice = slice(None)) -> dict[str, dict[str, float]]:
+    """On this rank, the errors of some cases of so many ranks; one mesh for each shape."""
     found = {}
     meshes: dict[tuple[int, int, int], DeviceMesh] = {}
-    for case in GRIDS[grid]:
-        if case.plan.world_size != world_size:
-            continue
+    for case in cases_of(grid, world_size)[part]:
         shape = (case.plan.pp_size, case.plan.dp_replicate, case.plan.dp_shard)
         if shape not in meshes:
             meshes[shape] = make_mesh(*shape)
