@@ -7,7 +7,6 @@ import pytest
 from support.exactness import GRIDS, Case, cases_of, measure
 from support.ranks import RankFailedError, run_ranks
 
-
 PART = 50  # cases of one run of ranks, which have to end in a test's time
 
 
@@ -21,7 +20,7 @@ def measured(
         ranks = run_ranks(world_size, measure, grid, world_size, cases, timeout=280)
     except RankFailedError as failed:  # once is enough
         return failed
-    worst: dict[str, dict[str, float]] = {}
+    worst: Found = {}
     for found in ranks:
         for case, errors in found.items():
             held = worst.setdefault(case, {})
