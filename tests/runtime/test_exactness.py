@@ -7,13 +7,12 @@ import pytest
 from support.exactness import GRIDS, Case, cases_of, measure
 from support.ranks import RankFailedError, run_ranks
 
+Found = dict[str, dict[str, float]]
 PART = 50  # cases of one run of ranks, which have to end in a test's time
 
 
 @cache
-def measured(
-    grid: str, world_size: int, part: int
-) -> dict[str, dict[str, float]] | RankFailedError:
+def measured(grid: str, world_size: int, part: int) -> Found | RankFailedError:
     """Errors of a part of the cases of so many ranks, the worst of the ranks for each tensor."""
     cases = slice(part * PART, (part + 1) * PART)
     try:
