@@ -14,11 +14,7 @@ def gradient_norm(
 ) -> Tensor:
     """Of the parameters of all ranks; collective, on all of them; scalar, fp32.
 
-    Args:
-        parameters: this rank's.
-        copies: tells which of them another rank counts.
-        replicas: how many ranks hold the same shards.
-        device: where it is summed.
+    `copies` tells which parameters another rank counts; `replicas` ranks hold the same shards.
     """
     squares = torch.zeros((), device=device)
     for parameter in parameters:

@@ -23,15 +23,7 @@ from zeropp.runtime.stage import Stage
 
 
 class Probe:
-    """Finds what travels, for a pipeline in which something does.
-
-    Args:
-        boundaries: to which what is found is told.
-        stages: of this rank.
-        placement: stage -> rank.
-        mesh: of the pipeline.
-        device: where blocks run.
-    """
+    """Finds what travels, for a pipeline in which something does, and tells the boundaries."""
 
     def __init__(
         self,
