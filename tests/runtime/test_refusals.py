@@ -3,7 +3,7 @@
 import gc
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +50,12 @@ def said(call: Callable[[], object]) -> tuple[str, str, float]:
     with pytest.raises((ValueError, RuntimeError)) as raised:
         call()
     return type(raised.value).__name__, str(raised.value), time.monotonic() - start
+
+
+def require_begins(lines: Sequence[str], wanted: Sequence[str]) -> None:
+    """Each line begins as wanted."""
+    for line, start in zip(lines, wanted, strict=True):
+        assert line.startswith(start)
 
 
 class Broken(nn.Module):
@@ -341,8 +347,7 @@ def test_what_would_not_be_trained_is_refused() -> None:
         "precision: the gradients of a mean over many tokens underflow in float16",
     )
     (lines,) = run_ranks(1, at_construction_or_first)
-    for line, start in zip(lines, wanted, strict=True):
-        assert line.startswith(start)
+    require_begins(lines, wanted)
 
 
 def changed_parameters(plan: Plan) -> list[tuple[str, str, float]]:
@@ -603,8 +608,7 @@ def test_odd_models_and_meshes_are_told() -> None:
         "mesh: the axes must be pp, dp_replicate, dp_shard, got ('a', 'b', 'c')",
     )
     (lines,) = run_ranks(1, odd_models)
-    for line, start in zip(lines, wanted, strict=True):
-        assert line.startswith(start)
+    require_begins(lines, wanted)
 
 
 class Picky(nn.Module):

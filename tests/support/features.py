@@ -453,16 +453,6 @@ GPT_BF16 = Feature(
 )
 CLIPPED = Feature("GPT, 3 clipped AdamW steps", lambda: gpt(), steps=3)
 
-GPT = Feature("GPT", lambda: gpt())
-GPT_NO_BIAS = Feature("GPT without bias", lambda: gpt(bias=False))
-GPT_BF16 = Feature(
-    "GPT in bf16, reduced in fp32",
-    lambda: [block.to(torch.bfloat16) for block in gpt()],
-    precision=MixedPrecisionPolicy(reduce_dtype=torch.float32),
-    tolerance=8e-3,  # what a REDUCE gives is rounded to bf16
-)
-CLIPPED = Feature("GPT, 3 clipped AdamW steps", lambda: gpt(), steps=3)
-
 FEATURES = (
     Feature("linear layers with bias", lambda: stack(Residual)),
     Feature("linear layers without bias", lambda: stack(lambda: Residual(bias=False))),

@@ -140,9 +140,8 @@ class Block:
         if self._tried:
             return True
         self._tried = True
-        places = [(m, n) for m, n in self._buffers if m._buffers[n] is not None]
-        before = [((m, n), b.clone()) for m, n in places if (b := m._buffers[n]) is not None]
-        with _Products() as products, _buffers_as(before), self._recorder.apart():
+        apart = self._recorder.writing(None, again=True)
+        with _Products() as products, _buffers_as(_cloned(self._buffers)), apart:
             self._run(_copies(inputs), asked, Draw(0, 0, 0))
         return all(torch.equal(made, copy) for made, copy in products.made)
 
@@ -155,8 +154,7 @@ class Block:
             if before is not None:
                 with _buffers_as(before):
                     return self._run(_copies(inputs) if self._in_place else inputs, asked, draw)
-            places = self._buffers if self._changing is None else self._changing
-            before = [((m, n), b.clone()) for m, n in places if (b := m._buffers[n]) is not None]
+            before = _cloned(self._buffers if self._changing is None else self._changing)
             outputs = self._first(inputs, asked, draw)
             if self._changing is None:  # batch norm changes statistics without a new version
                 self._changing = [(m, n) for (m, n), b in before if not _same(m._buffers[n], b)]
@@ -193,6 +191,11 @@ def _seen(place: _Place) -> tuple[int, int]:
     return id(buffer), -1 if buffer is None else buffer._version
 
 
+def _cloned(places: list[_Place]) -> list[tuple[_Place, Tensor]]:
+    """The buffers that are there."""
+    return [((m, n), b.clone()) for m, n in places if (b := m._buffers[n]) is not None]
+
+
 def _same(buffer: Tensor | None, before: Tensor) -> bool:
     return buffer is not None and torch.equal(buffer, before)
 
@@ -212,6 +215,24 @@ def _buffers_as(before: list[tuple[_Place, Tensor]]) -> Iterator[None]:
     finally:
         for module, name, buffer in now:
             module._buffers[name] = buffer
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Buffers are afterwards as they were."""
+    buffers = [
+        (layer, name, buffer, buffer.clone())
+        for layer in module.modules()
+        for name, buffer in layer._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield
+    finally:
+        for layer, name, buffer, before in buffers:
+            if not torch.equal(buffer, before):
+                buffer.copy_(before)
+            layer._buffers[name] = buffer
 
 
 def _seeded(seed: int, inputs: Tensors) -> list[tuple[torch.Generator, Tensor]]:

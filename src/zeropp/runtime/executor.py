@@ -22,7 +22,7 @@ from zeropp.runtime.watchdog import Watchdog
 class Work(NamedTuple):
     """One micro-batch: what the first stage takes, and what the last makes of its outputs.
 
-    `draw` says what its random numbers depend on; None where nothing is trained.
+    `draw` says what its random numbers depend on, where it is trained.
     """
 
     inputs: Tensors

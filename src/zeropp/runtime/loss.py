@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from zeropp.runtime.block import Tensors
+from zeropp.runtime.block import Tensors, buffers_kept
 from zeropp.runtime.inputs import Nested, on_device
 
 LossFn = Callable[..., Tensor]
@@ -53,16 +53,12 @@ class Loss:
         given = (*outputs, *(targets if isinstance(targets, tuple) else (targets,)))
         if len({t.shape[:1] for t in given}) != 1 or not given[0].shape[:1].numel():
             return
-        buffers = list(self._loss_fn.buffers()) if isinstance(self._loss_fn, nn.Module) else []
-        before = [buffer.clone() for buffer in buffers]
+        module = self._loss_fn if isinstance(self._loss_fn, nn.Module) else nn.Module()
         try:
-            with torch.no_grad(), torch.random.fork_rng([]):
+            with torch.no_grad(), torch.random.fork_rng([]), buffers_kept(module):
                 once, twice = (self._of_first(outputs, targets, times) for times in (1, 2))
         except Exception:  # it takes no such batch, so that nothing can be said
             return
-        finally:
-            for buffer, held in zip(buffers, before, strict=True):
-                buffer.copy_(held)
         if once != 0 and abs(twice / once - 1) < 1e-3:
             raise ValueError(
                 "loss_fn gives a mean: of a sample that is repeated it is the same, where a sum "

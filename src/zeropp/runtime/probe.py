@@ -50,6 +50,8 @@ class Probe:
             return
         new = [m for m in microbatches if not self._boundaries.knows(m, constants)]
         rounds = max(gathered(len(new)))
+        if not rounds:
+            return
         failures = []
         for number in range(rounds):
             inputs = new[number] if number < len(new) else microbatches[0]

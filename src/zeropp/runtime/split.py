@@ -53,7 +53,9 @@ class Call(NamedTuple):
     @property
     def casting(self) -> AbstractContextManager[object]:
         """The forward's autocast, under which its backward runs."""
-        return _AS_IT_IS if _autocast(self.autocast[0]) == self.autocast else _cast(*self.autocast)
+        device, dtype, enabled = self.autocast
+        same = _autocast(device) == self.autocast
+        return _AS_IT_IS if same else torch.autocast(device, dtype, enabled)
 
 
 _AS_IT_IS = nullcontext()
@@ -61,10 +63,6 @@ _AS_IT_IS = nullcontext()
 
 def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
     return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-
-
-def _cast(device: str, dtype: torch.dtype, enabled: bool) -> torch.autocast:
-    return torch.autocast(device, dtype, enabled)
 
 
 class Deferred(NamedTuple):
@@ -147,16 +145,8 @@ class Recorder:
     @contextmanager
     def writing(self, tape: Tape | None, *, again: bool = False) -> Iterator[None]:
         """Forwards inside write to `tape`; in a backward, checkpointing runs them `again`."""
+        held = self.tape, self._counts
         self.tape, self._counts = tape, not again
-        try:
-            yield
-        finally:
-            self.tape, self._counts = None, False
-
-    @contextmanager
-    def apart(self) -> Iterator[None]:
-        """What runs is only tried: nothing is written."""
-        held, self.tape, self._counts = (self.tape, self._counts), None, False
         try:
             yield
         finally:

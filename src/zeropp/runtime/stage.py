@@ -11,7 +11,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir.program import Recompute
 from zeropp.runtime.auxiliary import AuxiliaryLoss
-from zeropp.runtime.block import Block, Draw, Tensors, require_tensors, run_blocks
+from zeropp.runtime.block import Block, Draw, Tensors, buffers_kept, require_tensors, run_blocks
 from zeropp.runtime.compat import set_version
 from zeropp.runtime.inputs import Constants
 from zeropp.runtime.shard import Parameters
@@ -112,7 +112,7 @@ class Stage:
 
         In evaluation mode; modes and buffers are left as they were.
         """
-        with torch.no_grad(), _evaluating(self.module), _buffers_kept(self.module):
+        with torch.no_grad(), _evaluating(self.module), buffers_kept(self.module):
             with self._recorder.writing(None):
                 outputs = run_blocks(self._blocks, inputs, constants, self._precision)
             if head is not None:
@@ -133,7 +133,7 @@ class Stage:
         try:
             if not run:
                 return ()
-            with _buffers_kept(self.module), self._recorder.writing(None, again=True):
+            with buffers_kept(self.module), self._recorder.writing(None, again=True):
                 given, _ = self._entered(inputs)
                 draw = Draw(0, 0, 0)
                 outputs = run_blocks(self._blocks, given, constants, self._precision, draw)
@@ -295,21 +295,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for layer, training in modes:
             layer.training = training
-
-
-@contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Buffers are afterwards as they were."""
-    buffers = [
-        (layer, name, buffer, buffer.clone())
-        for layer in module.modules()
-        for name, buffer in layer._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        for layer, name, buffer, before in buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
-            layer._buffers[name] = buffer
