@@ -16,7 +16,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.checkpoint import checkpoint
 
 from support.exactness import Plain, gradient_errors
-from support.features import VOCAB, H, Residual, even, loss_sum, stack
+from support.features import VOCAB, H, Penalised, Residual, even, loss_sum, stack
 from support.ranks import run_ranks
 from zeropp import AuxiliaryLoss
 from zeropp.build import pipeline
@@ -137,6 +137,7 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
         lambda: pipe.step(batch(), constants=other),
         lambda: pipe.step(batch(), divisor=5 if last else 7),
         lambda: pipe.eval((torch.zeros(()), torch.zeros(2)) if last else batch()),
+        lambda: pipe.step([] if last else batch()),
     ]
     found = []
     for mistake in mistakes:
@@ -156,6 +157,7 @@ def test_a_mistake_of_one_rank_is_raised_by_every_rank(plan: Plan) -> None:
         "rank 0: constants: the blocks ask for none",
         "divisor: rank 1 was given 5, rank 0 7",
         "rank 1: batch: tensors need a dimension of samples",
+        "rank 1: batch: wanted (inputs, targets), each a tensor or a tuple of tensors",
     )
     for wanted, everywhere in zip(words, zip(*ranks, strict=True), strict=True):
         for _, line, seconds in everywhere:
@@ -589,6 +591,9 @@ def odd_models() -> list[str]:
     with torch.device("meta"):
         empty = stack(Residual)
     lines.append(said(lambda: made(Plan(1, 1, B), empty))[1])
+    penalised = stack(Penalised)
+    penalised[3] = penalised[2]
+    lines.append(said(lambda: made(Plan(1, 2, B), penalised).step(batch()))[1])
     statistics = stack(Residual)
     statistics[2] = statistics[5] = Noisy()
     lines.append(said(lambda: made(Plan(1, 2, B), statistics).step(batch()))[1])
@@ -604,6 +609,7 @@ def test_odd_models_and_meshes_are_told() -> None:
         "an auxiliary loss must be a scalar, got shape [5, 16]",
         "batch: inputs and targets differ in their first dimension: {3, 4}",
         "block 0 is on the meta device; pass init to fill it",
+        "block 2 takes gradients in its forward, and shares a parameter with another block",
         "buffer 2.norm.running_mean was changed by a forward, and its module is used by",
         "mesh: the axes must be pp, dp_replicate, dp_shard, got ('a', 'b', 'c')",
     )

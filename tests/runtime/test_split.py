@@ -9,7 +9,7 @@ from support.features import Adapter, Doubled, H, Residual, Wide, loss_sum, stac
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.plan import Plan
-from zeropp.runtime.split_rules import split_report
+from zeropp.runtime.report import split_report
 
 
 def model(middle: Callable[[], nn.Module]) -> list[nn.Module]:

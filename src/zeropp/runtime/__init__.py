@@ -12,7 +12,7 @@ from zeropp.runtime.mesh import (
 from zeropp.runtime.observer import Observer, Observers, Phase
 from zeropp.runtime.outcome import StepFailedError, StepOutput
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.runtime.split_rules import split_report
+from zeropp.runtime.report import split_report
 
 __all__ = [
     "AuxiliaryLoss",

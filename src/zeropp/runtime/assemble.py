@@ -23,7 +23,7 @@ from zeropp.runtime.executor import Machine
 from zeropp.runtime.mesh import PP, data_mesh, data_size, gathered, own_pipeline
 from zeropp.runtime.shard import needs_sharding, place_parameters
 from zeropp.runtime.stage import Stage, StageModule
-from zeropp.runtime.ties import Tie, tie_inside
+from zeropp.runtime.ties import Tie, tie_inside, tied_blocks
 from zeropp.runtime.watchdog import Watchdog
 
 Init = Callable[[int, nn.Module], None]
@@ -143,14 +143,17 @@ def assemble(
     rank, precision = mesh[PP].get_local_rank(), model.precision
     travels = placement.pp_size > 1
     boundaries = Boundaries(model.blocks, model.stages if travels else (), precision)
-    shared = model.shared_buffers()
+    shared, tied = model.shared_buffers(), tied_blocks(model.ties)
     modules = model.real_stages(placement.stages_of(rank), device)
     tie_inside(modules, model.ties)
     dp_mesh = data_mesh(mesh) if needs_sharding(data_size(mesh), precision) else None
     lane = transport.lane(device)
     placed = place_parameters(modules, dp_mesh, precision, lane)
     return Machine(
-        {s: Stage(modules[s], placed[s], precision, model.recompute, shared) for s in modules},
+        {
+            s: Stage(modules[s], placed[s], precision, model.recompute, shared, tied)
+            for s in modules
+        },
         transport.messages(placement, own_pipeline(mesh), device),
         boundaries,
         device,

@@ -10,7 +10,7 @@ they were, which it then leaves as they are; what W needs is kept from then on.
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from torch.utils.checkpoint import (
 )
 
 from zeropp.ir.program import Recompute
+from zeropp.runtime.compat import differentiating
 from zeropp.runtime.inputs import Constants, constants_of
 from zeropp.runtime.shard import compute_dtype
 from zeropp.runtime.split import Recorder
@@ -57,18 +58,21 @@ class Draw(NamedTuple):
         return int.from_bytes(blake2b(packed, digest_size=7).digest(), "little")
 
 
-class _Products(TorchDispatchMode):
-    """Notes what selective recomputation would keep, with copies."""
+class _Trial(TorchDispatchMode):
+    """Notes what recomputation would keep, with copies, and whether gradients are made inside."""
 
-    def __init__(self) -> None:
+    def __init__(self, recompute: Recompute) -> None:
         super().__init__()
+        self._kept = _KEPT if recompute is Recompute.SELECTIVE else ()
         self.made: list[tuple[Tensor, Tensor]] = []
+        self.differentiates = False
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        if func in _KEPT:
+        self.differentiates |= differentiating()
+        if func in self._kept:
             first = out[0] if isinstance(out, tuple) else out
             self.made.append((first.detach(), first.detach().clone()))
         return out
@@ -82,6 +86,7 @@ class Block:
         module: the block.
         recorder: of its stage.
         recompute: what of it is run again in its B.
+        shares: whether it shares a parameter with another block.
     """
 
     def __init__(
@@ -90,11 +95,12 @@ class Block:
         module: nn.Module,
         recorder: Recorder | None = None,
         recompute: Recompute = Recompute.NONE,
+        shares: bool = False,
     ) -> None:
-        self.index, self.module = index, module
+        self.index, self.module, self._shares = index, module, shares
         self.constants = frozenset(constants_of(module))
         self._recorder, self._recompute = recorder or Recorder(), recompute
-        self._tried = False
+        self._tried = not shares and recompute is not Recompute.SELECTIVE
         self._in_place: bool | None = None  # whether it changes its inputs; None: not known yet
         self._buffers = [(m, name) for m in module.modules() for name in m._buffers]
         self._changing: list[_Place] | None = None  # the buffers that it changes
@@ -108,10 +114,10 @@ class Block:
             draw: seeds the generators meanwhile; None: they go on, as in evaluation.
         """
         asked = {name: constants[name] for name in self.constants & constants.keys()}
+        if draw is not None and not self._tried:
+            self._try(inputs, asked)
         if draw is None or self._recompute is Recompute.NONE:
             return self._run(inputs, asked, draw)
-        if self._recompute is Recompute.SELECTIVE and not self._keeps_what_it_makes(inputs, asked):
-            self._recompute = Recompute.FULL
         selective = partial(create_selective_checkpoint_contexts, _KEPT)
         contexts = selective if self._recompute is Recompute.SELECTIVE else noop_context_fn
         return checkpoint(
@@ -133,17 +139,26 @@ class Block:
             for generator, state in states:
                 generator.set_state(state)
 
-    def _keeps_what_it_makes(self, inputs: Tensors, asked: dict[str, Tensor]) -> bool:
-        """Whether no product that would be kept is changed in place; tried once, and nothing is
-        left of it. torch sees such changes only where versions tell of them.
+    def _try(self, inputs: Tensors, asked: dict[str, Tensor]) -> None:
+        """Run the block once, leaving nothing, to see whether selective recomputation can keep
+        what it would: products must not change in place, which torch sees only where versions tell
+        of it, nor be needed before B, by a gradient made inside.
+
+        Raises:
+            ValueError: it makes gradients inside, which would miss other uses of its parameters.
         """
-        if self._tried:
-            return True
         self._tried = True
         apart = self._recorder.writing(None, again=True)
-        with _Products() as products, _buffers_as(_cloned(self._buffers)), apart:
+        with _Trial(self._recompute) as trial, _buffers_as(_cloned(self._buffers)), apart:
             self._run(_copies(inputs), asked, Draw(0, 0, 0))
-        return all(torch.equal(made, copy) for made, copy in products.made)
+        if trial.differentiates and self._shares:
+            raise ValueError(
+                f"block {self.index} takes gradients in its forward, and shares a parameter with "
+                "another block, which they would not reach; give it parameters of its own"
+            )
+        same = all(torch.equal(made, copy) for made, copy in trial.made)
+        if self._recompute is Recompute.SELECTIVE and (trial.differentiates or not same):
+            self._recompute = Recompute.FULL
 
     def _twice(self, asked: dict[str, Tensor], draw: Draw) -> Callable[..., Any]:
         """The block as checkpointing runs it, first in F, then in B."""
@@ -217,22 +232,9 @@ def _buffers_as(before: list[tuple[_Place, Tensor]]) -> Iterator[None]:
             module._buffers[name] = buffer
 
 
-@contextmanager
-def buffers_kept(module: nn.Module) -> Iterator[None]:
+def buffers_kept(module: nn.Module) -> AbstractContextManager[None]:
     """Buffers are afterwards as they were."""
-    buffers = [
-        (layer, name, buffer, buffer.clone())
-        for layer in module.modules()
-        for name, buffer in layer._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        yield
-    finally:
-        for layer, name, buffer, before in buffers:
-            if not torch.equal(buffer, before):
-                buffer.copy_(before)
-            layer._buffers[name] = buffer
+    return _buffers_as(_cloned([(m, name) for m in module.modules() for name in m._buffers]))
 
 
 def _seeded(seed: int, inputs: Tensors) -> list[tuple[torch.Generator, Tensor]]:

@@ -124,6 +124,11 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def differentiating() -> bool:
+    """Whether a backward is running."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def set_version(tensor: Tensor, version: int) -> None:
     """Let what was done to a tensor since not count as a change, for those who saved it."""
     _unsafe_set_version_counter((tensor,), (version,))

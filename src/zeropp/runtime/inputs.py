@@ -43,7 +43,7 @@ def microbatches_of(batch: Batch, parts: int) -> list[Microbatch]:
         ValueError: what is neither, fewer samples than micro-batches, or tensors of different first
             dimension.
     """
-    if isinstance(batch, list):
+    if isinstance(batch, list) and batch:
         return [Microbatch(_as_tuple(inputs), targets) for inputs, targets in map(_pair, batch)]
     return _cut(*_pair(batch), parts)
 
@@ -71,7 +71,8 @@ def _pair(given: Any) -> tuple[Nested, Nested]:
 def _kind(given: Any) -> str:
     if isinstance(given, tuple):
         return f"({', '.join(type(one).__name__ for one in given)})"
-    return f"a {type(given).__name__}"
+    empty = isinstance(given, list) and not given
+    return "an empty list" if empty else f"a {type(given).__name__}"
 
 
 def on_device(value: Nested, device: torch.device) -> Nested:

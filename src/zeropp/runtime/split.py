@@ -170,6 +170,8 @@ class _Split(torch.autograd.Function):
         call: Call,
         recorder: Recorder,
     ) -> Tensor:
+        if x.dim() > 2 and not x.is_contiguous():
+            x = as_rows(x).view(x.shape)  # the copy that the product would make, and torch save
         ctx.save_for_backward(x)
         ctx.call, ctx.recorder, ctx.tape = call, recorder, recorder.tape
         y = call.rule.forward(x, weight, bias)

@@ -79,6 +79,7 @@ class Stage:
         precision: the dtype in which blocks compute.
         recompute: what of a block is run again in its B.
         shared: global names of buffers that other stages hold too, which no forward may change.
+        tied: numbers of the blocks that share parameters.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Stage:
         precision: MixedPrecisionPolicy,
         recompute: Recompute = Recompute.NONE,
         shared: Collection[str] = (),
+        tied: Collection[int] = (),
     ) -> None:
         self.module = module
         self._shared = {
@@ -99,7 +101,9 @@ class Stage:
         self._recorder = Recorder()
         self._flights: dict[int, _Flight] = {}  # from F until B
         self._tapes: dict[int, Tape] = {}  # from F until W
-        self._blocks = [Block(i, b, self._recorder, recompute) for i, b in module.numbered]
+        self._blocks = [
+            Block(i, b, self._recorder, recompute, i in tied) for i, b in module.numbered
+        ]
         self._changes_inputs: bool | None = None  # None: before its first forward
         self._anchor = torch.zeros((), requires_grad=True)
         split_layers(module, self._recorder)

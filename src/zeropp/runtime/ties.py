@@ -59,6 +59,12 @@ def owner_names(ties: Sequence[Tie]) -> dict[str, str]:
     return {name: tie.owner for tie in ties for name in tie.others}
 
 
+def tied_blocks(ties: Sequence[Tie]) -> frozenset[int]:
+    """The numbers of the blocks that share a parameter with another."""
+    sharing = ({int(name.split(".")[0]) for name in (tie.owner, *tie.others)} for tie in ties)
+    return frozenset(index for blocks in sharing if len(blocks) > 1 for index in blocks)
+
+
 def tie_inside(modules: Mapping[int, nn.Module], ties: Sequence[Tie]) -> None:
     """Give each stage one parameter of its own for a tie, whatever was done to its blocks.
 
