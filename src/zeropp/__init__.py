@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Pipeline,
         StepFailedError,
         StepOutput,
+        Whole,
         make_mesh,
         split_report,
     )
@@ -28,6 +29,7 @@ _HOMES = {
     "StepFailedError": "runtime",
     "StepOutput": "runtime",
     "Trace": "measure.trace",
+    "Whole": "runtime",
     "make_mesh": "runtime",
     "pipeline": "build",
     "program_of": "build",
@@ -49,6 +51,7 @@ __all__ = [
     "StepFailedError",
     "StepOutput",
     "Trace",
+    "Whole",
     "make_mesh",
     "pipeline",
     "program_of",

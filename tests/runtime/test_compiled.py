@@ -99,7 +99,9 @@ class Inner(nn.Module):
 def inner_shapes() -> list[tuple[int, ...]]:
     blocks = stack(Inner)
     stages = [range(4), range(4, len(blocks))]
-    specs = Boundaries(blocks, stages, MixedPrecisionPolicy()).of((TOKENS[:2],), {})
+    specs = Boundaries(blocks, stages, MixedPrecisionPolicy(), torch.device("cpu")).of(
+        (TOKENS[:2],), {}
+    )
     return [spec.shape for (spec,) in specs]
 
 

@@ -607,7 +607,7 @@ def test_odd_models_and_meshes_are_told() -> None:
         "2.layer: its input was changed in place before its weight gradient was made (W)",
         "block 1 changes its input in some forwards only",
         "an auxiliary loss must be a scalar, got shape [5, 16]",
-        "batch: inputs and targets differ in their first dimension: {3, 4}",
+        "batch: its tensors differ in their first dimension: {3, 4}",
         "block 0 is on the meta device; pass init to fill it",
         "block 2 takes gradients in its forward, and shares a parameter with another block",
         "buffer 2.norm.running_mean was changed by a forward, and its module is used by",
@@ -644,4 +644,4 @@ def later_shapes() -> list[tuple[str, str, float]]:
 def test_later_shapes_and_other_programs_are_told() -> None:
     for shape, program in run_ranks(2, later_shapes):
         assert "block 1 does not run on the meta device" in shape[1]
-        assert program[1].startswith("program: ranks [1] have another program than rank 0")
+        assert program[1].startswith("program: ranks [1] were given another than rank 0")

@@ -26,7 +26,7 @@ from support.features import (
 from zeropp import AuxiliaryLoss
 from zeropp.build import pipeline
 from zeropp.plan import Plan
-from zeropp.runtime.inputs import constants_of
+from zeropp.runtime.keywords import asked_by
 from zeropp.runtime.mesh import data_rank, make_mesh
 from zeropp.runtime.pipeline import Pipeline
 
@@ -132,7 +132,7 @@ class Plain:
 
     def __init__(self, blocks: list[nn.Module]) -> None:
         self.blocks = blocks
-        self.asks = [constants_of(block) for block in blocks]
+        self.asks = [asked_by(block) for block in blocks]
         modules = [m for block in blocks for m in block.modules()]
         self.auxiliary = [m for m in modules if isinstance(m, AuxiliaryLoss)]
 
@@ -143,13 +143,13 @@ class Plain:
             for name, p in block.named_parameters()
         }
 
-    def losses(self, batch: Batch, constants: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: Batch, named: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Mean loss per token, and the same of the auxiliary losses."""
         total, extra, tokens = torch.zeros(()), torch.zeros(()), 0
         for inputs, targets in batch:
             x: Any = inputs
             for block, asked in zip(self.blocks, self.asks, strict=True):
-                given = {name: constants[name] for name in asked}
+                given = {name: named[name] for name in asked}
                 x = block(*x, **given) if isinstance(x, tuple) else block(x, **given)
             total = total + loss_sum(x, targets)
             extra = extra + sum(m.loss for m in self.auxiliary if m.loss is not None)
@@ -178,7 +178,15 @@ def _compared(wanted: Mapping[str, Tensor | None], pipe: Pipeline) -> dict[str, 
 def make(case: Case, mesh: DeviceMesh | None = None) -> Pipeline:
     torch.manual_seed(3)
     blocks = case.feature.blocks()
-    return pipeline(blocks, loss_sum, case.plan, mesh, precision=case.feature.precision)
+    feature = case.feature
+    return pipeline(
+        blocks,
+        loss_sum,
+        case.plan,
+        mesh,
+        precision=feature.precision,
+        derived=feature.derived,
+    )
 
 
 def batches(case: Case, step: int = 0) -> list[Batch]:
@@ -192,7 +200,9 @@ def batches(case: Case, step: int = 0) -> list[Batch]:
 def own_batch(case: Case, pipe: Pipeline, step: int = 0) -> Any:
     """This data rank's, to be cut by the pipeline where its micro-batches are alike."""
     own = batches(case, step)[data_rank(pipe.mesh)]
-    return joined(own) if len({inputs.shape for inputs, _ in own}) == 1 else own
+    if len({inputs.shape for inputs, _ in own}) == 1:
+        return *joined(own), case.feature.keywords(joined(own)[0])
+    return [(*pair, case.feature.keywords(pair[0])) for pair in own]
 
 
 def joined(batch: Batch) -> tuple[Tensor, Tensor]:
@@ -256,7 +266,7 @@ def _plain_parts(case: Case, plain: Plain, step: int) -> Iterator[tuple[Tensor, 
             module._buffers[name] = before.clone()
         for pair in batch:
             share = valid(pair[1]) / max(tokens, 1)
-            loss, extra = plain.losses([pair], case.feature.constants())
+            loss, extra = plain.losses([pair], case.feature.named(pair[0]))
             ((loss + extra) * share).backward()
             yield loss.detach() * share, extra.detach() * share
 

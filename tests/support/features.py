@@ -1,9 +1,10 @@
 """What users' models contain: for each feature a small model, its batch and how it is planned."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -214,6 +215,38 @@ class Masked(nn.Module):
     def forward(self, x: Tensor, *, mask: Tensor, table: Tensor) -> Tensor:
         scores = (x @ x.transpose(-1, -2)).masked_fill(~mask, -1e9)
         return x + self.mix(torch.softmax(scores, -1) @ x + table)
+
+
+class Segments(NamedTuple):
+    """Which positions see which, as an object that is no tensor."""
+
+    allowed: Tensor
+
+
+class Packed(nn.Module):
+    """Attends inside of each document of a packed row, whose positions it knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.place = nn.Linear(H, H), nn.Embedding(2 * SEQ, H)
+
+    def forward(self, x: Tensor, *, positions: Tensor, segments: Segments) -> Tensor:
+        scores = (x @ x.transpose(-1, -2)).masked_fill(~segments.allowed, -1e9)
+        return x + self.mix(torch.softmax(scores, -1) @ x) + torch.tanh(self.place(positions))
+
+
+def documents(inputs: Tensor) -> dict[str, Tensor]:
+    """Of every row, cut where a token is even: document numbers, and positions inside of each."""
+    starts = (inputs % 2 == 0).long()
+    starts[:, 0] = 1
+    place = torch.arange(inputs.shape[1]).expand_as(inputs)
+    return {"document": starts.cumsum(1), "positions": place - (place * starts).cummax(1).values}
+
+
+def segments(document: Tensor) -> Segments:
+    """Those of the same document, and not later."""
+    same = document.unsqueeze(-1) == document.unsqueeze(-2)
+    return Segments(same & torch.ones_like(same).tril())
 
 
 class Expert(nn.Module):
@@ -430,6 +463,15 @@ class Feature:
     compiled: bool = False
     precision: MixedPrecisionPolicy | None = None
     tolerance: float = 1e-5  # relative, fp32: the order of sums differs, nothing else
+    keywords: Callable[[Tensor], dict[str, Tensor]] = lambda inputs: {}  # of a micro-batch
+    derived: dict[str, Callable[..., Any]] = field(default_factory=dict)
+
+    def named(self, inputs: Tensor) -> dict[str, Any]:
+        """What blocks are given by name with a micro-batch, found without the engine."""
+        given: dict[str, Any] = {**self.constants(), **self.keywords(inputs)}
+        for name, make in self.derived.items():
+            given[name] = make(**{k: given[k] for k in inspect.signature(make).parameters})
+        return given
 
 
 def _floats(count: int, generator: torch.Generator) -> Batch:
@@ -470,6 +512,13 @@ FEATURES = (
     Feature("several tensors, integers", lambda: [Opening(), *_streams(), Closing()]),
     Feature("complex numbers between stages", lambda: _turns()),
     Feature("constants of the step", lambda: stack(Masked), constants=masks),
+    Feature(
+        "documents packed into rows, by positions and masks",
+        lambda: stack(Packed),
+        batch=ragged,
+        keywords=documents,
+        derived={"segments": segments},
+    ),
     Feature("lengths differ, small last micro-batch", lambda: stack(Residual), ragged),
     Feature("auxiliary losses", lambda: stack(Expert)),
     Feature("auxiliary losses, recomputed", lambda: stack(Expert), plan=_FULL),

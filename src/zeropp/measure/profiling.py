@@ -171,7 +171,7 @@ class _Meter:
         self._subject, self._device = subject, device
         self._mesh = mesh if needs_sharding(1, subject.precision) else None
         each = [range(i, i + 1) for i in range(len(subject.blocks))]
-        self._boundaries = Boundaries(subject.blocks, each, subject.precision)
+        self._boundaries = Boundaries(subject.blocks, each, subject.precision, device)
 
     def measure(self, kind: str, setting: Setting, batch: Microbatch) -> Measurement:
         """The first block of a kind, while every rank measures one; collective."""

@@ -1,6 +1,7 @@
 """The engine: torch starts here; runs programs on ranks, exactly."""
 
 from zeropp.runtime.auxiliary import AuxiliaryLoss
+from zeropp.runtime.keywords import Whole
 from zeropp.runtime.mesh import (
     check_world_size,
     data_rank,
@@ -22,6 +23,7 @@ __all__ = [
     "Pipeline",
     "StepFailedError",
     "StepOutput",
+    "Whole",
     "check_world_size",
     "data_rank",
     "data_size",

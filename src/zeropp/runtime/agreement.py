@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from zeropp.runtime.compat import new_group
 from zeropp.runtime.inputs import Microbatch, Nested
-from zeropp.runtime.mesh import data_rank, gathered, own_pipeline
+from zeropp.runtime.mesh import T, data_rank, gathered, own_pipeline
 
 _REFUSED = 2**48  # beside the tokens
 
@@ -83,7 +83,7 @@ class Agreement:
         if self._hosts is not None:
             total = tokens.to(self._device)
             dist.all_reduce(total)
-        return own + [_nothing_of(own[-1])] * few, total
+        return own + [own[-1].nothing()] * few, total
 
     def _difference(self, row: _Row) -> int:
         """What adds up to 0 over all ranks where they were given what they should be.
@@ -122,8 +122,9 @@ def _checksum(microbatches: Sequence[Microbatch]) -> int:
     waited for.
     """
     found = 0
-    for inputs, targets in microbatches:
-        for tensor in (*inputs, *(targets if isinstance(targets, tuple) else (targets,))):
+    for microbatch in microbatches:
+        found = crc32(repr(list(microbatch.keywords)).encode(), found)
+        for tensor in microbatch.tensors:
             found = crc32(f"{tensor.dtype}{list(tensor.shape)}".encode(), found)
             if tensor.device.type == "cpu":
                 flat = tensor.detach().contiguous().reshape(-1)
@@ -132,10 +133,28 @@ def _checksum(microbatches: Sequence[Microbatch]) -> int:
     return found
 
 
+def together(prepare: Callable[[], T]) -> T:
+    """What `prepare` gives, once it has failed on no rank; collective, on all ranks.
+
+    Raises:
+        ValueError: on every rank, where it has.
+    """
+    found: list[T] = []
+    refusal: Exception | None = None
+    try:
+        found.append(prepare())
+    except Exception as error:
+        refusal = error
+    _refuse(refusal)
+    return found[0]
+
+
 def _refuse(own: Exception | None) -> None:
     """Raise on every rank what the first that refuses says; as it is where all say the same."""
     reasons = gathered(None if own is None else str(own))
-    first = next(rank for rank, reason in enumerate(reasons) if reason is not None)
+    first = next((rank for rank, reason in enumerate(reasons) if reason is not None), None)
+    if first is None:
+        return
     if own is not None and len(set(reasons)) == 1:
         raise own
     raise ValueError(f"rank {first}: {reasons[first]}") from own
@@ -156,10 +175,3 @@ def _compare(rows: Sequence[_Row]) -> None:
                 f"divisor: rank {rank} was given {row.divisor or None}, rank 0 "
                 f"{rows[0].divisor or None}; all ranks pass the same"
             )
-
-
-def _nothing_of(microbatch: Microbatch) -> Microbatch:
-    """A micro-batch of no samples."""
-    targets = microbatch.targets
-    none = tuple(t[:0] for t in targets) if isinstance(targets, tuple) else targets[:0]
-    return Microbatch(tuple(t[:0] for t in microbatch.inputs), none)

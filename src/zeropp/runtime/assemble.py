@@ -1,7 +1,6 @@
 """Building what a rank runs on: its stages made real, placed and connected."""
 
 import copy
-import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,16 +13,22 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 import zeropp.runtime.compat as compat
-from zeropp.ir.placement import Placement
+from zeropp.ir.placement import Placement, stage_blocks
 from zeropp.ir.program import Program, Recompute
-from zeropp.ir.text import format_program
+from zeropp.runtime.agreement import together
 from zeropp.runtime.boundary import Boundaries
 from zeropp.runtime.channel import Transport
 from zeropp.runtime.executor import Machine
+from zeropp.runtime.keywords import Derived
 from zeropp.runtime.mesh import PP, data_mesh, data_size, gathered, own_pipeline
-from zeropp.runtime.shard import needs_sharding, place_parameters
+from zeropp.runtime.shard import (
+    needs_sharding,
+    place_parameters,
+    require_followed,
+    require_trainable,
+)
 from zeropp.runtime.stage import Stage, StageModule
-from zeropp.runtime.ties import Tie, tie_inside, tied_blocks
+from zeropp.runtime.ties import Tie, find_ties, tie_inside, tied_blocks
 from zeropp.runtime.watchdog import Watchdog
 
 Init = Callable[[int, nn.Module], None]
@@ -40,6 +45,7 @@ class Model:
         init: `init(index, block)` fills a block that is on the meta device.
         recompute: what of a block is run again in its B.
         precision: what blocks compute in.
+        derived: what is made of what they ask for by name.
     """
 
     blocks: Sequence[nn.Module]
@@ -48,6 +54,38 @@ class Model:
     init: Init | None
     recompute: Recompute
     precision: MixedPrecisionPolicy
+    derived: Derived
+
+    @classmethod
+    def cut(
+        cls,
+        blocks: Sequence[nn.Module],
+        program: Program,
+        split: tuple[int, ...] | None,
+        recompute: str | None,
+        init: Init | None,
+        precision: MixedPrecisionPolicy,
+        derived: Derived,
+    ) -> "Model":
+        """The model in the stages of a program, for `Pipeline`'s arguments."""
+        _require_unwrapped(blocks)
+        require_followed(precision)
+        sizes = _agreed("split", split, program.split)
+        stages = stage_blocks(len(blocks), program.placement.num_stages, sizes)
+        again = _agreed("recompute", recompute, program.recompute) or Recompute.NONE
+        ties = find_ties(blocks, stages)
+        return cls(blocks, stages, ties, init, Recompute(again), precision, derived)
+
+    @property
+    def same_everywhere(self) -> dict[str, object]:
+        """What all ranks must have been given alike, by the names of arguments."""
+        return {
+            "blocks": len(self.blocks),
+            "split": [len(stage) for stage in self.stages],
+            "recompute": self.recompute.value,
+            "precision": repr(self.precision),
+            "derived": sorted(self.derived),
+        }
 
     def real_stages(self, own: Sequence[int], device: torch.device) -> dict[int, StageModule]:
         """A rank's stages on `device`, blocks on meta filled by `init`.
@@ -99,6 +137,23 @@ class Model:
         return block
 
 
+def _require_unwrapped(blocks: Sequence[nn.Module]) -> None:
+    """Refuse what `torch.compile(block)` returns: it hides the block and renames its parameters."""
+    for index, block in enumerate(blocks):
+        if "_orig_mod" in dict(block.named_children()):
+            raise ValueError(
+                f"block {index} is the wrapper that torch.compile returns, which renames "
+                "parameters; compile the block in place instead: block.compile()"
+            )
+
+
+def _agreed(name: str, asked: object, programs: object) -> Any:
+    """What was asked for, or what the program says; both must agree."""
+    if asked is not None and programs is not None and asked != programs:
+        raise ValueError(f"{name}: the program says {programs}, got {asked}; leave it out")
+    return programs if asked is None else asked
+
+
 def _copied(blocks: dict[int, nn.Module]) -> dict[int, nn.Module]:
     """Modules of their own with the same tensors, shared among them as they were."""
     memo = {
@@ -142,11 +197,19 @@ def assemble(
     """
     rank, precision = mesh[PP].get_local_rank(), model.precision
     travels = placement.pp_size > 1
-    boundaries = Boundaries(model.blocks, model.stages if travels else (), precision)
+    stages = model.stages if travels else ()
+    boundaries = Boundaries(model.blocks, stages, precision, device, model.derived)
     shared, tied = model.shared_buffers(), tied_blocks(model.ties)
-    modules = model.real_stages(placement.stages_of(rank), device)
-    tie_inside(modules, model.ties)
     dp_mesh = data_mesh(mesh) if needs_sharding(data_size(mesh), precision) else None
+
+    def real() -> dict[int, StageModule]:
+        modules = model.real_stages(placement.stages_of(rank), device)
+        tie_inside(modules, model.ties)
+        for module in modules.values():
+            require_trainable(module, sharded=dp_mesh is not None)
+        return modules
+
+    modules = together(real)
     lane = transport.lane(device)
     placed = place_parameters(modules, dp_mesh, precision, lane)
     return Machine(
@@ -161,12 +224,3 @@ def assemble(
         lane,
         travels,
     )
-
-
-def require_same_program(program: Program) -> None:
-    """Raise ValueError on every rank unless all ranks are about to run the same program."""
-    digest = hashlib.sha256(format_program(program).encode()).hexdigest()
-    digests = gathered(digest)
-    different = [rank for rank, other in enumerate(digests) if other != digests[0]]
-    if different:
-        raise ValueError(f"program: ranks {different} have another program than rank 0")

@@ -1,4 +1,4 @@
-"""One block as a stage calls it: its constants, its random numbers, and how it is run again.
+"""One block as a stage calls it: what it asks for, its random numbers, and how it is run again.
 
     none        B finds all that autograd saves
     selective   B finds the outputs of matrix products and attention, and runs the rest again
@@ -9,7 +9,7 @@ they were, which it then leaves as they are; what W needs is kept from then on.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from hashlib import blake2b
@@ -27,7 +27,7 @@ from torch.utils.checkpoint import (
 
 from zeropp.ir.program import Recompute
 from zeropp.runtime.compat import differentiating
-from zeropp.runtime.inputs import Constants, constants_of
+from zeropp.runtime.keywords import asked_by
 from zeropp.runtime.shard import compute_dtype
 from zeropp.runtime.split import Recorder
 
@@ -98,22 +98,22 @@ class Block:
         shares: bool = False,
     ) -> None:
         self.index, self.module, self._shares = index, module, shares
-        self.constants = frozenset(constants_of(module))
+        self._names = frozenset(asked_by(module))
         self._recorder, self._recompute = recorder or Recorder(), recompute
         self._tried = not shares and recompute is not Recompute.SELECTIVE
         self._in_place: bool | None = None  # whether it changes its inputs; None: not known yet
         self._buffers = [(m, name) for m in module.modules() for name in m._buffers]
         self._changing: list[_Place] | None = None  # the buffers that it changes
 
-    def __call__(self, inputs: Tensors, constants: Constants, draw: Draw | None) -> Any:
+    def __call__(self, inputs: Tensors, named: Mapping[str, Any], draw: Draw | None) -> Any:
         """What the block makes of tensors.
 
         Args:
             inputs: its positional arguments.
-            constants: all of the step.
+            named: what it may ask for.
             draw: seeds the generators meanwhile; None: they go on, as in evaluation.
         """
-        asked = {name: constants[name] for name in self.constants & constants.keys()}
+        asked = {name: named[name] for name in self._names & named.keys()}
         if draw is not None and not self._tried:
             self._try(inputs, asked)
         if draw is None or self._recompute is Recompute.NONE:
@@ -128,7 +128,7 @@ class Block:
             context_fn=contexts,
         )
 
-    def _run(self, inputs: Tensors, asked: dict[str, Tensor], draw: Draw | None) -> Any:
+    def _run(self, inputs: Tensors, asked: dict[str, Any], draw: Draw | None) -> Any:
         recorder = self._recorder
         outer, recorder.inside = recorder.inside, True
         states = () if draw is None else _seeded(draw.for_block(self.index), inputs)
@@ -139,7 +139,7 @@ class Block:
             for generator, state in states:
                 generator.set_state(state)
 
-    def _try(self, inputs: Tensors, asked: dict[str, Tensor]) -> None:
+    def _try(self, inputs: Tensors, asked: dict[str, Any]) -> None:
         """Run the block once, leaving nothing, to see whether selective recomputation can keep
         what it would: products must not change in place, which torch sees only where versions tell
         of it, nor be needed before B, by a gradient made inside.
@@ -160,7 +160,7 @@ class Block:
         if self._recompute is Recompute.SELECTIVE and (trial.differentiates or not same):
             self._recompute = Recompute.FULL
 
-    def _twice(self, asked: dict[str, Tensor], draw: Draw) -> Callable[..., Any]:
+    def _twice(self, asked: dict[str, Any], draw: Draw) -> Callable[..., Any]:
         """The block as checkpointing runs it, first in F, then in B."""
         before: list[tuple[_Place, Tensor]] | None = None
 
@@ -177,7 +177,7 @@ class Block:
 
         return run
 
-    def _first(self, inputs: tuple[Any, ...], asked: dict[str, Tensor], draw: Draw) -> Any:
+    def _first(self, inputs: tuple[Any, ...], asked: dict[str, Any], draw: Draw) -> Any:
         """F of what will run again, which learns what the block changes."""
         given = _copies(inputs) if self._in_place is not False else inputs
         tensors = [one for one in given if isinstance(one, Tensor)]
@@ -251,18 +251,18 @@ def _seeded(seed: int, inputs: Tensors) -> list[tuple[torch.Generator, Tensor]]:
 def run_blocks(
     blocks: Sequence[Block],
     inputs: Tensors,
-    constants: Constants,
+    named: Mapping[str, Any],
     precision: MixedPrecisionPolicy,
     draw: Draw | None = None,
 ) -> Tensors:
     """Feed tensors through blocks; a block that returns a tuple feeds the next one's arguments.
 
-    Floating-point inputs are cast to the dtype in which blocks compute; constants are already.
+    Floating-point inputs are cast to the dtype in which blocks compute; those by name are already.
     """
     if precision.param_dtype is not None:
         inputs = tuple(tensor.to(compute_dtype(precision, tensor.dtype)) for tensor in inputs)
     for block in blocks:
-        outputs: Any = block(inputs, constants, draw)
+        outputs: Any = block(inputs, named, draw)
         inputs = outputs if isinstance(outputs, tuple) else (outputs,)
     return inputs
 

@@ -5,7 +5,7 @@ is ever sent, and both ends of a channel allocate the same buffers.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.runtime.block import Block, Tensors, require_tensors, run_blocks
-from zeropp.runtime.inputs import Constants
+from zeropp.runtime.keywords import Derived, Named
 from zeropp.runtime.shard import compute_dtype
 
 
@@ -35,7 +35,7 @@ class TensorSpec(NamedTuple):
 
 
 Specs = tuple[TensorSpec, ...]
-_Key = tuple[Specs, frozenset[tuple[str, TensorSpec]], bool]  # inputs, constants, autocast
+_Key = tuple[Specs, frozenset[tuple[str, TensorSpec]], bool]  # inputs, by name, autocast
 
 
 class NotOnMetaError(ValueError):
@@ -49,6 +49,8 @@ class Boundaries:
         blocks: all blocks of the model, on any device; only their structure is kept.
         stages: for each stage, the indices of its blocks.
         precision: the dtype in which blocks compute.
+        device: where they do.
+        derived: what is made of what blocks ask for by name.
     """
 
     def __init__(
@@ -56,56 +58,58 @@ class Boundaries:
         blocks: Sequence[nn.Module],
         stages: Sequence[range],
         precision: MixedPrecisionPolicy,
+        device: torch.device,
+        derived: Derived | None = None,
     ) -> None:
-        self._precision = precision
+        self._precision, self._device, self._derived = precision, device, derived or {}
         self._stages = [
             [Block(i, skeleton(i, blocks[i], precision)) for i in stage] for stage in stages
         ]
         self._known: dict[_Key, tuple[Specs, ...]] = {}
 
-    def of(self, inputs: Tensors, constants: Constants) -> tuple[Specs, ...]:
+    def of(self, inputs: Tensors, named: Mapping[str, Tensor]) -> tuple[Specs, ...]:
         """For each stage, the specs of what it receives when the first stage is given `inputs`.
 
         Raises:
             NotOnMetaError: a block does not run on the meta device.
         """
-        key = self._key(inputs, constants)
+        key = self._key(inputs, named)
         if key not in self._known:
             self._known[key] = tuple(self._walk(*key[:2]))
         return self._known[key]
 
-    def knows(self, inputs: Tensors, constants: Constants) -> bool:
+    def knows(self, inputs: Tensors, named: Mapping[str, Tensor]) -> bool:
         """Whether `of` has nothing to find."""
-        return self._key(inputs, constants) in self._known
+        return self._key(inputs, named) in self._known
 
-    def learn(self, inputs: Tensors, constants: Constants, found: tuple[Specs, ...]) -> None:
+    def learn(self, inputs: Tensors, named: Mapping[str, Tensor], found: tuple[Specs, ...]) -> None:
         """Let `of` give what was found otherwise."""
-        self._known[self._key(inputs, constants)] = found
+        self._known[self._key(inputs, named)] = found
 
-    @staticmethod
-    def _key(inputs: Tensors, constants: Constants) -> "_Key":
-        named = frozenset((name, TensorSpec.of(tensor)) for name, tensor in constants.items())
-        device = inputs[0].device.type if inputs else "cpu"
-        return tuple(map(TensorSpec.of, inputs)), named, torch.is_autocast_enabled(device)
+    def _key(self, inputs: Tensors, named: Mapping[str, Tensor]) -> "_Key":
+        specs = frozenset((name, TensorSpec.of(tensor)) for name, tensor in named.items())
+        autocast = torch.is_autocast_enabled(self._device.type)
+        return tuple(map(TensorSpec.of, inputs)), specs, autocast
 
-    def _walk(self, specs: Specs, named: frozenset[tuple[str, TensorSpec]]) -> list[Specs]:
-        constants = {name: spec.empty(torch.device("meta")) for name, spec in named}
+    def _walk(self, specs: Specs, tensors: frozenset[tuple[str, TensorSpec]]) -> list[Specs]:
+        empty = {name: spec.empty(torch.device("meta")) for name, spec in tensors}
+        named = Named(empty, self._derived)
         walked = []
         for blocks in self._stages[:-1]:
             walked.append(specs)
-            tensors = tuple(
+            inputs = tuple(
                 spec.empty(torch.device("meta")).requires_grad_(spec.differentiable)
                 for spec in specs
             )
-            specs = self._through(blocks, tensors, constants)
+            specs = self._through(blocks, inputs, named)
         return [*walked, specs]
 
-    def _through(self, blocks: Sequence[Block], inputs: Tensors, constants: Constants) -> Specs:
+    def _through(self, blocks: Sequence[Block], inputs: Tensors, named: Named) -> Specs:
         """What a stage gives; the user's generators are left alone."""
         for block in blocks:
             try:
                 with torch.compiler.set_stance("force_eager"), torch.random.fork_rng([]):
-                    inputs = run_blocks([block], inputs, constants, self._precision)
+                    inputs = run_blocks([block], inputs, named, self._precision)
             except Exception as error:
                 raise NotOnMetaError(
                     f"block {block.index} does not run on the meta device, by which the shapes "

@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
-from zeropp.ir import Action, Placement
-from zeropp.ir.action import RECEIVES, Kind
+from zeropp.ir.action import RECEIVES, Action, Kind
+from zeropp.ir.placement import Placement
 from zeropp.ir.precedence import Channel, channel_of, outgoing
 from zeropp.runtime.block import Tensors
 from zeropp.runtime.boundary import Specs, TensorSpec
 from zeropp.runtime.compat import new_group
 from zeropp.runtime.lane import Lane, ThreadLane
+from zeropp.runtime.mesh import as_carried
 
 _UNFINISHED = 2  # messages that a link may be sending before it waits for the oldest
 _TAG = 0  # messages of a channel are told apart by their order
@@ -43,7 +43,8 @@ class PeerLink:
 
     gloo does not tell by itself that a message is gone, so a sender waits for its oldest message
     before it has too many under way, or it would keep all of a step's. This cannot deadlock, since
-    programs are proven for senders that wait for every message.
+    programs are proven for senders that wait for every message. NCCL tells, and a wait there would
+    hold up the compute stream, so it ends with the step.
 
     It calls the group itself: what `dist.isend` does before that takes as long again.
     """
@@ -57,16 +58,16 @@ class PeerLink:
         """Start sending; the tensors stay alive until they are sent."""
         while self._sending and all(work.is_completed() for work in self._sending[0].works):
             self._sending.popleft()
-        while len(self._sending) >= _UNFINISHED:
+        while len(self._sending) >= _UNFINISHED and self._device.type == "cpu":
             self._sending.popleft().wait()
-        data = tuple(tensor.detach().contiguous() for tensor in tensors)
-        works = tuple(self._group.send([as_real(t)], self._peer, _TAG) for t in data)
+        data = tuple(tensor.detach().resolve_conj().contiguous() for tensor in tensors)
+        works = tuple(self._group.send([as_carried(t)], self._peer, _TAG) for t in data)
         self._sending.append(Arrival(data, works))
 
     def receive(self, specs: Specs) -> Arrival:
         """Post a receive."""
         tensors = tuple(spec.empty(self._device) for spec in specs)
-        works = tuple(self._group.recv([as_real(t)], self._peer, _TAG) for t in tensors)
+        works = tuple(self._group.recv([as_carried(t)], self._peer, _TAG) for t in tensors)
         return Arrival(tensors, works)
 
     def flush(self) -> None:
@@ -77,11 +78,6 @@ class PeerLink:
     def close(self) -> None:
         """Destroy the process group."""
         dist.destroy_process_group(self._group)
-
-
-def as_real(tensor: Tensor) -> Tensor:
-    """Process groups carry no complex numbers; the same memory as real ones."""
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 class Transport:

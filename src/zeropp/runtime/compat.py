@@ -22,7 +22,7 @@ and a name that comes again after its group's end leads to addresses that are go
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -41,34 +41,24 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 
-class _Reduction(Protocol):
-    """How FSDP2 is given sums to reduce, and told that no more follow."""
+class _PublicFinalization:
+    """How FSDP2 is given sums to reduce: torch 2.15 and later."""
 
     def prepare(self, module: Any) -> None:
         """Do once, after the lazy set-up."""
-
-    def give(self, parameter: Any, total: Tensor | None) -> None:
-        """Put a sum where FSDP2's `post_backward` looks for it."""
-
-    def finish(self, module: Any) -> None:
-        """Make the current stream wait for all reductions and drop their input buffers."""
-
-
-class _PublicFinalization:
-    """torch 2.15 and later."""
-
-    def prepare(self, module: Any) -> None:
         module.set_manual_backward_finalization(True)
 
     def give(self, parameter: Any, total: Tensor | None) -> None:
+        """Put a sum where FSDP2's `post_backward` looks for it."""
         full = parameter._unsharded_param
         full.grad = None if total is None else total.to(full.grad_dtype or total.dtype)
 
     def finish(self, module: Any) -> None:
+        """Make the current stream wait for all reductions and drop their input buffers."""
         module.finalize_backward()
 
 
-class _StateFinalization:
+class _StateFinalization(_PublicFinalization):
     """Before torch 2.15, as in torch's `pipelining/stage.py`, `perform_reduce_grad`."""
 
     def prepare(self, module: Any) -> None:
@@ -83,7 +73,7 @@ class _StateFinalization:
 
 
 _PUBLIC = hasattr(FSDPModule, "finalize_backward")
-_reduction: _Reduction = _PublicFinalization() if _PUBLIC else _StateFinalization()
+_reduction = _PublicFinalization() if _PUBLIC else _StateFinalization()
 
 
 def prepare_sharded(module: FSDPModule) -> None:

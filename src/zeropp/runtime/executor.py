@@ -11,8 +11,8 @@ from zeropp.ir.action import RECEIVES, SENDS, Action, Kind
 from zeropp.runtime.block import Draw, Tensors
 from zeropp.runtime.boundary import Boundaries, Specs, TensorSpec
 from zeropp.runtime.channel import Arrival, Channels
-from zeropp.runtime.inputs import Constants
 from zeropp.runtime.instructions import Instruction
+from zeropp.runtime.keywords import Named
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.observer import Observer, Phase
 from zeropp.runtime.stage import Head, Stage
@@ -20,12 +20,14 @@ from zeropp.runtime.watchdog import Watchdog
 
 
 class Work(NamedTuple):
-    """One micro-batch: what the first stage takes, and what the last makes of its outputs.
+    """One micro-batch: what the first stage takes, what blocks may ask for by name, and what the
+    last stage makes of its outputs.
 
     `draw` says what its random numbers depend on, where it is trained.
     """
 
     inputs: Tensors
+    named: Named
     head: Head
     draw: Draw | None = None
 
@@ -36,12 +38,10 @@ class Feed:
 
     Attributes:
         microbatches: the batch; every rank has it, and uses the parts that it needs.
-        constants: the same for every micro-batch.
         seed: scalar, gradient of the head's result; None: run forwards only, without autograd.
     """
 
     microbatches: Sequence[Work]
-    constants: Constants
     seed: Tensor | None
 
 
@@ -94,7 +94,7 @@ class Execution:
     def __init__(self, machine: Machine, feed: Feed, observer: Observer) -> None:
         self.machine, self._feed, self._observe = machine, feed, observer.observe
         self._specs = [
-            machine.boundaries.of(m.inputs, feed.constants) if machine.travels else ()
+            machine.boundaries.of(m.inputs, m.named.tensors) if machine.travels else ()
             for m in feed.microbatches
         ]
         self._inbox: dict[Action, Arrival] = {}
@@ -146,12 +146,12 @@ class Execution:
             self._inbox[do.target] = Arrival(outputs)
 
     def _outputs(self, do: Instruction, work: Work, inputs: Tensors) -> Tensors:
-        constants, seed = self._feed.constants, self._feed.seed
+        seed = self._feed.seed
         head = work.head if do.target is None else None
         if seed is None:
-            outputs = do.stage.infer(inputs, constants, head)
+            outputs = do.stage.infer(inputs, work.named, head)
         else:
-            outputs = do.stage.forward(do.microbatch, inputs, constants, seed, head, work.draw)
+            outputs = do.stage.forward(do.microbatch, inputs, work.named, seed, head, work.draw)
         if do.target is not None and do.target.kind in SENDS:
             self._require_as_expected(do, outputs)
         return outputs
@@ -230,7 +230,7 @@ class Execution:
     def _inputs(self, do: Instruction, work: Work) -> Tensors:
         """The batch's, or what the stage before made."""
         if do.source is None:
-            return tuple(tensor.to(self.machine.device) for tensor in work.inputs)
+            return work.inputs
         tensors = self._awaited(do.source)
         if do.source.kind not in RECEIVES or not tensors:
             return tensors

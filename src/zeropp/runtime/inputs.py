@@ -1,61 +1,76 @@
-"""What a step is fed with: a batch as micro-batches, and the constants of the step.
+"""A batch as micro-batches."""
 
-Constants of a step: tensors, such as masks, that blocks need and that no micro-batch changes.
-
-A block asks for one by a keyword-only argument of its `forward`. Pipeline rank 0 gives them with
-the batch; they are sent once a step to the other ranks, not from stage to stage with every
-micro-batch. They get no gradient.
-"""
-
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import MixedPrecisionPolicy
-
-from zeropp.runtime.shard import compute_dtype
+from torch import Tensor
 
 Nested = Tensor | tuple[Tensor, ...]
-Batch = tuple[Nested, Nested] | list[tuple[Nested, Nested]]
-Constants = Mapping[str, Tensor]
+Part = tuple[Nested, Nested] | tuple[Nested, Nested, Mapping[str, Tensor]]
+Batch = Part | Sequence[Part]
 
 
 class Microbatch(NamedTuple):
-    """What one micro-batch feeds to the first stage, and what the loss compares with."""
+    """What one micro-batch feeds to the first stage, what the loss compares with, and what blocks
+    ask for by name.
+    """
 
     inputs: tuple[Tensor, ...]
     targets: Nested
+    keywords: Mapping[str, Tensor]
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them."""
+        return *self.inputs, *_as_tuple(self.targets), *self.keywords.values()
+
+    def on(self, device: torch.device, *, inputs: bool, targets: bool) -> "Microbatch":
+        """The same, with what a rank needs of it on its device."""
+        ins = _on(device, self.inputs) if inputs else self.inputs
+        outs = on_device(self.targets, device) if targets else self.targets
+        return self._replace(inputs=ins, targets=outs)
+
+    def nothing(self) -> "Microbatch":
+        """One of no samples."""
+        return _like(self, [tensor[:0] for tensor in self.tensors])
 
 
 def microbatches_of(batch: Batch, parts: int) -> list[Microbatch]:
     """`parts` micro-batches.
 
     Args:
-        batch: (inputs, targets), cut into parts whose sizes differ by at most one, larger ones
-            first; or a list of such pairs, each a micro-batch, which may differ in any dimension.
+        batch: (inputs, targets) or (inputs, targets, {name: tensor}), cut into parts whose sizes
+            differ by at most one, larger ones first; or a list of such, each a micro-batch, which
+            may differ in any dimension.
         parts: how many to cut.
 
     Raises:
-        ValueError: what is neither, fewer samples than micro-batches, or tensors of different first
-            dimension.
+        ValueError: what is neither, fewer samples than micro-batches, tensors of different first
+            dimension, or micro-batches with other names.
     """
-    if isinstance(batch, list) and batch:
-        return [Microbatch(_as_tuple(inputs), targets) for inputs, targets in map(_pair, batch)]
-    return _cut(*_pair(batch), parts)
+    if not isinstance(batch, list) or not batch:
+        return _cut(_checked(batch), parts)
+    found = [_checked(part) for part in batch]
+    for microbatch in found:
+        if microbatch.keywords.keys() != found[0].keywords.keys():
+            raise ValueError("batch: all micro-batches must name the same tensors")
+    return found
 
 
-def _pair(given: Any) -> tuple[Nested, Nested]:
-    """Raise ValueError unless this is (inputs, targets), each a tensor or a tuple of tensors."""
-    parts = given if isinstance(given, tuple) else ()
-    tensors = [t for part in parts for t in (part if isinstance(part, tuple) else (part,))]
-    if len(parts) != 2 or not tensors or not all(isinstance(t, Tensor) for t in tensors):
+def _checked(given: Any) -> Microbatch:
+    """Raise ValueError unless this is (inputs, targets), each a tensor or a tuple of tensors, and,
+    perhaps, tensors by name.
+    """
+    parts: tuple[Any, ...] = given if isinstance(given, tuple) else ()
+    names = parts[2:] and isinstance(parts[-1], Mapping)
+    *pair, named = parts if names else (*parts, {})
+    tensors = [t for part in pair for t in (part if isinstance(part, tuple) else (part,))]
+    tensors += named.values()
+    if len(pair) != 2 or not tensors or not all(isinstance(t, Tensor) for t in tensors):
         raise ValueError(
-            f"batch: wanted (inputs, targets), each a tensor or a tuple of tensors, or a list of "
-            f"such pairs; got {_kind(given)}"
+            f"batch: wanted (inputs, targets), each a tensor or a tuple of tensors, and perhaps a "
+            f"dict of tensors by name, or a list of such; got {_kind(given)}"
         )
     for tensor in tensors:
         if tensor.dim() == 0:
@@ -64,8 +79,7 @@ def _pair(given: Any) -> tuple[Nested, Nested]:
             raise ValueError(
                 "batch: a tensor requires a gradient, which a pipeline does not give; detach it"
             )
-    inputs, targets = given
-    return inputs, targets
+    return Microbatch(_as_tuple(pair[0]), pair[1], dict(named))
 
 
 def _kind(given: Any) -> str:
@@ -77,97 +91,37 @@ def _kind(given: Any) -> str:
 
 def on_device(value: Nested, device: torch.device) -> Nested:
     """The same on `device`."""
-    if isinstance(value, tuple):
-        return tuple(tensor.to(device) for tensor in value)
-    return value.to(device)
+    moved = _on(device, _as_tuple(value))
+    return moved if isinstance(value, tuple) else moved[0]
 
 
-def _cut(inputs: Nested, targets: Nested, parts: int) -> list[Microbatch]:
-    ins, outs = _as_tuple(inputs), _as_tuple(targets)
-    sizes = {tensor.shape[0] for tensor in (*ins, *outs)}
+def _on(device: torch.device, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
+
+
+def _cut(whole: Microbatch, parts: int) -> list[Microbatch]:
+    sizes = {tensor.shape[0] for tensor in whole.tensors}
     if len(sizes) != 1:
-        raise ValueError(f"batch: inputs and targets differ in their first dimension: {sizes}")
+        raise ValueError(f"batch: its tensors differ in their first dimension: {sizes}")
     if min(sizes) < parts:
         raise ValueError(
             f"batch: {min(sizes)} samples cannot fill num_microbatches={parts}; "
             "use a larger batch or fewer micro-batches"
         )
-    cut_ins, cut_outs = _split(ins, parts), _split(outs, parts)
-    return [
-        Microbatch(i, o if isinstance(targets, tuple) else o[0])
-        for i, o in zip(cut_ins, cut_outs, strict=True)
-    ]
+    cut = zip(*(torch.tensor_split(tensor, parts) for tensor in whole.tensors), strict=True)
+    return [_like(whole, tensors) for tensors in cut]
 
 
-def _split(tensors: Sequence[Tensor], parts: int) -> list[tuple[Tensor, ...]]:
-    return list(zip(*(torch.tensor_split(t, parts) for t in tensors), strict=True))
+def _like(whole: Microbatch, tensors: Sequence[Tensor]) -> Microbatch:
+    """These in the places that others have in `whole`."""
+    ins, names = len(whole.inputs), list(whole.keywords)
+    inputs, targets = tensors[:ins], tensors[ins : len(tensors) - len(names)]
+    return Microbatch(
+        tuple(inputs),
+        tuple(targets) if isinstance(whole.targets, tuple) else targets[0],
+        dict(zip(names, tensors[len(tensors) - len(names) :], strict=True)),
+    )
 
 
 def _as_tuple(value: Nested) -> tuple[Tensor, ...]:
     return value if isinstance(value, tuple) else (value,)
-
-
-def constants_of(block: nn.Module) -> dict[str, bool]:
-    """The constants that `block` asks for, and whether it has to have each."""
-    parameters = inspect.signature(type(block).forward).parameters.values()
-    return {
-        p.name: p.default is inspect.Parameter.empty
-        for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-
-
-class ConstantSender:
-    """Shares a step's constants along one pipeline.
-
-    Args:
-        blocks: all blocks of the model, which say what they ask for.
-        pipeline: its axis of the mesh; the first of its ranks gives.
-        device: where the constants are needed.
-        precision: the dtype in which blocks compute, to which floating-point constants are cast.
-    """
-
-    def __init__(
-        self,
-        blocks: Sequence[nn.Module],
-        pipeline: DeviceMesh,
-        device: torch.device,
-        precision: MixedPrecisionPolicy,
-    ) -> None:
-        asked = [constants_of(block) for block in blocks]
-        self._names = {name for names in asked for name in names}
-        self._required = {name for names in asked for name, must in names.items() if must}
-        self._pipeline, self._device, self._precision = pipeline, device, precision
-
-    def require_own(self, given: Constants | None) -> None:
-        """Raise ValueError if the pipeline's first rank is given others than the blocks' own."""
-        names = set(given or {})
-        if self._leads and (names - self._names or self._required - names):
-            wanted = ", ".join(sorted(self._names)) or "none"
-            raise ValueError(
-                f"constants: the blocks ask for {wanted} (keyword-only arguments of forward), "
-                f"pipeline rank 0 was given {', '.join(sorted(names)) or 'none'}"
-            )
-
-    @property
-    def _leads(self) -> bool:
-        return self._pipeline.get_local_rank() == 0
-
-    def share(self, given: Constants | None) -> dict[str, Tensor]:
-        """What the first rank gave, on every rank; no communication where no block asks."""
-        given = given or {}
-        if not self._names:
-            return {}
-        header: list[Any] = [None]
-        if self._leads:
-            header = [{name: (t.shape, t.dtype) for name, t in given.items()}]
-        dist.broadcast_object_list(header, group=self._pipeline.get_group(), group_src=0)
-        return {name: self._share(given.get(name), *spec) for name, spec in header[0].items()}
-
-    def _share(self, given: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        if given is not None:
-            tensor = given.detach().to(self._device).contiguous()
-        else:
-            tensor = torch.empty(shape, dtype=dtype, device=self._device)
-        dist.broadcast(tensor, group=self._pipeline.get_group(), group_src=0)
-        return tensor.to(compute_dtype(self._precision, dtype))

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from zeropp.ir import Action, Kind, Placement
-from zeropp.ir.action import BACKWARD, RECEIVES, SENDS
+from zeropp.ir.action import BACKWARD, RECEIVES, SENDS, Action, Kind
+from zeropp.ir.placement import Placement
 from zeropp.ir.precedence import incoming, outgoing
 from zeropp.runtime.stage import Stage
 

@@ -7,8 +7,9 @@ own copies; so a parameter that is replaced, frozen, unfrozen or given a hook la
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import nn
+
+from zeropp.runtime.shard import require_hookless
 
 
 class _Seen(NamedTuple):
@@ -21,22 +22,11 @@ class Look:
 
     Args:
         modules: its stages, parameters placed.
-
-    Raises:
-        ValueError: a parameter has a hook, which would never be called with its whole gradient, or
-            is of float16, in which gradients underflow.
     """
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._modules = modules
         self._seen = self._now()
-        for name, (parameter, _) in self._seen.items():
-            _require_plain(name, parameter)
-            if parameter.dtype is torch.float16 and parameter.requires_grad:
-                raise ValueError(
-                    f"parameter {name} is of float16, in which the gradients of a mean over many "
-                    "tokens underflow; use bfloat16 or float32"
-                )
 
     def require_unchanged(self) -> None:
         """Raise ValueError, naming it, if a parameter is not as it was."""
@@ -50,7 +40,7 @@ class Look:
             elif after.requires_grad != before.requires_grad:
                 change = "was frozen" if before.requires_grad else "is no longer frozen"
             else:
-                _require_plain(name, after.parameter)
+                require_hookless(name, after.parameter)
                 continue
             raise ValueError(
                 f"parameter {name} {change} since the pipeline was made; make another pipeline"
@@ -62,11 +52,3 @@ class Look:
             for module in self._modules
             for name, parameter in module.named_parameters()
         }
-
-
-def _require_plain(name: str, parameter: nn.Parameter) -> None:
-    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
-        raise ValueError(
-            f"parameter {name} has a hook; gradients are summed over micro-batches before they "
-            "are its, so change .grad after the step instead"
-        )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from zeropp.runtime.block import Tensors, buffers_kept
-from zeropp.runtime.inputs import Nested, on_device
+from zeropp.runtime.inputs import Nested
 
 LossFn = Callable[..., Tensor]
 
@@ -18,13 +18,12 @@ class Loss:
 
     Args:
         loss_fn: `loss_fn(*outputs, targets)`, a sum.
-        device: where it is computed.
 
     Raises:
         ValueError: a module with parameters to train, which belong into a block.
     """
 
-    def __init__(self, loss_fn: LossFn, device: torch.device) -> None:
+    def __init__(self, loss_fn: LossFn) -> None:
         if isinstance(loss_fn, nn.Module):
             for name, parameter in loss_fn.named_parameters():
                 if parameter.requires_grad:
@@ -32,8 +31,7 @@ class Loss:
                         f"loss_fn: its parameter {name} would not be trained; move it into the "
                         "last block"
                     )
-        self._loss_fn, self._device = loss_fn, device
-        self._tested = False
+        self._loss_fn, self._tested = loss_fn, False
 
     def __call__(self, targets: Nested, outputs: Tensors) -> Tensors:
         """The loss in fp32, with its graph.
@@ -41,11 +39,10 @@ class Loss:
         Raises:
             ValueError: the first time, where `loss_fn` gives a mean.
         """
-        compared = on_device(targets, self._device)
-        loss = self._loss_fn(*outputs, compared)
+        loss = self._loss_fn(*outputs, targets)
         if not self._tested and torch.is_grad_enabled():
             self._tested = True
-            self._require_sum(outputs, compared)
+            self._require_sum(outputs, targets)
         return (loss.float(),)
 
     def _require_sum(self, outputs: Tensors, targets: Nested) -> None:
@@ -55,7 +52,7 @@ class Loss:
             return
         module = self._loss_fn if isinstance(self._loss_fn, nn.Module) else nn.Module()
         try:
-            with torch.no_grad(), torch.random.fork_rng([]), buffers_kept(module):
+            with torch.no_grad(), buffers_kept(module):
                 once, twice = (self._of_first(outputs, targets, times) for times in (1, 2))
         except Exception:  # it takes no such batch, so that nothing can be said
             return

@@ -1,11 +1,11 @@
 """The device mesh: pipeline ranks on the outside, data-parallel copies and shards inside."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from zeropp.runtime.compat import forget_mesh
@@ -58,6 +58,26 @@ def gathered(value: T) -> list[T]:
     every: list[T | None] = [None] * dist.get_world_size()
     dist.all_gather_object(every, value)
     return cast("list[T]", every)
+
+
+_CARRIED = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int8, torch.uint8, torch.bool),
+)
+
+
+def as_carried(tensor: Tensor) -> Tensor:
+    """The same memory, of a contiguous tensor, in a dtype that process groups carry."""
+    return tensor if tensor.dtype in _CARRIED else tensor.reshape(-1).view(torch.uint8)
+
+
+def require_same(given: Mapping[str, object]) -> None:
+    """Raise ValueError, on every rank, unless all were given the same; collective, on all ranks."""
+    everyone = gathered(given)
+    for name, first in everyone[0].items():
+        different = [rank for rank, others in enumerate(everyone) if others.get(name) != first]
+        if different:
+            raise ValueError(f"{name}: ranks {different} were given another than rank 0")
 
 
 def data_size(mesh: DeviceMesh) -> int:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,22 +10,15 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.utils import clip_grads_with_norm_
 
-from zeropp.ir.placement import Placement, stage_blocks
-from zeropp.ir.program import Program, Recompute
-from zeropp.runtime.agreement import Agreement
+from zeropp.ir.placement import Placement
+from zeropp.ir.program import Program
+from zeropp.runtime.agreement import Agreement, together
 from zeropp.runtime.assemble import Model, assemble
 from zeropp.runtime.block import Draw, Tensors
 from zeropp.runtime.channel import Transport
 from zeropp.runtime.executor import Execution, Feed, Work
-from zeropp.runtime.inputs import (
-    Batch,
-    Constants,
-    ConstantSender,
-    Microbatch,
-    Nested,
-    microbatches_of,
-    on_device,
-)
+from zeropp.runtime.inputs import Batch, Microbatch, Nested, microbatches_of
+from zeropp.runtime.keywords import Constants, Derived, Keywords
 from zeropp.runtime.look import Look
 from zeropp.runtime.loss import Loss, LossFn, count_valid
 from zeropp.runtime.mesh import (
@@ -38,15 +30,16 @@ from zeropp.runtime.mesh import (
     data_size,
     default_device,
     own_pipeline,
+    require_same,
 )
 from zeropp.runtime.norm import gradient_norm
 from zeropp.runtime.observer import Observer, Observers
 from zeropp.runtime.outcome import StepFailedError, StepOutput, outcome
 from zeropp.runtime.probe import Probe
 from zeropp.runtime.programs import Programs, accepted
-from zeropp.runtime.shard import needs_sharding, require_followed
+from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import Stage, StageModule
-from zeropp.runtime.ties import TiedCopies, find_ties
+from zeropp.runtime.ties import TiedCopies
 
 
 class Pipeline:
@@ -55,10 +48,10 @@ class Pipeline:
     Args:
         blocks: the model as a sequence; each maps tensors to tensors, a tuple feeds the next
             block's arguments. The last stage's outputs go to the loss. Tensors may be of any
-            dtype; those without gradient travel forward only. A keyword-only argument of a block's
-            `forward` is a constant of the step. A parameter that several blocks share stays tied,
-            on whichever stages they are. Blocks may be on the meta device; those of this rank are
-            then made real on its device and given to `init`.
+            dtype; those without gradient travel forward only. Keyword-only arguments of a block's
+            `forward` are constants of the step, parts of its batch, or `derived`. A parameter that
+            several blocks share stays tied, on whichever stages they are. Blocks may be on the meta
+            device; those of this rank are then made real on its device and given to `init`.
         loss_fn: `loss_fn(*outputs, targets)`, the sum of the losses of a micro-batch's tokens. The
             pipeline divides by the number of tokens of the whole batch, so micro-batches and ranks
             of different size count by their tokens.
@@ -76,6 +69,8 @@ class Pipeline:
         timeout: seconds that one action may take before all ranks say where they are and exit.
         device: where to compute; None: where the process group's tensors are.
         transport: what carries tensors between ranks; None: torch.distributed's process groups.
+        derived: by the name of a keyword-only argument, a function that makes it of others, whose
+            names its own arguments have; called on each rank, once for each micro-batch.
         seed: of all random numbers in forwards. Each block draws its own for each step and each
             micro-batch of the whole batch, so that dropout is the same in every layout.
         owns_mesh: destroy the mesh's groups when the pipeline is closed.
@@ -106,29 +101,27 @@ class Pipeline:
         timeout: float = 600.0,
         device: torch.device | None = None,
         transport: Transport | None = None,
+        derived: Derived | None = None,
         seed: int = 0,
         owns_mesh: bool = False,
     ) -> None:
         check_mesh(mesh, program.placement.pp_size)
-        _require_unwrapped(blocks)
-        precision = precision or MixedPrecisionPolicy()
-        require_followed(precision)
+        precision, made = precision or MixedPrecisionPolicy(), derived or {}
+        cut = partial(Model.cut, blocks, program, split, recompute, init, precision, made)
+        model = together(cut)  # a rank that refuses does so on all of them
+        require_same({"seed": seed, **model.same_everywhere})
         self.mesh, self.device = mesh, device or default_device()
         self.rank = mesh[PP].get_local_rank()
         self._seed, self.steps = seed, 0
         self._broken: str | None = None
         self._agreement = Agreement(mesh, self.device, tokens or count_valid)
         sharded = needs_sharding(data_size(mesh), precision)
-        self._loss = Loss(loss_fn, self.device)
+        self._loss = Loss(loss_fn)
         program, placement = accepted(program, sharded), program.placement
-        cut = _agreed("split", split, program.split)
-        parts = stage_blocks(len(blocks), placement.num_stages, cut)
-        again = _agreed("recompute", recompute, program.recompute) or Recompute.NONE
-        self.ties = find_ties(blocks, parts)
-        self._constants = ConstantSender(blocks, mesh[PP], self.device, precision)
-        model = Model(blocks, parts, self.ties, init, Recompute(again), precision)
+        self.ties = model.ties
         carried = transport or Transport()
         self._machine = assemble(model, placement, mesh, self.device, timeout, carried)
+        self._keywords = Keywords(blocks, made, mesh, self.device, precision)
         stages, boundaries = self._machine.stages, self._machine.boundaries
         self._probe = Probe(boundaries, stages, placement, mesh, self.device)
         modules = {s: stage.module for s, stage in stages.items()}
@@ -140,6 +133,7 @@ class Pipeline:
             self._closing.callback(close_mesh, mesh, self.modules)
         self._closing.callback(self._machine.close)
         self._closing.callback(self._copies.close)
+        self._closing.callback(self._keywords.close)
         self._closing.callback(self._agreement.close)
 
     @property
@@ -188,11 +182,12 @@ class Pipeline:
 
         Args:
             batch: (inputs, targets) of this data-parallel rank, each a tensor or a tuple of
-                tensors [samples, ...], cut into B micro-batches of nearly equal size; or a list of
-                such pairs, each a micro-batch, whose sizes and lengths may differ; ranks of one
+                tensors [samples, ...], or (inputs, targets, {name: tensor}) with what blocks ask
+                for by keyword-only arguments; cut into B micro-batches of nearly equal size; or a
+                list of such, each a micro-batch, whose sizes and lengths may differ; ranks of one
                 pipeline pass the same, others may have more or fewer. A function is called for it,
                 so that all ranks are told if it fails.
-            constants: what blocks ask for by keyword-only arguments; pipeline rank 0 gives them.
+            constants: what blocks ask for, the same for all micro-batches; of pipeline rank 0.
             observer: told of the step's phases: a `Trace`, or the times of an `Adapter`.
             divisor: by what gradients are divided, where several steps make one of the optimizer:
                 the tokens of all of them, on all ranks; None: those of this step.
@@ -206,7 +201,7 @@ class Pipeline:
         program = self._programs.training(len(microbatches))
         shared = tokens.clamp(min=1) if divisor is None else torch.as_tensor(divisor)
         seed = 1.0 / shared.to(self.device, torch.float32)
-        feed = self._feed(microbatches, constants, self._loss, seed)
+        feed = Feed(self._works(microbatches, constants, self._loss), seed)
         held = self._copies.set_aside()
         execution = Execution(self._machine, feed, observer or Observers())
         losses = execution.run(program)
@@ -246,18 +241,26 @@ class Pipeline:
         functions = metrics or {}
 
         def head(targets: Nested, outputs: Tensors) -> Tensors:
-            compared = on_device(targets, self.device)
-            values = (function(*outputs, compared).float() for function in functions.values())
+            values = (function(*outputs, targets).float() for function in functions.values())
             return (*self._loss(targets, outputs), *values)
 
         results, execution = self._infer(microbatches, head, constants)
         return outcome(execution, results, tokens, tuple(functions))
 
     def predict(
-        self, inputs: Nested, num_microbatches: int = 1, *, constants: Constants | None = None
+        self,
+        inputs: Nested,
+        num_microbatches: int = 1,
+        *,
+        constants: Constants | None = None,
+        keywords: Mapping[str, Tensor] | None = None,
     ) -> list[Tensors] | None:
-        """The last stage's outputs, by micro-batch, on the rank that holds it; None elsewhere."""
-        microbatches, tokens = self._met((inputs, inputs), num_microbatches, constants)
+        """The last stage's outputs, by micro-batch, on the rank that holds it; None elsewhere.
+
+        `keywords` are tensors [samples, ...] that are cut with the inputs.
+        """
+        batch = inputs, inputs, keywords or {}
+        microbatches, tokens = self._met(batch, num_microbatches, constants)
         outputs, execution = self._infer(microbatches, lambda _, outputs: outputs, constants)
         outcome(execution, [], tokens)
         return outputs if self.holds_last_stage else None
@@ -313,29 +316,30 @@ class Pipeline:
         head: Callable[[Nested, Tensors], Tensors],
         constants: Constants | None,
     ) -> tuple[list[Tensors], Execution]:
-        feed = self._feed(microbatches, constants, head, seed=None)
+        feed = Feed(self._works(microbatches, constants, head), seed=None)
         execution = Execution(self._machine, feed, Observers())
         return execution.run(self._programs.evaluation(len(microbatches))), execution
 
-    def _feed(
+    def _works(
         self,
         microbatches: list[Microbatch],
         constants: Constants | None,
         head: Callable[[Nested, Tensors], Tensors],
-        seed: Tensor | None,
-    ) -> Feed:
-        """Every micro-batch with its head, which is bound to its targets once."""
+    ) -> list[Work]:
+        """Every micro-batch, on the device, with its head, which is bound to its targets once."""
         with self._machine.watchdog.during("in the broadcast of the step's constants"):
-            shared = self._constants.share(constants)
+            shared = self._keywords.share(constants)
+        before, last = data_rank(self.mesh) * len(microbatches), self.holds_last_stage
+        works = []
+        for number, given in enumerate(microbatches):
+            own = given.on(self.device, inputs=0 in self._machine.stages, targets=last)
+            draw = Draw(self._seed, self.steps, before + number)
+            named = self._keywords.named(own, shared)
+            works.append(Work(own.inputs, named, partial(head, own.targets), draw))
         if self._machine.travels:
             with self._machine.watchdog.during("finding the shapes of what travels"):
-                self._probe.find([m.inputs for m in microbatches], shared)
-        first = data_rank(self.mesh) * len(microbatches)
-        works = [
-            Work(m.inputs, partial(head, m.targets), Draw(self._seed, self.steps, first + number))
-            for number, m in enumerate(microbatches)
-        ]
-        return Feed(works, shared, seed)
+                self._probe.find(works)
+        return works
 
     def _met(
         self,
@@ -352,8 +356,9 @@ class Pipeline:
 
         def prepared() -> list[Microbatch]:
             self._require_usable()
-            self._constants.require_own(constants)
-            return microbatches_of(batch() if callable(batch) else batch, parts)
+            microbatches = microbatches_of(batch() if callable(batch) else batch, parts)
+            self._keywords.require_own(constants, microbatches)
+            return microbatches
 
         with self._machine.watchdog.during("in the meeting before the step"):
             met = self._agreement.meet(prepared, divisor)
@@ -366,20 +371,3 @@ class Pipeline:
             raise ValueError(
                 f"the last step failed ({self._broken}); call recover(), which drops all gradients"
             )
-
-
-def _require_unwrapped(blocks: Sequence[nn.Module]) -> None:
-    """Refuse what `torch.compile(block)` returns: it hides the block and renames its parameters."""
-    for index, block in enumerate(blocks):
-        if "_orig_mod" in dict(block.named_children()):
-            raise ValueError(
-                f"block {index} is the wrapper that torch.compile returns, which renames "
-                "parameters; compile the block in place instead: block.compile()"
-            )
-
-
-def _agreed(name: str, asked: object, programs: object) -> Any:
-    """What was asked for, or what the program says; both must agree."""
-    if asked is not None and programs is not None and asked != programs:
-        raise ValueError(f"{name}: the program says {programs}, got {asked}; leave it out")
-    return programs if asked is None else asked

@@ -13,12 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from zeropp.ir import Placement
+from zeropp.ir.placement import Placement
 from zeropp.runtime.block import Tensors
 from zeropp.runtime.boundary import Boundaries, NotOnMetaError, Specs, TensorSpec
-from zeropp.runtime.channel import as_real
-from zeropp.runtime.inputs import Constants
-from zeropp.runtime.mesh import PP, gathered
+from zeropp.runtime.executor import Work
+from zeropp.runtime.mesh import PP, as_carried, gathered
 from zeropp.runtime.stage import Stage
 
 
@@ -38,38 +37,37 @@ class Probe:
         self._me = self._pipeline.get_local_rank()
         self._on_meta: bool | None = None  # whether the blocks run there; None: not known yet
 
-    def find(self, microbatches: Sequence[Tensors], constants: Constants) -> None:
-        """Make the shapes of these inputs known; collective, on all ranks, where blocks are run.
+    def find(self, works: Sequence[Work]) -> None:
+        """Make these micro-batches' shapes known; collective, on all ranks, where blocks are run.
 
         Raises:
             ValueError: on every rank, where a block fails.
         """
         if self._on_meta is None:
-            self._on_meta = all(gathered(self._tried_on_meta(microbatches[0], constants)))
+            self._on_meta = all(gathered(self._tried_on_meta(works[0])))
         if self._on_meta and not torch.is_autocast_enabled(self._device.type):
             return
-        new = [m for m in microbatches if not self._boundaries.knows(m, constants)]
+        new = [w for w in works if not self._boundaries.knows(w.inputs, w.named.tensors)]
         rounds = max(gathered(len(new)))
         if not rounds:
             return
         failures = []
         for number in range(rounds):
-            inputs = new[number] if number < len(new) else microbatches[0]
-            failures.append(self._forward(inputs, constants))
+            failures.append(self._forward(new[number] if number < len(new) else works[0]))
         failed = [said for said in gathered(next(filter(None, failures), None)) if said]
         if failed:
             raise ValueError(failed[0])
 
-    def _tried_on_meta(self, inputs: Tensors, constants: Constants) -> bool:
+    def _tried_on_meta(self, work: Work) -> bool:
         try:
-            self._boundaries.of(inputs, constants)
+            self._boundaries.of(work.inputs, work.named.tensors)
         except NotOnMetaError:
             return False
         return True
 
-    def _forward(self, inputs: Tensors, constants: Constants) -> str | None:
+    def _forward(self, work: Work) -> str | None:
         """One forward through all stages but the last, whose outputs do not travel; what failed."""
-        tensors: Tensors = tuple(tensor.to(self._device) for tensor in inputs)
+        tensors: Tensors = tuple(tensor.to(self._device) for tensor in work.inputs)
         found = [tuple(TensorSpec.of(tensor) for tensor in tensors)]
         failed: str | None = None
         for stage in range(self._placement.num_stages - 1):
@@ -77,7 +75,7 @@ class Probe:
             header: list[Any] = [failed]
             if self._me == owner:
                 try:
-                    tensors = self._stages[stage].tried(tensors, constants, run=failed is None)
+                    tensors = self._stages[stage].tried(tensors, work.named, run=failed is None)
                     header = [failed or tuple(TensorSpec.of(tensor) for tensor in tensors)]
                 except Exception as error:
                     header = [f"stage {stage}: {type(error).__name__}: {error}"]
@@ -88,7 +86,7 @@ class Probe:
             tensors = self._passed_on(tensors, header[0], owner)
             found.append(header[0])
         if failed is None:
-            self._boundaries.learn(inputs, constants, tuple(found))
+            self._boundaries.learn(work.inputs, work.named.tensors, tuple(found))
         return failed
 
     def _passed_on(self, tensors: Tensors, specs: Specs, owner: int) -> Tensors:
@@ -97,7 +95,7 @@ class Probe:
             tensors = tuple(spec.empty(self._device) for spec in specs)
         data: list[Tensor] = [tensor.detach().contiguous() for tensor in tensors]
         for tensor in data:
-            dist.broadcast(as_real(tensor), group=self._pipeline.get_group(), group_src=owner)
+            dist.broadcast(as_carried(tensor), group=self._pipeline.get_group(), group_src=owner)
         return tuple(
             tensor.requires_grad_() if spec.differentiable else tensor
             for tensor, spec in zip(data, specs, strict=True)

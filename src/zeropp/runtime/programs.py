@@ -4,17 +4,14 @@ They are accepted only if they are sound and the same on all ranks.
 """
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from operator import attrgetter
 
 from zeropp.ir.program import Program
-from zeropp.program import (
-    forward_only_program,
-    require_collectives,
-    require_valid,
-    without_collectives,
-)
-from zeropp.runtime.assemble import require_same_program
+from zeropp.program.lowering import forward_only_program, without_collectives
+from zeropp.program.verifier import require_collectives, require_valid
 from zeropp.runtime.instructions import Instruction, instructions
+from zeropp.runtime.mesh import require_same
 from zeropp.runtime.stage import Stage
 
 Instructions = tuple[Instruction, ...]
@@ -101,5 +98,11 @@ def accepted(program: Program, sharded: bool) -> Program:
         require_collectives(program)
     else:
         program = without_collectives(program)
-    require_same_program(program)
+    require_same({"program": _digest(program)})
     return program
+
+
+def _digest(program: Program) -> str:
+    header = program.placement, program.schedule.units, program.shard, program.max_resident
+    orders = (" ".join(map(str, order)) for order in program.actions)
+    return sha256("\n".join([repr(header), *orders]).encode()).hexdigest()

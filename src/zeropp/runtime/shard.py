@@ -168,8 +168,6 @@ def place_parameters(
     """
     if dp_mesh is None:
         return {s: Parameters(module, precision) for s, module in modules.items()}
-    for module in modules.values():
-        _require_shardable(module)
     placed: dict[int, Parameters] = {
         s: ShardedParameters(module, dp_mesh, precision, lane) for s, module in modules.items()
     }
@@ -177,19 +175,36 @@ def place_parameters(
     return placed
 
 
-def _require_shardable(module: nn.Module) -> None:
-    """Raise ValueError, naming it, for a parameter that FSDP2 does not shard with the others."""
+def require_trainable(module: nn.Module, *, sharded: bool) -> None:
+    """Raise ValueError, naming it, for a parameter that has hooks, which would never be called with
+    its whole gradient, whose gradients underflow, or that FSDP2 does not shard with the others.
+    """
     trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     for name, parameter in trained:
-        if parameter.dim() == 0:
+        require_hookless(name, parameter)
+        if parameter.dtype is torch.float16:
+            raise ValueError(
+                f"parameter {name} is of float16, in which the gradients of a mean over many "
+                "tokens underflow; use bfloat16 or float32"
+            )
+        if sharded and parameter.dim() == 0:
             raise ValueError(
                 f"parameter {name} is a scalar, which cannot be sharded; give it the shape [1]"
             )
-        if parameter.dtype != trained[0][1].dtype:
+        if sharded and parameter.dtype != trained[0][1].dtype:
             raise ValueError(
                 f"parameter {name} is of {parameter.dtype}, {trained[0][0]} of "
                 f"{trained[0][1].dtype}; the sharded parameters of a stage must be of one dtype"
             )
+
+
+def require_hookless(name: str, parameter: nn.Parameter) -> None:
+    """Raise ValueError for hooks, which sums over micro-batches do not call."""
+    if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+        raise ValueError(
+            f"parameter {name} has a hook; gradients are summed over micro-batches before they "
+            "are its, so change .grad after the step instead"
+        )
 
 
 def require_followed(precision: MixedPrecisionPolicy) -> None:

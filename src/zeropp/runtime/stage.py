@@ -13,7 +13,6 @@ from zeropp.ir.program import Recompute
 from zeropp.runtime.auxiliary import AuxiliaryLoss
 from zeropp.runtime.block import Block, Draw, Tensors, buffers_kept, require_tensors, run_blocks
 from zeropp.runtime.compat import set_version
-from zeropp.runtime.inputs import Constants
 from zeropp.runtime.shard import Parameters
 from zeropp.runtime.split import Recorder, Tape, split_layers
 
@@ -111,25 +110,25 @@ class Stage:
             if isinstance(layer, AuxiliaryLoss):
                 layer.recorder = self._recorder
 
-    def infer(self, inputs: Tensors, constants: Constants, head: Head | None = None) -> Tensors:
+    def infer(self, inputs: Tensors, named: Mapping[str, Any], head: Head | None = None) -> Tensors:
         """Forward without a backward to come: the outputs, or what `head` makes of them.
 
         In evaluation mode; modes and buffers are left as they were.
         """
         with torch.no_grad(), _evaluating(self.module), buffers_kept(self.module):
             with self._recorder.writing(None):
-                outputs = run_blocks(self._blocks, inputs, constants, self._precision)
+                outputs = run_blocks(self._blocks, inputs, named, self._precision)
             if head is not None:
                 return head(outputs)
         require_tensors(self._blocks[-1], outputs)
         return outputs
 
-    def tried(self, inputs: Tensors, constants: Constants, *, run: bool) -> Tensors:
+    def tried(self, inputs: Tensors, named: Mapping[str, Any], *, run: bool) -> Tensors:
         """What F would give, gathering the parameters for it; nothing is left of it.
 
         Args:
             inputs: as for `forward`.
-            constants: the step's.
+            named: what blocks may ask for.
             run: whether blocks are run, or parameters only gathered, as on other ranks.
         """
         self.parameters.unshard()
@@ -140,7 +139,7 @@ class Stage:
             with buffers_kept(self.module), self._recorder.writing(None, again=True):
                 given, _ = self._entered(inputs)
                 draw = Draw(0, 0, 0)
-                outputs = run_blocks(self._blocks, given, constants, self._precision, draw)
+                outputs = run_blocks(self._blocks, given, named, self._precision, draw)
             require_tensors(self._blocks[-1], outputs)
             return tuple(t.detach().requires_grad_(t.requires_grad) for t in outputs)
         finally:
@@ -150,7 +149,7 @@ class Stage:
         self,
         microbatch: int,
         inputs: Tensors,
-        constants: Constants,
+        named: Mapping[str, Any],
         seed: Tensor,
         head: Head | None = None,
         draw: Draw | None = None,
@@ -160,7 +159,7 @@ class Stage:
         Args:
             microbatch: not in flight on this stage yet.
             inputs: those that require a gradient are leaves, of which B returns the gradients.
-            constants: the step's.
+            named: what blocks may ask for.
             seed: scalar, the gradient of the loss, auxiliary ones included.
             head: on the last stage, the loss; what it returns first is trained.
             draw: what its random numbers depend on.
@@ -170,7 +169,7 @@ class Stage:
         versions = [x._version for x in inputs] if self._changes_inputs is None else []
         with self._recorder.writing(tape):
             numbers = draw or Draw(0, 0, microbatch)
-            roots = run_blocks(self._blocks, inputs, constants, self._precision, numbers)
+            roots = run_blocks(self._blocks, inputs, named, self._precision, numbers)
             if head is None:
                 require_tensors(self._blocks[-1], roots)
             else:

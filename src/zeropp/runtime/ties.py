@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from zeropp.ir import Placement
+from zeropp.ir.placement import Placement
 from zeropp.runtime.compat import new_group
 
 

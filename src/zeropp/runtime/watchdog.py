@@ -19,7 +19,8 @@ from contextlib import contextmanager
 
 import torch.distributed as dist
 
-from zeropp.ir import Action, Placement
+from zeropp.ir.action import Action
+from zeropp.ir.placement import Placement
 from zeropp.ir.precedence import incoming, matching_send
 from zeropp.runtime.compat import Store
 

@@ -67,7 +67,7 @@ def gpt_subject(
 
     def batch(size: int) -> Microbatch:
         tokens = torch.randint(gpt.vocab_size, (size, seq_len))
-        return Microbatch((tokens,), tokens)
+        return Microbatch((tokens,), tokens, {})
 
     return Subject(
         meta_blocks(gpt, compile_with),

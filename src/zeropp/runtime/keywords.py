@@ -1,0 +1,175 @@
+"""What blocks are given by name: constants of a step, parts of its batch, and what is made of them.
+
+A block asks for it by a keyword-only argument of its `forward`, on whatever stage it is.
+
+    constants   tensors that no micro-batch changes; pipeline rank 0 gives them, and they are sent
+                once a step to the other ranks
+    the batch's tensors [samples, ...], such as positions, that are cut with it; every rank has them
+    derived     objects of any kind, such as a mask for attention, that a function makes of these,
+                on each rank that needs one, once for each micro-batch
+
+None of them travels from stage to stage, and none gets a gradient.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+from zeropp.runtime.compat import new_group
+from zeropp.runtime.inputs import Microbatch
+from zeropp.runtime.mesh import PP, as_carried, own_pipeline
+from zeropp.runtime.shard import compute_dtype
+
+
+class Whole(NamedTuple):
+    """A constant that is meant to be one, though it has as many rows as the batch has samples."""
+
+    tensor: Tensor
+
+
+Constants = Mapping[str, Tensor | Whole]
+Derived = Mapping[str, Callable[..., Any]]
+
+
+class Named(Mapping[str, Any]):
+    """What blocks may ask for with one micro-batch: tensors, and what is made of them if asked for.
+
+    Args:
+        tensors: constants and the micro-batch's own.
+        derived: by name, functions whose arguments are such names.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], derived: Derived) -> None:
+        self.tensors, self._derived = tensors, derived
+        self._made: dict[str, Any] = dict(tensors)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._made:
+            function = self._derived[name]
+            self._made[name] = function(**{asked: self[asked] for asked in _arguments(function)})
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self.tensors, **self._derived})
+
+    def __len__(self) -> int:
+        return len({**self.tensors, **self._derived})
+
+
+def asked_by(block: nn.Module) -> dict[str, bool]:
+    """What `block` asks for by name, and whether it has to have each."""
+    parameters = inspect.signature(type(block).forward).parameters.values()
+    return {
+        p.name: p.default is inspect.Parameter.empty
+        for p in parameters
+        if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+
+
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+class Keywords:
+    """Finds what blocks are given by name; one pipeline's constants are those of its first rank.
+
+    Args:
+        blocks: all blocks of the model, which say what they ask for.
+        derived: by name, functions of others.
+        mesh: of the pipeline.
+        device: where tensors are needed.
+        precision: the dtype in which blocks compute, to which floating-point tensors are cast.
+
+    Raises:
+        ValueError: something is derived that no block asks for.
+    """
+
+    def __init__(
+        self,
+        blocks: Sequence[nn.Module],
+        derived: Derived,
+        mesh: DeviceMesh,
+        device: torch.device,
+        precision: MixedPrecisionPolicy,
+    ) -> None:
+        asked = [asked_by(block) for block in blocks]
+        self._asked = {name for names in asked for name in names}
+        for name in derived.keys() - self._asked:
+            raise ValueError(f"derived: no block asks for {name} (a keyword-only argument)")
+        required = {name for names in asked for name, must in names.items() if must}
+        arguments = {a for function in derived.values() for a in _arguments(function)}
+        self._given = (self._asked | arguments) - derived.keys()
+        self._required = (required | arguments) - derived.keys()
+        self._derived, self._device, self._precision = derived, device, precision
+        self._pipeline = own_pipeline(mesh)
+        self._leads = self._pipeline[0] == dist.get_rank()
+        self._axis = mesh[PP]
+        self._hosts: dist.ProcessGroup | None = None
+        if self._given and device.type != "cpu":
+            self._hosts = new_group(self._pipeline, "constants", dist.Backend(dist.Backend.GLOO))
+
+    def require_own(self, constants: Constants | None, microbatches: Sequence[Microbatch]) -> None:
+        """Raise ValueError if what is given by name is not what the blocks ask for.
+
+        Of constants the pipeline's first rank alone decides.
+        """
+        cut = set(microbatches[0].keywords)
+        given = set(constants or {}) if self._leads else self._required - cut
+        if given & cut or (given | cut) - self._given or self._required - given - cut:
+            wanted, got = (", ".join(sorted(n)) or "none" for n in (self._given, given | cut))
+            raise ValueError(
+                f"constants: the blocks ask for {wanted} (keyword-only arguments of forward), "
+                f"the step was given {got}; each once, as a constant or in the batch"
+            )
+        samples = sum(m.inputs[0].shape[0] for m in microbatches)
+        for name, constant in (constants or {}).items() if self._leads else ():
+            rows = () if isinstance(constant, Whole) else constant.shape[:1]
+            if len(microbatches) > 1 and rows == (samples,):
+                raise ValueError(
+                    f"constants: {name} has as many rows as the batch has samples, {samples}; to "
+                    f"be cut with it, pass it as (inputs, targets, {{'{name}': ...}}), to be given "
+                    "whole to every micro-batch, as zeropp.Whole(...)"
+                )
+
+    def share(self, constants: Constants | None) -> dict[str, Tensor]:
+        """What the first rank gave, on every rank; no communication where no block asks."""
+        if not self._given:
+            return {}
+        given = {
+            name: constant.tensor if isinstance(constant, Whole) else constant
+            for name, constant in (constants or {}).items()
+        }
+        header: list[Any] = [{name: (t.shape, t.dtype) for name, t in given.items()}]
+        dist.broadcast_object_list(header, group=self._hosts or self._axis.get_group(), group_src=0)
+        return {name: self._shared(given.get(name), *spec) for name, spec in header[0].items()}
+
+    def _shared(self, given: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        if self._leads and given is not None:
+            tensor = given.detach().to(self._device).contiguous()
+        else:
+            tensor = torch.empty(shape, dtype=dtype, device=self._device)
+        dist.broadcast(as_carried(tensor), group=self._axis.get_group(), group_src=0)
+        return self._cast(tensor)
+
+    def named(self, microbatch: Microbatch, constants: Mapping[str, Tensor]) -> Named:
+        """What blocks may ask for with a micro-batch."""
+        own = {
+            name: self._cast(tensor.to(self._device, non_blocking=True))
+            for name, tensor in microbatch.keywords.items()
+        }
+        return Named({**constants, **own}, self._derived)
+
+    def _cast(self, tensor: Tensor) -> Tensor:
+        return tensor.to(compute_dtype(self._precision, tensor.dtype))
+
+    def close(self) -> None:
+        """Destroy the group of the hosts."""
+        if self._hosts is not None:
+            dist.destroy_process_group(self._hosts)
+            self._hosts = None
