@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zeropp.build import pipeline, program_of
+    from zeropp.matrices import WholeMatrices
     from zeropp.measure.adapt import Adapter
     from zeropp.measure.trace import Trace
     from zeropp.plan import Plan
@@ -28,6 +29,7 @@ _HOMES = {
     "StepFailedError": "runtime",
     "StepOutput": "runtime",
     "Trace": "measure.trace",
+    "WholeMatrices": "matrices",
     "make_mesh": "runtime",
     "pipeline": "build",
     "program_of": "build",
@@ -49,6 +51,7 @@ __all__ = [
     "StepFailedError",
     "StepOutput",
     "Trace",
+    "WholeMatrices",
     "make_mesh",
     "pipeline",
     "program_of",
