@@ -11,6 +11,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from zeropp.runtime.ties import sharded_as
+
 
 class WholeMatrices(torch.optim.Optimizer):
     """Put before an optimizer among a class's bases, and its step sees whole tensors.
@@ -77,13 +79,11 @@ def _rows(full: Tensor, parameter: DTensor) -> Tensor:
     return full.detach()[start:][: len(parameter.to_local())]
 
 
-def _sharded(value: Any, parameter: DTensor) -> Any:
-    """A state as it is held between steps: sharded as its parameter, where it is of its shape."""
+def _sharded(value: Any, parameter: Any) -> Any:
+    """A state as it is held between steps: placed as its parameter, where it is of its shape."""
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
-    mesh, placements = parameter.device_mesh, parameter.placements
-    like = {"shape": parameter.shape, "stride": parameter.stride(), "run_check": False}
-    return DTensor.from_local(_rows(value, parameter).clone(), mesh, placements, **like)
+    return sharded_as(parameter, _rows(value, parameter).clone())
 
 
 def _shards(tensor: DTensor) -> tuple[dist.ProcessGroup, int]:
