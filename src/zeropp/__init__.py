@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from zeropp.build import pipeline, program_of
+    from zeropp.matrices import WholeMatrices
     from zeropp.measure.adapt import Adapter
     from zeropp.measure.trace import Trace
     from zeropp.plan import Plan
@@ -30,6 +31,7 @@ _HOMES = {
     "StepOutput": "runtime",
     "Trace": "measure.trace",
     "Whole": "runtime",
+    "WholeMatrices": "matrices",
     "make_mesh": "runtime",
     "pipeline": "build",
     "program_of": "build",
@@ -52,6 +54,7 @@ __all__ = [
     "StepOutput",
     "Trace",
     "Whole",
+    "WholeMatrices",
     "make_mesh",
     "pipeline",
     "program_of",

@@ -1,9 +1,12 @@
 """Checkpoints through torch.distributed.checkpoint, under global parameter names.
 
 Names do not depend on ranks or stages, so a checkpoint can be read in another layout; a tied
-parameter is held once.
+parameter is held once, with its optimizer's state and its group's numbers under its name.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,12 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from zeropp.runtime.agreement import together
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.stage import StageModule
 from zeropp.runtime.ties import find_ties, owner_names
 
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
 _OPTIONS = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
@@ -33,19 +38,26 @@ def _holder(pipe: Pipeline) -> StageModule:
     return StageModule({int(name): block for blocks in stages for name, block in blocks})
 
 
-def save(path: Path, pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> None:
-    """Write model, optimizer, step, and what random numbers depend on; collective, on all ranks.
+def save(path: Path, pipe: Pipeline, optimizer: Optimizers, step: int) -> None:
+    """Write model, optimizers, step, and what random numbers depend on; collective, on all ranks.
 
     Buffers are those of the first data-parallel rank; each of the others has its own statistics.
+    Several optimizers share the trained parameters among them, or it is a ValueError on every rank.
     """
+    together(partial(_require_undivided, pipe, optimizer))
     names = owner_names(pipe.ties)
     dcp_save(_shared(_state(pipe, optimizer, step), names), checkpoint_id=path)
 
 
-def load(path: Path, pipe: Pipeline, optimizer: torch.optim.Optimizer) -> int:
-    """Read a checkpoint into the pipeline and the optimizer; the step it was written at."""
+def load(path: Path, pipe: Pipeline, optimizer: Optimizers) -> int:
+    """Read a checkpoint into the pipeline and the optimizers; the step it was written at.
+
+    Every parameter has an optimizer of the class that it had, or it is a ValueError on every rank.
+    """
+    together(partial(_require_undivided, pipe, optimizer))
     own, names = _state(pipe, optimizer, 0), owner_names(pipe.ties)
     read = _shared(own, names)
+    together(partial(_require_held, path, read))
     dcp_load(read, checkpoint_id=path)
     holder = _holder(pipe)
     model, state = (
@@ -53,7 +65,8 @@ def load(path: Path, pipe: Pipeline, optimizer: torch.optim.Optimizer) -> int:
         for part in ("model", "optimizer")
     )
     set_model_state_dict(holder, model, options=_OPTIONS)
-    set_optimizer_state_dict(holder, optimizer, state, options=_OPTIONS)
+    if used := _used(optimizer):
+        set_optimizer_state_dict(holder, used, state, options=_OPTIONS)
     pipe.steps = int(read["draws"])
     return int(read["step"])
 
@@ -85,11 +98,41 @@ def _shape(size: torch.Size | None) -> str:
     return "absent" if size is None else str(list(size))
 
 
-def _state(pipe: Pipeline, optimizer: torch.optim.Optimizer, step: int) -> dict[str, Any]:
-    holder = _holder(pipe)
+def _used(optimizer: Optimizers) -> list[torch.optim.Optimizer]:
+    """Those that have a parameter of this rank, which may have no matrix for Muon."""
+    every = [optimizer] if isinstance(optimizer, torch.optim.Optimizer) else optimizer
+    return [one for one in every if any(group["params"] for group in one.param_groups)]
+
+
+def _require_undivided(pipe: Pipeline, optimizer: Optimizers) -> None:
+    """Raise ValueError for a parameter that is not in exactly one of several optimizers."""
+    if isinstance(optimizer, torch.optim.Optimizer):
+        return
+    times = Counter(p for one in optimizer for group in one.param_groups for p in group["params"])
+    for name, parameter in pipe.named_parameters():
+        if times[parameter] > 1:
+            raise ValueError(f"optimizers: {name} is in several of them; give it to one")
+        if parameter.requires_grad and not times[parameter]:
+            raise ValueError(f"optimizers: {name} is in none of them; give it to one or freeze it")
+
+
+def _require_held(path: Path, state: dict[str, Any]) -> None:
+    """Raise ValueError for what the optimizers here hold and those saved did not."""
+    saved = FileSystemReader(path).read_metadata().state_dict_metadata
+    for key in state["optimizer"]:
+        if f"optimizer.{key}" not in saved:
+            name, _, held = key.partition(".")[2].rpartition(".")
+            raise ValueError(
+                f"optimizers: {path} holds no {held} of {name}; give every parameter to an "
+                "optimizer of the class that it had there"
+            )
+
+
+def _state(pipe: Pipeline, optimizer: Optimizers, step: int) -> dict[str, Any]:
+    holder, used = _holder(pipe), _used(optimizer)
     return {
         "model": get_model_state_dict(holder, options=_OPTIONS),
-        "optimizer": get_optimizer_state_dict(holder, optimizer, options=_OPTIONS),
+        "optimizer": get_optimizer_state_dict(holder, used, options=_OPTIONS) if used else {},
         "step": torch.tensor(step),
         "draws": torch.tensor(pipe.steps),
     }

@@ -143,7 +143,7 @@ class TiedCopies:
                 dist.all_reduce(total, group=group)
             for copy, earlier in zip(copies, before, strict=True):
                 mine = total if earlier is None else total + local_part(earlier)
-                copy.grad = _like(copy, mine.clone())
+                copy.grad = sharded_as(copy, mine.clone())
 
     def close(self) -> None:
         """Destroy the process groups."""
@@ -177,8 +177,8 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _like(parameter: nn.Parameter, local: Tensor) -> Tensor:
-    """`local` as a gradient of `parameter`."""
+def sharded_as(parameter: nn.Parameter, local: Tensor) -> Tensor:
+    """`local` as this rank's part of a tensor that is placed as `parameter` is."""
     if not isinstance(parameter, DTensor):
         return local
     return DTensor.from_local(
