@@ -9,8 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from torch.distributed import HashStore
 
 from support.processes import alive, ranks_of
+from support.ranks import run_ranks
+from zeropp.ir.placement import Placement, Shape
+from zeropp.runtime.watchdog import Watchdog
 
 TIMEOUT_S, GRACE_S = 3.0, 4.0  # of the watchdog: all ranks end within their sum after a fault
 
@@ -184,6 +188,30 @@ def test_interrupting_a_run_stops_it_cleanly(tmp_path: Path) -> None:
     assert "zeropp: stopped" in err
     assert len(ranks) == 2
     assert not any(alive(rank) for rank in ranks)
+
+
+def watched() -> tuple[list[int], list[int], str]:
+    """Exit statuses of a rank whose device ends its work late, and of one whose never does."""
+    found: list[list[int]] = []
+    for ends_after in (0.1, 60.0):
+        statuses: list[int] = []
+        end = time.monotonic() + ends_after
+        dog = Watchdog(Placement(Shape.LOOP, 1, 1), 0, HashStore(), 0.4, stop=statuses.append)
+        dog.start()
+        dog.begin("in the meeting before the step")
+        dog.rest(lambda: time.monotonic() > end)  # noqa: B023
+        time.sleep(4.0 if ends_after > 1 else 1.0)
+        place = dog.place()
+        dog.close()
+        found.append(statuses)
+    return found[0], found[1], place
+
+
+def test_the_devices_work_is_watched_after_the_hosts() -> None:
+    ((in_time, never, place),) = run_ranks(1, watched)
+    assert in_time == []
+    assert never == [1]
+    assert "in the device's work of the step for" in place
 
 
 def test_a_timeout_of_nothing_is_refused() -> None:

@@ -81,7 +81,7 @@ class Agreement:
             _compare(rows)
             few = max(told.microbatches for told in rows) - len(own)
         if self._hosts is not None:
-            total = tokens.to(self._device)
+            total = tokens.to(self._device, non_blocking=True)
             dist.all_reduce(total)
         return own + [own[-1].nothing()] * few, total
 

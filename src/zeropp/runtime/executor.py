@@ -67,6 +67,15 @@ class Machine:
     lane: Lane
     travels: bool
 
+    def rest(self) -> None:
+        """The host has nothing more to do for the step; on a GPU the device may go on."""
+        if self.device.type == "cpu":
+            self.watchdog.rest()
+        else:
+            event = torch.cuda.Event()
+            event.record()
+            self.watchdog.rest(event.query)
+
     def close(self) -> None:
         """Stop watching and end communication; nothing can run afterwards."""
         self.watchdog.close()

@@ -151,7 +151,7 @@ class Keywords:
 
     def _shared(self, given: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         if self._leads and given is not None:
-            tensor = given.detach().to(self._device).contiguous()
+            tensor = given.detach().to(self._device, non_blocking=True).contiguous()
         else:
             tensor = torch.empty(shape, dtype=dtype, device=self._device)
         dist.broadcast(as_carried(tensor), group=self._axis.get_group(), group_src=0)

@@ -58,7 +58,7 @@ def outcome(
             totals[1] += loss
     with watchdog.during("in the all-reduce of the loss"):
         dist.all_reduce(totals)
-    watchdog.rest()
+    execution.machine.rest()
     if execution.failed or (device.type == "cpu" and totals[0]):
         if dist.get_world_size() == 1 and execution.failure is not None:
             raise execution.failure

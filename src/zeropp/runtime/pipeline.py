@@ -200,7 +200,7 @@ class Pipeline:
         microbatches, tokens = self._met(batch, self.num_microbatches, constants, divisor or 0)
         program = self._programs.training(len(microbatches))
         shared = tokens.clamp(min=1) if divisor is None else torch.as_tensor(divisor)
-        seed = 1.0 / shared.to(self.device, torch.float32)
+        seed = 1.0 / shared.to(self.device, torch.float32, non_blocking=True)
         feed = Feed(self._works(microbatches, constants, self._loss), seed)
         held = self._copies.set_aside()
         execution = Execution(self._machine, feed, observer or Observers())
@@ -286,7 +286,7 @@ class Pipeline:
         copies, replicas = self._copies, self.mesh[REPLICATE].size()
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
             norm = gradient_norm(self.parameters(), copies, replicas, self.device)
-        self._machine.watchdog.rest()
+        self._machine.rest()
         if error_if_nonfinite and not norm.isfinite():
             raise RuntimeError(
                 f"clip_grad_norm_: the norm of the gradients is {float(norm)}; skip this step "

@@ -59,6 +59,7 @@ class Watchdog:
         self._timeout, self._stop = timeout, stop
         self._latest: deque[Action | str] = deque(maxlen=_SHOWN)
         self._since: float | None = None
+        self._ended: Callable[[], bool] | None = None  # tells when the device has
         self._name, self._steps = name, 0
         self.failed: str | None = None
         self._alone = False  # the store is gone; this rank goes by its own clock
@@ -89,7 +90,7 @@ class Watchdog:
     def begin(self, what: Action | str) -> None:
         """The rank begins an action, or a phase of the step named in words."""
         self._latest.append(what)
-        self._since = time.monotonic()
+        self._ended, self._since = None, time.monotonic()
 
     @contextmanager
     def during(self, what: Action | str) -> Iterator[None]:
@@ -102,9 +103,21 @@ class Watchdog:
             self.rest()
             raise
 
-    def rest(self) -> None:
-        """The rank is outside of a step, where it may take its time."""
-        self._since = None
+    def rest(self, ended: Callable[[], bool] | None = None) -> None:
+        """The rank is outside of a step, where it may take its time.
+
+        Args:
+            ended: whether the device has done what it was given; None: it has.
+        """
+        if ended is None:
+            self._since = None
+        else:
+            self.begin("in the device's work of the step")
+            self._ended = ended
+
+    @property
+    def _busy_since(self) -> float | None:
+        return None if self._ended is not None and self._ended() else self._since
 
     def close(self) -> None:
         """Stop watching; a store that does not answer is left to itself after a while."""
@@ -133,7 +146,7 @@ class Watchdog:
     def _watch(self) -> None:
         pause = min(1.0, self._timeout / 4)
         while not self._closed.wait(pause):
-            since = self._since
+            since = self._busy_since
             late = since is not None and time.monotonic() - since > self._timeout
             if late:
                 self._give_up(str(dist.get_rank()))
