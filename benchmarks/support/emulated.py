@@ -144,6 +144,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(width, width))
         self.split_rule = rule
+        self.split_untried = False  # its gradients only last as long as real ones
 
     def forward(self, a: Tensor) -> Tensor:
         return _Sum.apply(a, _Part.apply(self.weight, a.detach(), self.split_rule.spans))

@@ -1,18 +1,22 @@
-"""On GPUs, with NCCL: `pytest -m gpu`. One rank for each device, at most four."""
+"""On GPUs, with NCCL: `pytest -m gpu`. At most four ranks, one for each device.
+
+`RANKS_A_GPU=4 pytest -m gpu` puts four on each, which talk through sockets, as hosts do.
+"""
 
 import copy
+import os
 
 import pytest
 import torch
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from support.exactness import Plain, gradient_errors, relative_error
+from support.exactness import GRIDS, Case, Plain, errors_of, gradient_errors, relative_error
 from support.features import Batch, even, gpt, loss_sum
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.measure.trace import Trace
 from zeropp.plan import Plan
-from zeropp.runtime.mesh import data_rank, data_size, pipelines
+from zeropp.runtime.mesh import data_rank, data_size, make_mesh, pipelines
 from zeropp.runtime.pipeline import Pipeline
 
 pytestmark = pytest.mark.gpu
@@ -21,7 +25,7 @@ B = 4
 
 def plans() -> list[Plan]:
     """What fits the devices that are here."""
-    devices = torch.cuda.device_count()
+    devices = torch.cuda.device_count() * int(os.environ.get("RANKS_A_GPU", "1"))
     assert devices, "there is no CUDA device"
     every = [
         Plan(1, 2, B, unit_size=2),
@@ -61,6 +65,28 @@ def test_gradients_equal_those_of_the_cpu(low: bool, tolerance: float) -> None:
     for plan in plans():
         for errors in run_ranks(plan.world_size, step_errors, plan, low, backend="nccl"):
             assert max(errors.values()) < tolerance
+
+
+def feature_errors(plan: Plan) -> dict[str, str | dict[str, float]]:
+    """Of every feature, those that are above what is allowed, or what was raised."""
+    torch.backends.cudnn.allow_tf32 = False
+    found: dict[str, str | dict[str, float]] = {}
+    mesh = make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard)
+    for feature in dict.fromkeys(case.feature for case in GRIDS["features"]):
+        try:
+            errors = errors_of(Case(feature, plan), mesh)
+            above = {name: e for name, e in errors.items() if not e <= 10 * feature.tolerance}
+            if above:
+                found[feature.name] = above
+        except Exception as error:
+            found[feature.name] = f"{type(error).__name__}: {error}"
+    return found
+
+
+def test_every_feature_equals_plain_pytorch_on_the_cpu() -> None:
+    for plan in plans():
+        for found in run_ranks(plan.world_size, feature_errors, plan, backend="nccl", timeout=250):
+            assert found == {}, plan
 
 
 def steps_without_waiting(plan: Plan) -> float:

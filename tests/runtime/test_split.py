@@ -1,15 +1,20 @@
 """What the B/W split runs again, and when it makes each gradient."""
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from support.features import Adapter, Doubled, H, Residual, Wide, loss_sum, stack
+from support.exactness import Plain, gradient_errors
+from support.features import Adapter, Doubled, H, Residual, Wide, even, loss_sum, stack
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.plan import Plan
 from zeropp.runtime.report import split_report
+from zeropp.runtime.split_rules import SplitRule
 
 
 def model(middle: Callable[[], nn.Module]) -> list[nn.Module]:
@@ -67,6 +72,59 @@ def count_runs() -> dict[str, int]:
 def test_a_block_is_run_again_once_for_each_microbatch() -> None:
     tried = 2  # for selective, each of the two blocks is tried once
     assert run_ranks(1, count_runs) == [{"none": 8, "selective": 16 + tried, "full": 16}]
+
+
+class Scaled(nn.Module):
+    """A layer of one's own with a rule of its own, one part of which may be wrong."""
+
+    def __init__(self, wrong: str | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(H))
+        parts: dict[str, Any] = {
+            "forward": lambda x, weight, bias: x * weight,
+            "input_gradient": lambda gy, weight: gy * weight,
+            "add_weight_gradient": lambda sums, weight, x, gy: sums.add(
+                weight, (x * gy).flatten(0, -2).sum(0)
+            ),
+        }
+        mistakes: dict[str, Any] = {
+            "forward": lambda x, weight, bias: 2 * x * weight,
+            "input_gradient": lambda gy, weight: gy * weight * 1.001,
+            "add_weight_gradient": lambda sums, weight, x, gy: sums.add(
+                weight, (x * gy).flatten(0, -2).mean(0)
+            ),
+        }
+        self.split_rule = SplitRule(**parts | {k: v for k, v in mistakes.items() if k == wrong})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.weight
+
+
+def own_rules() -> tuple[float, list[str]]:
+    """The error of a right rule, and what is said of each that is wrong."""
+    torch.manual_seed(1)
+    blocks = [*stack(Residual)[:-1], Scaled(), stack(Residual)[-1]]
+    plain = Plain(copy.deepcopy(blocks))
+    batch = even(2, torch.Generator().manual_seed(0))
+    plain.losses(batch, {})[0].backward()
+    pipe = pipeline(blocks, loss_sum, Plan(1, 2, 2))
+    pipe.step(batch)
+    said = []
+    for part in ("forward", "input_gradient", "add_weight_gradient"):
+        blocks = [*stack(Residual)[:-1], Scaled(part), stack(Residual)[-1]]
+        with pytest.raises(ValueError, match="split_rule") as raised:
+            pipeline(blocks, loss_sum, Plan(1, 2, 2)).step(batch)
+        said.append(str(raised.value))
+    return max(gradient_errors(plain, pipe).values()), said
+
+
+def test_a_rule_of_ones_own_is_tried_once() -> None:
+    ((error, said),) = run_ranks(1, own_rules)
+    assert error < 1e-5
+    assert said == [
+        f"7: its split_rule's {part} gives other numbers than the layer by itself"
+        for part in ("forward", "input_gradient", "add_weight_gradient")
+    ]
 
 
 def test_the_report_says_when_each_gradient_is_made() -> None:

@@ -112,7 +112,7 @@ GRIDS: Mapping[str, list[Case]] = {
 
 
 def relative_error(got: Tensor, wanted: Tensor) -> float:
-    return float((got - wanted).norm() / wanted.norm().clamp_min(1e-12))
+    return float((got.cpu() - wanted).norm() / wanted.norm().clamp_min(1e-12))
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def whole(tensor: Tensor) -> Tensor:
     (axis,) = (i for i, placement in enumerate(tensor.placements) if placement.is_shard())
     group = tensor.device_mesh.get_group(axis)
     parts: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(parts, tensor.to_local(), group)
+    dist.all_gather_object(parts, tensor.to_local().cpu(), group)
     return torch.cat(parts, tensor.placements[axis].dim).float()
 
 

@@ -96,7 +96,10 @@ def _main(
         keep_to_own_cores(rank, world_size)
     try:
         if backend == "nccl":
-            torch.cuda.set_device(rank)
+            devices = torch.cuda.device_count()
+            torch.cuda.set_device(rank % devices)
+            if world_size > devices:  # NCCL takes ranks on one device only from other hosts
+                os.environ["NCCL_HOSTID"] = f"host {rank}"
         dist.init_process_group(
             backend, store=dist.FileStore(store, world_size), rank=rank, world_size=world_size
         )

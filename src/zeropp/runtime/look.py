@@ -5,16 +5,12 @@ own copies; so a parameter that is replaced, frozen, unfrozen or given a hook la
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from torch import nn
 
 from zeropp.runtime.shard import require_hookless
 
-
-class _Seen(NamedTuple):
-    parameter: nn.Parameter
-    requires_grad: bool
+_NONE = (None, False)
 
 
 class Look:
@@ -32,23 +28,23 @@ class Look:
         """Raise ValueError, naming it, if a parameter is not as it was."""
         now = self._now()
         for name in [*self._seen, *now]:
-            before, after = self._seen.get(name), now.get(name)
+            (before, trained), (after, trains) = self._seen.get(name, _NONE), now.get(name, _NONE)
             if after is None or before is None:
                 change = "is gone" if after is None else "is new"
-            elif after.parameter is not before.parameter:
+            elif after is not before:
                 change = "was replaced"
-            elif after.requires_grad != before.requires_grad:
-                change = "was frozen" if before.requires_grad else "is no longer frozen"
+            elif trained != trains:
+                change = "was frozen" if trained else "is no longer frozen"
             else:
-                require_hookless(name, after.parameter)
+                require_hookless(name, after)
                 continue
             raise ValueError(
                 f"parameter {name} {change} since the pipeline was made; make another pipeline"
             )
 
-    def _now(self) -> dict[str, _Seen]:
+    def _now(self) -> dict[str, tuple[nn.Parameter | None, bool]]:
         return {
-            name: _Seen(parameter, parameter.requires_grad)
+            name: (parameter, parameter.requires_grad)
             for module in self._modules
             for name, parameter in module.named_parameters()
         }

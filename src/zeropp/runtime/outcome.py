@@ -50,7 +50,7 @@ def outcome(
     """
     watchdog, device = execution.machine.watchdog, execution.machine.device
     totals = torch.zeros(3 + len(metrics), device=device)
-    totals[0] = execution.failed
+    totals[0].fill_(execution.failed)  # an assignment would wait for the device
     for values in results if not execution.failed else ():
         totals[2:] += torch.stack(values)
     for stage in execution.machine.stages.values():

@@ -23,7 +23,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from zeropp.runtime.compat import transforming
-from zeropp.runtime.split_rules import GradientBuffers, SplitRule, as_rows, rule_of
+from zeropp.runtime.split_rules import (
+    GradientBuffers,
+    SplitRule,
+    as_rows,
+    known_rule,
+    require_right,
+    rule_of,
+)
 
 _Function = TypeVar("_Function", bound=Callable[..., object])
 
@@ -41,28 +48,29 @@ class Call(NamedTuple):
         rule: how it is split.
         weight: of the layer.
         bias: of the layer.
-        autocast: of the forward: device type, dtype and whether it is on.
+        autocast: of the forward: device type, and dtype, None where it is off.
     """
 
     name: str
     rule: SplitRule
     weight: nn.Parameter
     bias: nn.Parameter | None
-    autocast: tuple[str, torch.dtype, bool]
+    autocast: tuple[str, torch.dtype | None]
 
     @property
     def casting(self) -> AbstractContextManager[object]:
         """The forward's autocast, under which its backward runs."""
-        device, dtype, enabled = self.autocast
+        device, dtype = self.autocast
         same = _autocast(device) == self.autocast
-        return _AS_IT_IS if same else torch.autocast(device, dtype, enabled)
+        return _AS_IT_IS if same else torch.autocast(device, dtype, dtype is not None)
 
 
 _AS_IT_IS = nullcontext()
 
 
-def _autocast(device: str) -> tuple[str, torch.dtype, bool]:
-    return device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
+def _autocast(device: str) -> tuple[str, torch.dtype | None]:
+    on = torch.is_autocast_enabled(device)
+    return device, torch.get_autocast_dtype(device) if on else None
 
 
 class Deferred(NamedTuple):
@@ -176,7 +184,7 @@ class _Split(torch.autograd.Function):
         ctx.call, ctx.recorder, ctx.tape = call, recorder, recorder.tape
         y = call.rule.forward(x, weight, bias)
         # a view made in a function of ours could not be changed in place
-        return torch.ops.aten._unsafe_view(y, y.shape) if y._is_view() else y
+        return torch.ops.aten._unsafe_view.default(y, y.shape) if y._is_view() else y
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, Any, Any, None, None]:
@@ -201,10 +209,12 @@ class SplitLayer(nn.Module):
     split_rule: SplitRule
     split_recorder: Recorder
     split_name: str
+    split_untried: bool
 
-    @uncompiled
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own forward, whose backward is cut in two while a tape is there."""
+        if torch.compiler.is_compiling():
+            return self._uncompiled(*args, **kwargs)
         recorder = self.split_recorder
         weight: Any = self.weight
         bias: Any = getattr(self, "bias", None)
@@ -212,9 +222,18 @@ class SplitLayer(nn.Module):
         if recorder.tape is None or not torch.is_grad_enabled() or not own or transforming():
             return super().forward(*args, **kwargs)
         (x,) = (*args, *kwargs.values())
+        if self.split_untried and x.numel():
+            self.split_untried = False
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+                own = super().forward(x)
+                require_right(self.split_name, self.split_rule, own, x, weight, bias)
         autocast = _autocast(x.device.type)
         call = Call(self.split_name, self.split_rule, weight, bias, autocast)
         return _Split.apply(x, weight, bias, call, recorder)
+
+    @uncompiled
+    def _uncompiled(self, *args: Any, **kwargs: Any) -> Tensor:
+        return self.forward(*args, **kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copied and saved as the layer that it was."""
@@ -238,6 +257,8 @@ def split_layers(module: nn.Module, recorder: Recorder) -> None:
     for name, layer in module.named_modules():
         if (rule := rule_of(layer)) is not None:
             kind: Any = type(layer)
+            untried = getattr(layer, "split_untried", rule is not known_rule(layer))
             if not issubclass(kind, SplitLayer):
                 layer.__class__ = _split_class(kind)
             layer.split_rule, layer.split_recorder, layer.split_name = rule, recorder, name
+            layer.split_untried = untried

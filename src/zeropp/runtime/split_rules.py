@@ -103,6 +103,44 @@ def _no_gradient(gy: Tensor, weight: Tensor) -> Tensor:
     raise AssertionError("the indices of an embedding have no gradient")
 
 
+def require_right(
+    name: str, rule: SplitRule, own: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None
+) -> None:
+    """Raise ValueError if a user's rule does not make `own` of x, as its layer does, or if its
+    gradients, in double precision, are not autograd's.
+    """
+    given, w = _precise(x), nn.Parameter(_precise(weight))
+    b = None if bias is None else _precise(bias)
+    with torch.enable_grad():
+        y = rule.forward(given.requires_grad_(given.is_floating_point()), w, b)
+        gy = torch.linspace(-1, 1, y.numel(), device=y.device).view_as(y).to(y.dtype)
+        inputs = [t for t in (given, w) if t.requires_grad]
+        *wanted_x, wanted_w = torch.autograd.grad(y, inputs, gy)
+    sums, found = GradientBuffers(None), {"forward": (y, own)}
+    with torch.no_grad():
+        rule.add_weight_gradient(sums, w, given, gy)
+        found["add_weight_gradient"] = sums.take().get(w, gy.new_zeros(())), wanted_w
+        for wanted in wanted_x:
+            found["input_gradient"] = rule.input_gradient(gy, w), wanted
+    for part, (got, wanted) in found.items():
+        allowed = 1e-2 if part == "forward" else 1e-6  # the layer's own is in its dtype
+        if got.shape != wanted.shape or _error(got, wanted) > allowed:
+            raise ValueError(
+                f"{name}: its split_rule's {part} gives other numbers than the layer by itself"
+            )
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        return tensor.to(torch.complex128)
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _error(got: Tensor, wanted: Tensor) -> float:
+    return float((got - wanted).norm() / wanted.norm().clamp_min(1e-12))
+
+
 LINEAR = SplitRule(
     F.linear,
     lambda gy, weight: gy @ _conj(weight),
@@ -143,10 +181,11 @@ def rule_of(layer: nn.Module) -> SplitRule | None:
     if weight is None or not weight.requires_grad or "forward" in vars(layer):
         return None
     own: SplitRule | None = getattr(layer, "split_rule", None)
-    return _known_rule(layer) if own is None else own
+    return known_rule(layer) if own is None else own
 
 
-def _known_rule(layer: nn.Module) -> SplitRule | None:
+def known_rule(layer: nn.Module) -> SplitRule | None:
+    """Ours, of layers that are split without having been given one."""
     kind = type(layer)
     if isinstance(layer, nn.Linear):
         return LINEAR if kind.forward is nn.Linear.forward else None

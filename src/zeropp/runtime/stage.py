@@ -20,23 +20,22 @@ Head = Callable[[Tensors], Tensors]
 
 
 class StageModule(nn.Module):
-    """The blocks of one stage, under their global indices, so that parameter names are global."""
+    """The blocks of one stage, under their global indices, so that parameter names are global.
+
+    Attributes:
+        numbered: indices and blocks, in forward order; a block that is used again comes again.
+    """
 
     def __init__(self, blocks: Mapping[int, nn.Module]) -> None:
         super().__init__()
         for index, block in blocks.items():
             self.add_module(str(index), block)
-        self._order = tuple(blocks.items())
+        self.numbered = tuple(blocks.items())
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """The blocks, in forward order; one that is used again comes again."""
-        return tuple(block for _, block in self._order)
-
-    @property
-    def numbered(self) -> Sequence[tuple[int, nn.Module]]:
-        """The same with their global indices."""
-        return self._order
+        """Those of `numbered`."""
+        return tuple(block for _, block in self.numbered)
 
 
 class _Entered(NamedTuple):
