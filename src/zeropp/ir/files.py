@@ -90,7 +90,7 @@ def new_folder(what: str, path: Path) -> Iterator[None]:
             path.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
-        with suppress(OSError):  # others may have put something into a parent
-            for folder in made:
+        for folder in made:
+            with suppress(OSError):  # not made, or others have put something into a parent
                 shutil.rmtree(folder) if folder == path else folder.rmdir()
         raise
