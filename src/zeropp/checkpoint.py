@@ -75,8 +75,8 @@ def check(path: Path, blocks: list[nn.Module]) -> None:
     """Raise ValueError unless `path` holds a checkpoint of a model with these blocks."""
     try:
         metadata = FileSystemReader(path).read_metadata().state_dict_metadata
-    except (OSError, ValueError) as error:
-        raise ValueError(f"run.resume: no checkpoint at {path}: {error}") from error
+    except Exception as error:  # of a file that is none, unpickling raises whatever it meets
+        raise ValueError(f"run.resume: no checkpoint at {path}: {error or 'empty'}") from error
     saved = {k.removeprefix("model."): v for k, v in metadata.items() if k.startswith("model.")}
     tied = owner_names(find_ties(blocks, [range(len(blocks))]))
     wanted = {

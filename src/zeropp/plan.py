@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from zeropp.costs import Costs
 from zeropp.ir import Order, Recompute
+from zeropp.ir.numbers import Count, Size, check_numbers
 from zeropp.program import Policy
 
 
@@ -11,11 +12,11 @@ from zeropp.program import Policy
 class Sizes:
     """P, V and B, which come first in a plan."""
 
-    pp_size: int = 1
+    pp_size: Size = 1
     """P, ranks in a pipeline."""
-    num_chunks: int = 1
+    num_chunks: Size = 1
     """V, stages per rank."""
-    num_microbatches: int = 1
+    num_microbatches: Size = 1
     """B, micro-batches per step and pipeline."""
 
 
@@ -30,17 +31,17 @@ class Plan(Order, Sizes):
         ValueError: the field that is out of range, with what would fit.
     """
 
-    dp_shard: int = 1
+    dp_shard: Size = 1
     """Ranks over which parameters, gradients and optimizer state are sharded."""
-    dp_replicate: int = 1
+    dp_replicate: Size = 1
     """Copies of such a shard group (HSDP)."""
     shard: str = "unit"
     """When parameters are gathered and gradients reduced: unit, step or microbatch."""
-    max_resident: int = 2
+    max_resident: Size = 2
     """For shard unit, most stages of a rank whose parameters are gathered at once."""
-    prefetch: int = 1
+    prefetch: Count = 1
     """How many compute actions before its first use a gather is issued."""
-    recv_ahead: int = 1
+    recv_ahead: Count = 1
     """At the latest how many compute actions before its use a receive is posted."""
     split: tuple[int, ...] | None = None
     """Blocks in each stage, embedding and head included; without it, nearly equal."""
@@ -50,13 +51,7 @@ class Plan(Order, Sizes):
     """What the order is made for; without it, equal stages and free transfers."""
 
     def __post_init__(self) -> None:
-        sizes = ("pp_size", "num_chunks", "num_microbatches")
-        for name in (*sizes, "dp_shard", "dp_replicate", "max_resident"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("prefetch", "recv_ahead"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        check_numbers(self)
         for name, choices in (("shard", list(Policy)), ("recompute", list(Recompute))):
             given = getattr(self, name)
             if given not in choices:

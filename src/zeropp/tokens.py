@@ -109,8 +109,9 @@ def load_corpus(
 
 
 def decode(tokens: NDArray[Any]) -> str:
-    """Text of integer tokens 0 to 255, any shape; bytes that are no UTF-8 become U+FFFD."""
-    return bytes(tokens.flatten().tolist()).decode("utf-8", errors="replace")
+    """Text of integer tokens, any shape; those that are no byte, and no UTF-8, become U+FFFD."""
+    known = (bytes((t,)) if t < 256 else "\ufffd".encode() for t in tokens.flatten().tolist())
+    return b"".join(known).decode("utf-8", errors="replace")
 
 
 def _check_options(seq_len: int, max_bytes: int | None, validation_fraction: float) -> None:

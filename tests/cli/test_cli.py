@@ -61,7 +61,7 @@ def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[
     [
         (["nonsense"], "unknown verb"),
         (["generate", "nonsense"], "unknown schedule"),
-        (["generate", "zeropp", "--pp", "0"], "pp_size must be at least 1"),
+        (["generate", "zeropp", "--pp", "0"], "pp must be at least 1"),
         (["generate", "zeropp", "--microbatches", "4", "--unit-size", "9"], "unit_size"),
         (
             ["generate", "1f1b", "--max-resident", "3"],
@@ -78,7 +78,7 @@ def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["show", "1f1b", "-o", "x.gif"], "output"),
         (["simulate", "nonsense"], "unknown schedule"),
         (["simulate", "--gather", "-1"], "gather"),
-        (["simulate", "--p2p", "nan"], "latency"),
+        (["simulate", "--p2p", "nan"], "p2p"),
         (["simulate", "--shard", "often"], "shard"),
         (["simulate", "--chunks", "2", "--slots", "3"], "slots"),
         (["simulate", "--compare", "1f1b,none"], "compare"),
@@ -108,7 +108,7 @@ def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["train", "--plan", "nowhere.toml"], "plan: cannot read nowhere.toml"),
         (["train", "--plan", "p.toml", "--parallel.pp-size", "4"], "parallel: the plan file"),
         (["train", "--run.adapt-every", "-1"], "run.adapt_every must be 0 or more"),
-        (["train", "--run.adapt-gain", "2"], "run.adapt_gain must be above 0"),
+        (["train", "--run.adapt-gain", "2"], "run.adapt_gain must be at most 1"),
         (
             ["train", "--run.adapt-every", "5", "--parallel.schedule", "interleaved-1f1b"],
             "splits B from W",

@@ -22,30 +22,57 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
     "train": (Train, "train a GPT"),
 }
 
+_LONGEST = 240  # characters of a line that says what is wrong
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; 0 if all is well, 2 for bad input."""
-    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    try:
+        if sys.stdout is None:
+            raise ValueError("standard output is closed; redirect it, to /dev/null for example")
+        status = _perform(sys.argv[1:] if arguments is None else arguments)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # who reads, such as `head`, has seen enough
+        _forget_output()
+        return 0
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _forget_output()
+        return _refuse(f"standard output: {error.strerror}; free its disk or redirect it")
+    except ValueError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        print("zeropp: stopped", file=sys.stderr)
+        return 130
+
+
+def _perform(arguments: list[str]) -> int:
+    verb, *rest = arguments or ["--help"]
     if verb in ("-h", "--help"):
         print("usage: zeropp VERB [options]     (zeropp VERB --help says more)\n")
         for name, (_, summary) in VERBS.items():
             print(f"    {name:12} {summary}")
         return 0
-    try:
-        if verb not in VERBS:
-            raise ValueError(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}")
-        status = VERBS[verb][0].parse(rest, f"zeropp {verb}").perform()
-        sys.stdout.flush()
-        return status
-    except BrokenPipeError:  # who reads, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except ValueError as error:
-        print(f"zeropp: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("zeropp: stopped", file=sys.stderr)
-        return 130
+    if verb not in VERBS:
+        raise ValueError(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}")
+    return VERBS[verb][0].parse(rest, f"zeropp {verb}").perform()
+
+
+def _refuse(why: str) -> int:
+    """Say why, in one line of which a long middle is left out; the status."""
+    line = " ".join(why.split())
+    line = (
+        line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 3 :]}"
+    )
+    print(f"zeropp: {line}", file=sys.stderr)
+    return 2
+
+
+def _forget_output() -> None:
+    """What is still to be written, at exit at the latest, would fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`zeropp plan`: find the fastest layout of a model on a cluster, and say why."""
 
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from zeropp.cli.plan_problem import Asked
 from zeropp.cli.verb import Verb
+from zeropp.ir.files import check_output
 from zeropp.planner import Answer, best_plan, over_unit_sizes, write_plan
 from zeropp.planner.hardware import GIB
 from zeropp.show import Curve, check_picture, draw_curves
@@ -34,25 +36,22 @@ class Planned(Asked, Verb):
         """Plan, print, and write what is asked for."""
         self._check_files()
         answer = best_plan(self.problem())
-        if self.output is not None:
-            write_plan(answer.saved, self.output)
-        if self.explain is not None:
-            _explain(answer, self.explain)
         if self.json:
             print(json.dumps(_as_dict(answer)))
         else:
             _print(answer)
+        sys.stdout.flush()  # no file is left where nobody could be told
+        if self.output is not None:
+            write_plan(answer.saved, self.output)
+        if self.explain is not None:
+            _explain(answer, self.explain)
         return 0
 
     def _check_files(self) -> None:
         """Refuse files that cannot be written before anything is computed."""
         for name, path in (("output", self.output), ("explain", self.explain)):
-            if path is not None and not path.parent.is_dir():
-                raise ValueError(
-                    f"{name}: folder {str(path.parent)!r} does not exist; make it first"
-                )
-            if path is not None and path.is_dir():
-                raise ValueError(f"{name}: {str(path)!r} is a folder; name a file")
+            if path is not None:
+                check_output(name, path)
         if self.output is not None and self.output.suffix != ".toml":
             raise ValueError(f"output must end in .toml, got {str(self.output)!r}")
         if self.explain is not None:

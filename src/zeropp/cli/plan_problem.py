@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from zeropp.ir.model import SIZES, GPTConfig
+from zeropp.ir.numbers import Positive, Size
 from zeropp.ir.toml_file import make, read_toml
 from zeropp.planner import Problem
 from zeropp.planner.analytic import Efficiency, Hardware, analytic_profile
@@ -17,18 +18,18 @@ from zeropp.planner.profile_file import read_profile
 class Asked:
     """Which model, on which devices, with which batch."""
 
-    gpus: int
+    gpus: Size
     """GPUs, all of which are used."""
-    global_batch: int
+    global_batch: Size
     """Sequences in a step, over all GPUs."""
     model: str | None = None
     """A named size (toy, gpt2-124m, 1.5b, 6.2b, 14.6b, llama-8b, llama-70b), or a TOML file with
     the fields of GPTConfig."""
     profile: Path | None = None
     """A measured profile (TOML), in place of a model and named hardware."""
-    seq_len: int | None = None
+    seq_len: Size | None = None
     """Tokens in a sequence; without it, the model's longest."""
-    gpus_per_node: int = 8
+    gpus_per_node: Size = 8
     """GPUs that share a node."""
     gpu: str = "A100-80G"
     """A100-40G, A100-80G, A800-80G, H100-80G, H800-80G, H200, H20, L40S, RTX3090 or RTX4090."""
@@ -36,13 +37,13 @@ class Asked:
     """Link inside a node: nvlink, pcie3, pcie4, pcie5, or GB/s; without it, nvlink or pcie4."""
     between: str = "ib-200"
     """One network card: ib-100 to ib-800, eth-1 to eth-400 (Gbit/s), or a number of GB/s."""
-    cards: int | None = None
+    cards: Size | None = None
     """Network cards of a node; without it, one for each GPU with ib, else one."""
-    memory: float | None = None
+    memory: Positive | None = None
     """GiB of each GPU that a plan may use; without it, 92 % of what the GPU has."""
     split: tuple[int, ...] | None = None
     """Blocks in each stage, embedding and head included; without it, balanced."""
-    micro_batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    micro_batch_sizes: tuple[Size, ...] = (1, 2, 4, 8)
     """Sequences in a micro-batch that are tried."""
     no_flash: bool = False
     """Keep attention's scores in memory."""
@@ -63,8 +64,6 @@ class Asked:
                 f"seq_len: the profile is of sequences of {profile.seq_len} tokens, "
                 f"got {self.seq_len}; leave it out"
             )
-        if self.memory is not None and not self.memory > 0:
-            raise ValueError(f"memory must be above 0 GiB, got {self.memory}")
         memory = None if self.memory is None else self.memory * GIB
         return Problem(
             profile, self.gpus, self.gpus_per_node, self.global_batch, memory, self.split
@@ -78,8 +77,8 @@ class Asked:
                 f"seq_len must be from 1 to the model's {shape.seq_len}, got {seq_len}"
             )
         sizes = self.micro_batch_sizes
-        if not sizes or min(sizes) < 1:
-            raise ValueError(f"micro_batch_sizes must be at least 1, got {list(sizes)}")
+        if not sizes:
+            raise ValueError("micro_batch_sizes must list a size")
         inside = self.inside or ("nvlink" if gpu_named(self.gpu).nvlink else "pcie4")
         name = next(known for known in GPUS if known.lower() == self.gpu.lower())
         hardware = Hardware(name, inside, self.between, self.gpus_per_node, self.cards)

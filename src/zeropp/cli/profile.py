@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 import tyro
 
 from zeropp.cli.verb import Verb
+from zeropp.ir.files import check_output
+from zeropp.ir.numbers import Size
 from zeropp.ir.program import Recompute
 from zeropp.planner.profile import Setting
 from zeropp.train.config import Backend, ModelConfig
@@ -19,9 +21,9 @@ class Profiled(Verb):
     output: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("profile.toml")
     """TOML file to write, which `zeropp plan --profile` reads."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    seq_len: int | None = None
+    seq_len: Size | None = None
     """Tokens in a sequence; without it, the model's longest."""
-    micro_batch_sizes: tuple[int, ...] = (1, 2, 4)
+    micro_batch_sizes: tuple[Size, ...] = (1, 2, 4)
     """Sequences in a micro-batch, each measured."""
     recompute: tuple[str, ...] = ("none",)
     """Ways of checkpointing, each measured: none, selective, full."""
@@ -29,7 +31,7 @@ class Profiled(Verb):
     """What blocks compute in."""
     compile: Backend = "off"
     """Backend of torch.compile for every block, as the training will use."""
-    ranks: int = 2
+    ranks: Size = 2
     """Local ranks to start; under torchrun, its ranks are used."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
@@ -38,18 +40,14 @@ class Profiled(Verb):
         longest = self.model.gpt().seq_len
         if self.seq_len is not None and not 1 <= self.seq_len <= longest:
             raise ValueError(f"seq_len must be from 1 to the model's {longest}, got {self.seq_len}")
-        if not self.micro_batch_sizes or min(self.micro_batch_sizes) < 1:
-            sizes = list(self.micro_batch_sizes)
-            raise ValueError(f"micro_batch_sizes must be at least 1, got {sizes}")
+        if not self.micro_batch_sizes:
+            raise ValueError("micro_batch_sizes must list a size")
         if not self.recompute or not set(self.recompute) <= set(Recompute):
             names = ", ".join(Recompute)
             raise ValueError(f"recompute must be of {names}, got {list(self.recompute)}")
-        if self.ranks < 1:
-            raise ValueError(f"ranks must be at least 1, got {self.ranks}")
-        if self.output.suffix != ".toml" or not self.output.parent.is_dir():
-            raise ValueError(
-                f"output must be a .toml file in a folder that exists, got {str(self.output)!r}"
-            )
+        if self.output.suffix != ".toml":
+            raise ValueError(f"output must be a .toml file, got {str(self.output)!r}")
+        check_output("output", self.output)
 
     def perform(self) -> int:
         """Check, then measure on every rank."""

@@ -1,5 +1,6 @@
 """`zeropp schedules`, `generate` and `verify`: make schedules and prove them, without torch."""
 
+import os
 import sys
 from collections.abc import Container
 from dataclasses import dataclass, fields, replace
@@ -22,8 +23,12 @@ from zeropp.ir import (
     format_schedule,
     parse,
 )
+from zeropp.ir.files import check_output, read_text, write_text
+from zeropp.ir.numbers import Amount, Count, Positive, Size
 from zeropp.program import Limits, Policy, lower, require_valid, verify
 
+_OF_SCHEDULES = {field.name for field in fields(Order)} - {"schedule"}
+_OF_SCHEDULES |= {"pp", "chunks", "microbatches", "budget", "slot_bytes"}
 _OF_PROGRAMS = {"shard", "max_resident", "prefetch", "recv_ahead", "split", "recompute"}
 
 
@@ -45,31 +50,33 @@ class Made(Order, Verb):
 
     schedule: tyro.conf.Positional[str] = tyro.MISSING
     """Name of the schedule (see `zeropp schedules`); for show and simulate also a file."""
-    pp: int = 4
+    pp: Size = 4
     """P, ranks in the pipeline."""
-    chunks: int = 1
+    chunks: Size = 1
     """V, stages per rank."""
-    microbatches: int = 8
+    microbatches: Size = 8
     """B, micro-batches per step."""
-    budget: float | None = None
+    budget: Positive | None = None
     """For --slots auto, bytes for the activations of a rank."""
-    slot_bytes: float = 1.0
+    slot_bytes: Positive = 1.0
     """Bytes of one slot: what a chunk holds of a micro-batch from F until W."""
     costs: str = "1,1,1"
     """Durations F,B,W of one micro-batch through a whole rank; each chunk takes 1/V."""
-    p2p: float = 0.0
+    p2p: Amount = 0.0
     """Latency of one hop, in the same unit."""
     shard: str | None = None
     """Gather and reduce per unit, step or microbatch; without it nothing is sharded."""
-    max_resident: int = 2
+    max_resident: Size = 2
     """For --shard unit, most stages of a rank that are gathered at once."""
-    prefetch: int = 1
+    prefetch: Count = 1
     """How many compute actions before its first use a gather is issued."""
-    recv_ahead: int = 1
+    recv_ahead: Count = 1
     """At the latest how many compute actions before its use a receive is posted."""
 
     def made(self) -> Schedule:
         """The named schedule, made for these costs."""
+        if self.budget is None:
+            self.refuse({"slot_bytes"}, "for a budget; add --budget")
         return generate(
             self.order,
             self.pp,
@@ -81,6 +88,10 @@ class Made(Order, Verb):
 
     def lowered(self, schedule: Schedule) -> Program:
         """The schedule as a program, by these options."""
+        if self.shard != Policy.UNIT:
+            self.refuse({"max_resident"}, "for gathers per unit; add --shard unit")
+        if self.shard not in (Policy.UNIT, Policy.STEP):
+            self.refuse({"prefetch"}, "for gathers ahead; add --shard unit or --shard step")
         return lower(
             schedule,
             self.shard,
@@ -91,8 +102,20 @@ class Made(Order, Verb):
 
     def subject(self) -> Schedule | Program:
         """The named schedule, or else the content of the file."""
-        known = self.schedule in GENERATORS or not Path(self.schedule).is_file()
-        return self.made() if known else read(Path(self.schedule))
+        known = self.schedule in GENERATORS or not os.path.exists(self.schedule)
+        if known:
+            return self.made()
+        self.refuse(_OF_SCHEDULES, "for a schedule by name, and the file says its own")
+        subject = _read_sound(Path(self.schedule))
+        if isinstance(subject, Program):
+            self.refuse(_OF_PROGRAMS, "for a schedule, and the file holds a program")
+        return subject
+
+    def refuse(self, names: Container[str], why: str) -> None:
+        """Refuse options that would be ignored, where they are given."""
+        for field in fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise ValueError(f"{field.name} is {why}, or leave it out")
 
     def costs_of(self, placement: Placement, **more: Any) -> Costs:
         """These costs, and `more`, over the P x V equal stages of `placement`."""
@@ -121,33 +144,23 @@ class Generate(Made):
 
     def perform(self) -> int:
         """Write it."""
+        if self.output is not None:
+            check_output("output", self.output)
         text = self.text()
         if self.output is None:
             sys.stdout.write(text)
-        elif not self.output.parent.is_dir():
-            raise ValueError(f"output: there is no folder {self.output.parent}")
         else:
-            self.output.write_text(text, encoding="utf-8")
+            write_text("output", self.output, text)
         return 0
 
     def text(self) -> str:
         """What is written."""
         if not self.program:
-            self._refuse(_OF_PROGRAMS, "of a program; add --program")
+            self.refuse(_OF_PROGRAMS, "of a program; add --program")
             return format_schedule(self.made())
-        if self.shard != Policy.UNIT:
-            self._refuse({"max_resident"}, "for gathers per unit; add --shard unit")
-        if self.shard not in (Policy.UNIT, Policy.STEP):
-            self._refuse({"prefetch"}, "for gathers ahead; add --shard unit or --shard step")
         again = None if self.recompute is None else Recompute(self.recompute)
         whole = replace(self.lowered(self.made()), split=self.split, recompute=again)
         return format_program(require_valid(whole))
-
-    def _refuse(self, names: Container[str], why: str) -> None:
-        """Refuse options that would be ignored, where they are given."""
-        for field in fields(self):
-            if field.name in names and getattr(self, field.name) != field.default:
-                raise ValueError(f"{field.name} is {why}, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -156,7 +169,7 @@ class Verify(Verb):
 
     file: tyro.conf.Positional[Path]
     """What `zeropp generate -o` wrote."""
-    slots: int | None = None
+    slots: Count | None = None
     """Most activations, one chunk of one micro-batch each, on any rank."""
 
     def perform(self) -> int:
@@ -169,15 +182,23 @@ class Verify(Verb):
         return 1 if found else 0
 
 
+def _read_sound(path: Path) -> Schedule | Program:
+    """The same; ValueError, with the first reason, if it breaks a rule."""
+    subject = read(path)
+    if found := verify(subject):
+        line = str(found[0]).splitlines()[0]
+        raise ValueError(f"file: {path}: {line}; `zeropp verify` says more")
+    return subject
+
+
 def read(path: Path) -> Schedule | Program:
     """A schedule or program file.
 
     Raises:
         ValueError: unreadable, or not understood.
     """
+    text = read_text("file", path)
     try:
-        return parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"file: cannot read {path}: {error}") from error
+        return parse(text)
     except ValueError as error:
         raise ValueError(f"file: {path}: {error}") from error

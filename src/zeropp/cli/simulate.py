@@ -13,6 +13,7 @@ from zeropp.cli.schedules import Made
 from zeropp.cli.verb import print_table
 from zeropp.generate import GENERATORS
 from zeropp.ir import Program
+from zeropp.ir.numbers import Amount, Positive
 from zeropp.show import MemoryCurves, check_output, draw_text, show
 from zeropp.simulate import Report, simulate
 
@@ -26,13 +27,13 @@ class Simulated(Made):
 
     schedule: tyro.conf.Positional[str] = "zeropp"
     """Name of the schedule (see `zeropp schedules`), or a file."""
-    gather: float = 0.0
+    gather: Amount = 0.0
     """Time to gather one stage's parameters, in the unit of the costs."""
-    reduce: float = 0.0
+    reduce: Amount = 0.0
     """Time to reduce one stage's gradients."""
-    transfer: float = 0.0
+    transfer: Amount = 0.0
     """How long one message keeps its channel busy; the latency of the hop comes on top."""
-    host: float = 0.0
+    host: Amount = 0.0
     """How long a rank computes nothing because it sends a message or posts a receive."""
     compare: str | None = None
     """Instead of one schedule, these side by side: NAME,NAME,... or all."""
@@ -65,9 +66,11 @@ class Simulated(Made):
         chunks = self.chunks
         if generator.chunks is not None and chunks not in generator.chunks:
             chunks = max(generator.chunks)
-        knobs = {k: None for k in ("unit_size", "seam", "slots") if k not in generator.options}
+        knobs: dict[str, float | None] = {
+            k: None for k in ("unit_size", "seam", "slots") if k not in generator.options
+        }
         if "slots" in knobs:
-            knobs["budget"] = None
+            knobs |= {"budget": None, "slot_bytes": 1.0}
         share = self.chunks / chunks  # a stage of another size gathers and reduces more or less
         traffic = {"gather": self.gather * share, "reduce": self.reduce * share}
         return replace(self, schedule=name, chunks=chunks, **traffic, **knobs)  # type: ignore[arg-type]
@@ -111,7 +114,7 @@ def _held(reports: Sequence[Report]) -> MemoryCurves:
 class Simulate(Simulated):
     """Simulate a schedule with its communication."""
 
-    limit: float | None = None
+    limit: Positive | None = None
     """With --compare: most activations on a rank, in micro-batches through a whole rank."""
     json: bool = False
     """Print JSON."""
@@ -120,8 +123,6 @@ class Simulate(Simulated):
         """Simulate, and print a table or JSON."""
         if self.limit is not None and self.compare is None:
             raise ValueError("limit goes with compare; for one schedule use slots")
-        if self.limit is not None and not self.limit > 0:
-            raise ValueError(f"limit must be above 0, got {self.limit}")
         reports = self.reports()
         fastest = attrgetter("makespan", "peak_microbatches")
         best = min(filter(self._fits, reports), key=fastest, default=None)

@@ -7,9 +7,10 @@ from typing import Any
 
 import tyro
 
-from zeropp.cli.verb import Verb
+from zeropp.cli.verb import Verb, parsed
 from zeropp.ir import Program
-from zeropp.launch import leads, torchrun_ranks, under_torchrun
+from zeropp.ir.files import new_folder
+from zeropp.launch import launched, leads
 from zeropp.planner import write_plan
 from zeropp.train.config import AUTO, Config, read_config, write_config
 from zeropp.train.task import Task, plan_like, read_program, refuse_contradictions, task_of
@@ -58,7 +59,7 @@ class Train(Config, Verb):
 def _parse(arguments: list[str], prog: str, default: Config) -> Train:
     markers = (tyro.conf.AvoidSubcommands, tyro.conf.SuppressFixed)
     given = Train(**_fields(default))
-    return tyro.cli(Train, args=arguments, default=given, prog=prog, config=markers)
+    return parsed(Train, arguments, prog, default=given, config=markers)
 
 
 def _fields(config: Config) -> dict[str, Any]:
@@ -67,20 +68,21 @@ def _fields(config: Config) -> dict[str, Any]:
 
 def _task(config: Config, program: Program | None) -> Task:
     task = task_of(config, config.saved_plan(), program)
-    if under_torchrun():
+    if (given := launched()) is not None:
         from zeropp.runtime import check_world_size
 
         plan = task.saved.plan
-        check_world_size(plan.pp_size, plan.dp_replicate, plan.dp_shard, torchrun_ranks())
+        check_world_size(plan.pp_size, plan.dp_replicate, plan.dp_shard, given.ranks)
     return task
 
 
 def _train(ranks: int, config: Config, task: Task | None) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
-    from zeropp.launch.ranks import run_on_ranks
+    from zeropp.launch.ranks import device_of, run_on_ranks
     from zeropp.train.loop import train_task
     from zeropp.train.measuring import plan_and_train
 
+    device_of(ranks, config.run.device)
     if task is not None:
         config = _prepared(config, task)
     function = plan_and_train if config.plan == AUTO else train_task
@@ -113,10 +115,10 @@ def _prepared(config: Config, task: Task) -> Config:
     if config.run.resume:
         with torch.device("meta"):
             checkpoint.check(Path(config.run.resume), gpt_blocks(config.model.gpt()))
-    folder.mkdir(parents=True, exist_ok=True)
-    if config.plan not in (None, AUTO):
-        write_plan(task.saved, folder / "plan.toml")
-        config = replace(config, plan=str(folder / "plan.toml"))
-    write_config(config, folder / "config.toml")
-    print((folder / "config.toml").read_text(encoding="utf-8"), flush=True)
+    with new_folder("run.folder", folder):
+        if config.plan not in (None, AUTO):
+            write_plan(task.saved, folder / "plan.toml")
+            config = replace(config, plan=str(folder / "plan.toml"))
+        write_config(config, folder / "config.toml")
+        print((folder / "config.toml").read_text(encoding="utf-8"), flush=True)
     return config

@@ -6,6 +6,8 @@ from typing import Any
 
 from zeropp.ir.action import Action, Kind
 
+_WIDEST, _MOST_STAGES = 1e9, 2**16
+
 
 def _each(number: float) -> Any:
     """A field with one value per stage, which is `number` where none is given."""
@@ -90,6 +92,11 @@ class Costs:
                 )
         if min(self.forward) <= 0:
             raise ValueError(f"costs: forward must be above 0, got {min(self.forward)}")
+        longest = max(*self.forward, *self.backward, *self.weight, *self.transfer, self.latency)
+        if longest > min(self.forward) * _WIDEST:  # sums of them lose the short ones
+            raise ValueError(
+                f"costs: times must be at most {_WIDEST:g} of the shortest forward, got {longest:g}"
+            )
 
     @classmethod
     def uniform(
@@ -109,6 +116,8 @@ class Costs:
         `more` are other fields, as they are for a stage.
         """
         stages = pp_size * num_chunks
+        if stages > _MOST_STAGES:
+            raise ValueError(f"pp_size x num_chunks must be at most {_MOST_STAGES}, got {stages}")
         per_stage = [(time / num_chunks,) * stages for time in (forward, backward, weight)]
         return cls(per_stage[0], per_stage[1], per_stage[2], latency, **more)
 

@@ -8,6 +8,8 @@ from zeropp.ir.action import Action
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.schedule import Schedule
 
+_MOST_PAIRS = 2**21  # of a stage and a micro-batch; more actions fit no memory
+
 
 @dataclass(frozen=True)
 class Request:
@@ -39,6 +41,12 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        pairs = self.pp_size * self.num_chunks * self.num_microbatches
+        if pairs > _MOST_PAIRS:
+            raise ValueError(
+                f"num_microbatches: pp_size x num_chunks x num_microbatches must be at most "
+                f"{_MOST_PAIRS}, got {pairs}"
+            )
         if self.unit_size is not None and self.unit_size > self.num_microbatches:
             raise ValueError(
                 f"unit_size must be at most num_microbatches ({self.num_microbatches}), "

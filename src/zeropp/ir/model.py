@@ -9,6 +9,7 @@ from typing import Literal, get_args
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layernorm", "rmsnorm"]
 Activation = Literal["gelu", "swiglu"]
+_MOST_LAYERS, _LARGEST = 10_000, 10**9
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class GPTConfig:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+            if value > (most := _MOST_LAYERS if name == "layers" else _LARGEST):
+                raise ValueError(f"{name} must be at most {most}, got {value}")
 
     def _check_division(self) -> None:
         if self.hidden % self.heads:

@@ -8,6 +8,14 @@ from zeropp.ir.placement import Placement
 from zeropp.ir.schedule import Schedule
 
 
+class Policy(StrEnum):
+    """How often parameters are gathered and gradients reduced."""
+
+    UNIT = "unit"
+    STEP = "step"
+    MICROBATCH = "microbatch"
+
+
 class Recompute(StrEnum):
     """What of a block is run again in its B (activation checkpointing).
 

@@ -36,7 +36,7 @@ class Schedule:
         if not self.units or min(self.units) < 1:
             raise ValueError(f"units must be positive sizes, got {self.units}")
 
-    @property
+    @cached_property
     def num_microbatches(self) -> int:
         """B."""
         return sum(self.units)

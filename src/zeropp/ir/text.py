@@ -20,10 +20,10 @@ from typing import TypeVar
 
 from zeropp.ir.action import COMPUTE, SHARDING, Action, Kind
 from zeropp.ir.placement import Placement, Shape
-from zeropp.ir.program import Program, Recompute
+from zeropp.ir.program import Policy, Program, Recompute
 from zeropp.ir.schedule import Schedule
 
-_ACTION = re.compile(r"(\d+)([A-Z_]+)(\d*)")
+_ACTION = re.compile(r"(\d{1,18})([A-Z_]+)(\d{0,18})")
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _SCHEDULE, _PROGRAM = "zeropp schedule", "zeropp program"
 
@@ -77,7 +77,7 @@ def parse(text: str) -> Schedule | Program:
     return Program(
         schedule=_to_schedule(header, compute),
         actions=actions,
-        shard=None if shard == "none" else shard,
+        shard=None if shard == "none" else _one_of(Policy, "shard", shard),
         max_resident=None if limit == "none" else _integer("max_resident", limit),
         split=None if split is None else _integers("split", split),
         recompute=None if recompute is None else _one_of(Recompute, "recompute", recompute),
@@ -108,7 +108,7 @@ def _parse_body(lines: list[str]) -> tuple[Header, Ranks]:
 def _parse_action(text: str) -> Action:
     match = _ACTION.fullmatch(text)
     if match is None or match[2] not in Kind.__members__:
-        raise ValueError(f"unknown action {text!r}; expected such as 0F3, 2BW0 or 1UNSHARD")
+        raise ValueError(f"unknown action {text[:60]!r}; expected such as 0F3, 2BW0 or 1UNSHARD")
     kind = Kind[match[2]]
     if (kind in SHARDING) == bool(match[3]):
         wants = "takes no" if kind in SHARDING else "needs a"
@@ -123,7 +123,11 @@ def _to_schedule(header: Header, actions: Ranks) -> Schedule:
     pairs = (pair.partition("=") for pair in _take(header, "params").split())
     params = tuple((key, value) for key, _, value in pairs)
     if header:
-        raise ValueError(f"unknown field {next(iter(header))!r}")
+        raise ValueError(f"unknown field {next(iter(header))[:60]!r}")
+    forwards, written = pp_size * num_chunks * sum(units), sum(map(len, actions))
+    if forwards > 1000 + 10 * written:  # what lacks would be told one by one
+        needs = f"num_chunks, units: they need {forwards} forwards"
+        raise ValueError(f"{needs}, the file has {written} actions; correct them")
     return Schedule(name, Placement(shape, pp_size, num_chunks), units, actions, params)
 
 
@@ -144,6 +148,6 @@ def _integers(field: str, text: str) -> tuple[int, ...]:
 
 
 def _integer(field: str, text: str) -> int:
-    if not text.isdecimal():
-        raise ValueError(f"{field} must be a whole number, got {text!r}")
+    if not text.isdecimal() or len(text) > 18:
+        raise ValueError(f"{field} must be a whole number, got {text[:60]!r}")
     return int(text)

@@ -2,12 +2,13 @@
 
 import dataclasses
 import inspect
+import math
 import tomllib
 from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from cattrs import (
     AttributeValidationNote,
@@ -17,6 +18,9 @@ from cattrs import (
 )
 from cattrs.gen import make_dict_structure_fn
 
+from zeropp.ir.files import read_text
+
+_LARGEST = 1e24  # above all that a field can mean
 _Made = TypeVar("_Made")
 _Read = TypeVar("_Read")
 
@@ -33,8 +37,8 @@ def read_toml(what: str, path: Path, made: Callable[[dict[str, Any]], _Read]) ->
         ValueError: unreadable, or the field that is missing, unknown or out of range.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        table = tomllib.loads(read_text(what, path))
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"{what}: cannot read {path}: {error}") from error
     try:
         return made(table)
@@ -64,7 +68,7 @@ def table_of(made: Any) -> dict[str, Any]:
 
 def whole(name: str, value: Any) -> int:
     """`value` if it is a size; ValueError if not."""
-    if not isinstance(value, int) or value < 1:
+    if type(value) is not int or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
     return value
 
@@ -97,11 +101,15 @@ def _complaint(error: Exception) -> str:
 
 
 def _words(hint: Any) -> str:
+    if get_origin(hint) is Annotated:
+        return _words(get_args(hint)[0])
     kinds = [kind for kind in get_args(hint) if kind is not NoneType] if _is_union(hint) else [hint]
     if len(kinds) == 1 and _is_choice(kinds[0]):
         return f"one of {', '.join(_choices(kinds[0]))}"
     if dataclasses.is_dataclass(kinds[0]):
         return "a table"
+    if get_origin(kinds[0]) is Annotated:
+        return _words(get_args(kinds[0])[0])
     return inspect.formatannotation(hint).removesuffix(" | None")
 
 
@@ -115,8 +123,10 @@ def _tuples(value: Any) -> Any:
 _converter = Converter(forbid_extra_keys=True)
 
 
-def _plain(value: Any, kind: type) -> Any:
+def _plain(value: Any, kind: Any) -> Any:
     if type(value) is not kind and not (kind is float and type(value) is int):
+        raise TypeError(value)
+    if kind in (int, float) and _LARGEST < abs(value) < math.inf:  # no float holds every integer
         raise TypeError(value)
     return value
 

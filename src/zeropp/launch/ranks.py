@@ -13,7 +13,9 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from zeropp.launch import under_torchrun
+from zeropp.launch import launched, under_torchrun
+
+_RANKS_PER_CORE = 16  # each is a process of a few hundred MB
 
 
 def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
@@ -24,10 +26,9 @@ def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: 
     `cpu`, `cuda`, or `auto`, which takes GPUs where there are any.
 
     Raises:
-        ValueError: more GPUs than there are.
+        ValueError: as `device_of` does.
     """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_of(ranks, device)
     try:
         if under_torchrun():
             record(_run_rank)(device, function, args)
@@ -41,12 +42,30 @@ def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: 
         raise SystemExit(128 + stopped.sigval) from None
 
 
-def _launch(ranks: int, device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
-    if device == "cuda" and torch.cuda.device_count() < ranks:
+def device_of(ranks: int, device: str) -> str:
+    """`cpu` or `cuda`, on which so many ranks, or those of torchrun, will run.
+
+    Raises:
+        ValueError: more of them on this host than it has GPUs, or than its cores can start.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    given, cores = launched(), os.cpu_count() or 1
+    here = ranks if given is None else given.local_ranks
+    if device == "cuda" and torch.cuda.device_count() < here:
         raise ValueError(
-            f"device: {ranks} ranks need as many GPUs, {torch.cuda.device_count()} are "
+            f"device: {here} ranks need as many GPUs, {torch.cuda.device_count()} are "
             "here; use fewer ranks or device cpu"
         )
+    if given is None and here > _RANKS_PER_CORE * cores:
+        raise ValueError(
+            f"ranks: {here} are too many for {cores} cores; use at most {_RANKS_PER_CORE * cores} "
+            "on this host, or torchrun on several"
+        )
+    return device
+
+
+def _launch(ranks: int, device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -77,8 +96,10 @@ def _end_with(parent: int) -> None:
 
 
 def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    given = launched()
+    if given is None:
+        raise RuntimeError("a rank has a launcher")
+    _, _, local_rank, local_ranks = given
     if device == "cuda":
         torch.cuda.set_device(local_rank)
     else:

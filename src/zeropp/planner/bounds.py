@@ -8,10 +8,10 @@ memory   states, workspace, the parameters of one stage, and the activations tha
 
 from collections import defaultdict
 
+from zeropp.ir.program import Policy
 from zeropp.planner.order import Order
 from zeropp.planner.predict import Made
 from zeropp.planner.pricing import Priced
-from zeropp.program.collectives import Policy
 
 
 def time_bound(priced: Priced, *, fused: bool = False) -> float:

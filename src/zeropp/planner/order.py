@@ -17,7 +17,7 @@ from itertools import product
 from zeropp import ir
 from zeropp.generate import GENERATORS, Generator
 from zeropp.ir.placement import Placement, Shape
-from zeropp.program.collectives import Policy
+from zeropp.ir.program import Policy
 
 _ONE_CHUNK, _CHUNKS, _VEES = ("1f1b",), ("interleaved-1f1b", "breadth-first"), ("zb-v", "v-half")
 _LARGE = 2_000  # micro-batches of all stages, from which on fewer orders are tried

@@ -5,9 +5,10 @@ pp_size = 4
 ...                     the fields of `Plan`; those that are not set are left out
 [costs]                 forward, backward, weight for each stage, in seconds, and the other fields
                         of `Costs` that are not as by default
-[predicted]             what the step is predicted to take; reading a plan ignores it
+[predicted]             what the step is predicted to take: step_s, peak_bytes and more
 """
 
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -17,8 +18,11 @@ from typing import Any
 import tomli_w
 
 from zeropp.costs import Costs
+from zeropp.ir.files import write_text
 from zeropp.ir.toml_file import make, read_toml, table_of, whole
 from zeropp.plan import Plan
+
+COMPARED = frozenset({"step_s", "peak_bytes"})  # of a prediction, with what training measures
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class SavedPlan:
 
 def write_plan(saved: SavedPlan, path: Path) -> None:
     """Write a plan; `read_plan` reads an equal one back."""
-    path.write_text(format_plan(saved), encoding="utf-8")
+    write_text("output", path, format_plan(saved))
 
 
 def format_plan(saved: SavedPlan) -> str:
@@ -67,6 +71,12 @@ def read_plan(path: Path) -> SavedPlan:
 
 def _from_table(values: dict[str, Any]) -> SavedPlan:
     predicted = values.pop("predicted", {})
+    if not isinstance(predicted, dict):
+        raise ValueError(f"predicted must be a table, got {predicted!r}")
+    for name in COMPARED & predicted.keys():
+        value = predicted[name]
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise ValueError(f"predicted.{name} must be a number above 0, got {value!r}")
     size = whole("micro_batch_size", values.pop("micro_batch_size", None))
     return SavedPlan(make(Plan, values), size, predicted)
 

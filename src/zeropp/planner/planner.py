@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from zeropp.ir.program import Policy
 from zeropp.plan import Plan
 from zeropp.planner.layout import Layout
 from zeropp.planner.nearest import refuse
@@ -12,7 +13,6 @@ from zeropp.planner.predict import PREFETCH, Prediction, made_order, predict
 from zeropp.planner.problem import Problem
 from zeropp.planner.search import Candidate, Counts, Search, Wanted
 from zeropp.planner.words import Rival, reasons
-from zeropp.program.collectives import Policy
 
 _LOOKED_FOR_UP_TO = 1.5  # times the winner's step: rivals that are slower are not searched for
 _EFFORT = 30  # more orders that are made or simulated for a family of rivals

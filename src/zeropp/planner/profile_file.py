@@ -21,6 +21,7 @@ from typing import Any
 
 import tomli_w
 
+from zeropp.ir.files import write_text
 from zeropp.ir.program import Recompute
 from zeropp.ir.toml_file import make, read_toml, table_of, whole
 from zeropp.planner.link import Link
@@ -67,7 +68,7 @@ def write_profile(profile: Profile, path: Path) -> None:
         ),
         **{name: getattr(profile, name) for name in _ALIKE},
     )
-    path.write_text(tomli_w.dumps(table_of(file)), encoding="utf-8")
+    write_text("output", path, tomli_w.dumps(table_of(file)))
 
 
 def read_profile(path: Path) -> Profile:

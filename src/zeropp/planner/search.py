@@ -13,6 +13,7 @@ from itertools import count, product
 from typing import NamedTuple
 
 from zeropp.ir.placement import Placement, Shape
+from zeropp.ir.program import Policy
 from zeropp.planner.bounds import (
     held_time_bound,
     made_memory_bound,
@@ -27,7 +28,6 @@ from zeropp.planner.predict import Made, Prediction, made_order, predict
 from zeropp.planner.pricing import Priced, Stages, cut, price
 from zeropp.planner.problem import Problem
 from zeropp.planner.profile import Setting
-from zeropp.program.collectives import Policy
 
 
 @dataclass(frozen=True)

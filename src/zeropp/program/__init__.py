@@ -1,6 +1,6 @@
 """From a schedule to the program that ranks execute, and the proof that it is sound."""
 
-from zeropp.program.collectives import Policy
+from zeropp.ir.program import Policy
 from zeropp.program.lowering import forward_only_program, lower, without_collectives
 from zeropp.program.verifier import (
     InvalidProgramError,

@@ -12,23 +12,14 @@ With one resident stage the paper's order gathers 1 + (2V-2)B/U times per rank.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from enum import StrEnum
 from operator import attrgetter
 from typing import NamedTuple
 
 from zeropp.ir.action import NEEDS_PARAMETERS, WEIGHT, Action, Kind
-from zeropp.ir.program import Program
+from zeropp.ir.program import Policy, Program
 from zeropp.ir.schedule import Schedule
 
 Order = tuple[Action, ...]  # a rank's
-
-
-class Policy(StrEnum):
-    """How often parameters are gathered and gradients reduced."""
-
-    UNIT = "unit"
-    STEP = "step"
-    MICROBATCH = "microbatch"
 
 
 def shard(schedule: Schedule, policy: str, max_resident: int = 2, prefetch: int = 1) -> Program:

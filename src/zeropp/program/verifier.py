@@ -1,7 +1,7 @@
 """Proof before launch: a schedule or a program is held against every rule, one function each."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -35,6 +35,7 @@ Finding = tuple[str, int | None, int | None, str]
 Orders = Sequence[Sequence[Action]]
 _AROUND = 4  # actions shown on either side
 _KINDS = (Kind.F, Kind.B, Kind.W, Kind.BW)
+_OTHER_END = dict.fromkeys(SENDS, matching_receive) | dict.fromkeys(RECEIVES, matching_send)
 _WHOLE = ((1, 1, 0), (0, 0, 1))  # split, fused
 
 
@@ -139,25 +140,24 @@ def _complete(schedule: Schedule) -> Iterator[Finding]:
     """Every stage runs every F, and its B and W or its BW, exactly once, on its rank."""
     yield from _misplaced(schedule)
     count = Counter(chain.from_iterable(schedule.actions))
+    last = [{action: i for i, action in enumerate(order)} for order in schedule.actions]
     for stage, rank in enumerate(schedule.placement.ranks):
         for m in range(schedule.num_microbatches):
             actions = [Action(kind, stage, m) for kind in _KINDS]
             forward, *backward = (count[action] for action in actions)
             if forward != 1:
                 ran = f"{stage}F{m} runs {forward} times, not once"
-                yield _where(schedule, rank, actions, ran)
+                yield _where(rank, last[rank], actions, ran)
             if schedule.trains and tuple(backward) not in _WHOLE:
                 ran = ", ".join(f"{k} {n} times" for k, n in zip(_KINDS[1:], backward, strict=True))
                 ran = f"stage {stage} microbatch {m} runs {ran}; expected B and W once, or BW once"
-                yield _where(schedule, rank, actions, ran)
+                yield _where(rank, last[rank], actions, ran)
 
 
-def _where(schedule: Schedule, rank: int, actions: Sequence[Action], ran: str) -> Finding:
+def _where(rank: int, last: Mapping[Action, int], actions: Sequence[Action], ran: str) -> Finding:
     """What is wrong with a stage's micro-batch, at the last of its actions that are there."""
-    there = [i for i, action in enumerate(schedule.actions[rank]) if action in actions]
-    if not there:
-        return "complete", rank, None, ran
-    return "complete", rank, there[-1], f"is there, and {ran}"
+    there = [last[action] for action in actions if action in last]
+    return "complete", rank, max(there, default=None), f"is there, and {ran}" if there else ran
 
 
 def _misplaced(schedule: Schedule) -> Iterator[Finding]:
@@ -226,11 +226,16 @@ def _channels(program: Program) -> Iterator[Finding]:
     """What is sent is received, once, in the same order; of a channel, the first difference."""
     placement = program.placement
     ends: dict[Channel, tuple[list[Action], list[Action]]] = defaultdict(lambda: ([], []))
-    for action in chain.from_iterable(program.actions):
-        if action.kind in SENDS:
-            ends[channel_of(action, placement)][0].append(matching_receive(action))
-        elif action.kind in RECEIVES:
-            ends[channel_of(action, placement)][1].append(action)
+    stages = range(placement.num_stages)
+    for rank, order in enumerate(program.actions):
+        for position, action in enumerate(order):
+            if action.kind not in _OTHER_END:
+                continue
+            sends, other = action.kind in SENDS, _OTHER_END[action.kind](action)
+            if action.stage not in stages or other.stage not in stages:
+                yield "channels", rank, position, "is between stages that do not both exist"
+            else:
+                ends[channel_of(action, placement)][not sends].append(other if sends else action)
     for channel, (sent, posted) in sorted(ends.items()):
         for index, (left, right) in enumerate(zip_longest(sent, posted)):
             if left != right:

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from zeropp.ir import files
+from zeropp.ir.files import write_text
 from zeropp.ir.timeline import Timeline
 from zeropp.show.panel import MemoryCurves
 from zeropp.show.perfetto import trace_events, write_trace
@@ -34,7 +36,7 @@ def show(
     if not timelines:
         raise ValueError("timelines must hold at least one timeline")
     if path.suffix == ".txt":
-        path.write_text("\n".join(map(draw_text, timelines)), encoding="utf-8")
+        write_text("output", path, "\n".join(map(draw_text, timelines)))
     elif path.suffix == ".json":
         write_trace(timelines, path)
     else:
@@ -46,10 +48,7 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise ValueError(f"output must end in {', '.join(SUFFIXES)}; got {str(path)!r}")
-    if not path.parent.is_dir():
-        raise ValueError(f"output: folder {str(path.parent)!r} does not exist; make it first")
-    if path.is_dir():
-        raise ValueError(f"output: {str(path)!r} is a folder; name a file")
+    files.check_output("output", path)
     return path
 
 

@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from zeropp.ir.files import write_text
 from zeropp.ir.precedence import incoming, matching_send, outgoing
 from zeropp.ir.timeline import Span, Timeline
 from zeropp.show.parts import figures, rows_of, start_of
@@ -38,7 +39,7 @@ def trace_events(*timelines: Timeline) -> dict[str, Any]:
 
 def write_trace(timelines: Sequence[Timeline], path: str | Path) -> None:
     """Write what `trace_events` makes of `timelines`."""
-    Path(path).write_text(json.dumps(trace_events(*timelines)) + "\n", encoding="utf-8")
+    write_text("output", Path(path), json.dumps(trace_events(*timelines)) + "\n")
 
 
 class _Process:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zeropp.ir.action import COMPUTE, Kind
+from zeropp.ir.files import replacing
 from zeropp.ir.timeline import Timeline
 from zeropp.show.palette import HELD, HELD_EDGE, IDLE, INK, QUIET, Colour, lighten, meaning, shade
 from zeropp.show.panel import MemoryCurves, Panel, draw_frame, fill_frame
@@ -216,4 +217,5 @@ def save_picture(figure: "Figure", path: Path, dpi: float = _DPI) -> None:
     """Write without a date, so that the same timelines give the same file."""
     svg = path.suffix == ".svg"
     options: dict[str, Any] = {"metadata": {"Date": None}} if svg else {"dpi": dpi}
-    figure.savefig(path, **options)
+    with replacing("output", path) as beside:
+        figure.savefig(beside, format=path.suffix[1:], **options)

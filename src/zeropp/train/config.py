@@ -8,7 +8,18 @@ from typing import Literal
 
 import tomli_w
 
+from zeropp.ir.files import write_text
 from zeropp.ir.model import SIZES, GPTConfig
+from zeropp.ir.numbers import (
+    Amount,
+    Count,
+    Positive,
+    Seed,
+    Share,
+    Size,
+    Steps,
+    check_numbers,
+)
 from zeropp.ir.toml_file import make, read_toml, table_of
 from zeropp.plan import Plan
 from zeropp.planner import SavedPlan, read_plan
@@ -24,7 +35,7 @@ class ModelConfig:
 
     size: str = "toy"
     """A named size: toy, gpt2-124m, 1.5b, 6.2b, 14.6b, llama-8b."""
-    layers: int | None = None
+    layers: Size | None = None
     """Decoder layers; None: those of the named size."""
     tied: bool | None = None
     """Whether the head's weight is the token table's; None: as in the named size."""
@@ -32,6 +43,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"model.size must be one of {', '.join(SIZES)}, got {self.size!r}")
+        check_numbers(self, "model.")
 
     def gpt(self) -> GPTConfig:
         """The full shape."""
@@ -47,35 +59,28 @@ class DataConfig:
 
     path: str | None = None
     """A text file or folder; None: the Python standard library's sources."""
-    seq_len: int = 128
+    seq_len: Size = 128
     """Tokens in a sequence."""
-    micro_batch_size: int = 2
+    micro_batch_size: Size = 2
     """Sequences in a micro-batch."""
 
     def __post_init__(self) -> None:
-        for name in ("seq_len", "micro_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} must be at least 1, got {getattr(self, name)}")
+        check_numbers(self, "data.")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
     """AdamW with a cosine schedule after a linear warm-up."""
 
-    lr: float = 4e-3
-    warmup: int = 30
+    lr: Positive = 4e-3
+    warmup: Count = 30
     """Steps of linear warm-up."""
-    weight_decay: float = 0.1
-    clip: float = 1.0
+    weight_decay: Amount = 0.1
+    clip: Positive = 1.0
     """Largest gradient norm."""
 
     def __post_init__(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"optim.lr must be above 0, got {self.lr}")
-        if not self.clip > 0:
-            raise ValueError(f"optim.clip must be above 0, got {self.clip}")
-        if self.warmup < 0 or self.weight_decay < 0:
-            raise ValueError("optim.warmup and optim.weight_decay must be 0 or more")
+        check_numbers(self, "optim.")
 
 
 @dataclass(frozen=True)
@@ -85,35 +90,33 @@ class RunConfig:
     name: str = "demo"
     """Folder below `folder`."""
     folder: str = "runs"
-    steps: int = 200
-    eval_every: int = 50
+    steps: Steps = 200
+    eval_every: Steps = 50
     """Steps between validation losses; a checkpoint is written at the end."""
-    seed: int = 0
+    seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     """What blocks compute in; parameters, sums and reductions of gradients are fp32."""
     compile: Backend = "off"
     """Backend of torch.compile for every block; the first steps then take longer."""
-    adapt_every: int = 0
+    adapt_every: Count = 0
     """Steps after which measured times may change the order; 0: never."""
-    adapt_gain: float = 0.02
+    adapt_gain: Share = 0.02
     """The least share of a step's time that such a change must save, by prediction."""
     resume: str | None = None
     """A checkpoint folder, such as runs/demo/checkpoints/step-200, to continue from."""
-    sample: int = 160
+    sample: Count = 160
     """Tokens of text to generate at the end."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.eval_every < 1:
-            raise ValueError("run.steps and run.eval_every must be at least 1")
-        if self.adapt_every < 0:
-            raise ValueError(f"run.adapt_every must be 0 or more, got {self.adapt_every}")
-        if not 0 < self.adapt_gain < 1:
-            raise ValueError(f"run.adapt_gain must be above 0 and below 1, got {self.adapt_gain}")
-        if self.sample < 0:
-            raise ValueError(f"run.sample must be 0 or more, got {self.sample}")
-        if not self.name or Path(self.name).name != self.name:
+        check_numbers(self, "run.")
+        plain = self.name.isprintable() and self.name == self.name.strip() != ".."
+        if not plain or not self.name or Path(self.name).name != self.name:
             raise ValueError(f"run.name must be a plain folder name, got {self.name!r}")
+        if not self.folder or not self.folder.isprintable():
+            raise ValueError(f"run.folder must be a path of a folder, got {self.folder!r}")
+        if self.resume == "":
+            raise ValueError("run.resume must be a checkpoint's folder, got ''; or leave it out")
 
 
 @dataclass(frozen=True)
@@ -176,4 +179,4 @@ def write_config(config: Config, path: Path) -> None:
     table = table_of(config)
     if config.plan not in (None, AUTO):
         del table["parallel"]  # the plan file decides
-    path.write_text(tomli_w.dumps(table), encoding="utf-8")
+    write_text("run.folder", path, tomli_w.dumps(table))

@@ -12,12 +12,14 @@ from torch import Tensor
 from zeropp import checkpoint
 from zeropp.costs import Costs
 from zeropp.ir import format_program
+from zeropp.ir.files import write_text
 from zeropp.measure.adapt import Adapter
 from zeropp.measure.links import SMALL, measure_hop
 from zeropp.measure.memory import held_bytes, peak_bytes
 from zeropp.measure.rehearsal import rehearse
 from zeropp.measure.trace import Trace, predicted
 from zeropp.models import init_block
+from zeropp.planner.plan_file import COMPARED
 from zeropp.runtime import (
     Observers,
     Pipeline,
@@ -96,8 +98,8 @@ class Trainer:
             self.first_step = checkpoint.load(Path(config.run.resume), self.pipe, self.optimizer)
         self.leads = dist.get_rank() == 0
         if self.leads:
-            path = config.folder / "program.txt"
-            path.write_text(format_program(task.program), encoding="utf-8")
+            text = format_program(task.program)
+            write_text("run.folder", config.folder / "program.txt", text)
         self.adapter = self._new_adapter() if config.run.adapt_every else None
 
     def _new_adapter(self) -> Adapter:
@@ -117,7 +119,7 @@ class Trainer:
                 metrics["val_loss"] = float(self.pipe.eval(batch, self.pipe.num_microbatches).loss)
                 metrics |= self._measure(trace)
             self._report(metrics)
-            if step == self.first_step + 1 and self.saved.predicted:
+            if step == self.first_step + 1 and self.saved.predicted.keys() >= COMPARED:
                 self._compare(metrics["step_s"])
             if self.adapter and (switch := self.adapter.after_step()):
                 self._say(switch)
@@ -125,7 +127,7 @@ class Trainer:
         checkpoint.save(path, self.pipe, self.optimizer, steps)
         text = self._sample()
         if self.leads:
-            (self.config.folder / "sample.txt").write_text(text, encoding="utf-8")
+            write_text("run.folder", self.config.folder / "sample.txt", text)
             print(f"\nsample:\n{text}\n")
         self.pipe.close()
 

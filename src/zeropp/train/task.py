@@ -5,10 +5,13 @@ from pathlib import Path
 
 from zeropp.build import program_of
 from zeropp.ir import Program, parse, stage_blocks
+from zeropp.ir.files import read_text
 from zeropp.plan import Plan
 from zeropp.planner import SavedPlan
 from zeropp.program import InvalidProgramError, require_collectives, verify
 from zeropp.train.config import Config
+
+_MOST_TOKENS = 2**28  # of a step; 2 GiB as they are drawn
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,12 @@ def task_of(config: Config, saved: SavedPlan, program: Program | None = None) ->
         ValueError: a schedule, program or cut that fits neither the plan nor the model.
         InvalidProgramError: the program breaks a rule; where it is a file, with the first place.
     """
+    tokens = saved.micro_batch_size * config.data.seq_len * saved.plan.num_microbatches
+    if tokens * saved.plan.dp_size > _MOST_TOKENS:
+        raise ValueError(
+            f"data.micro_batch_size: a step would have {tokens * saved.plan.dp_size} tokens, more "
+            f"than {_MOST_TOKENS}; use less, or fewer micro-batches"
+        )
     if program is None:
         program = program_of(saved.plan)
     elif found := verify(program):
@@ -45,13 +54,14 @@ def read_program(path: Path) -> Program:
     Raises:
         ValueError: unreadable, not understood, or a schedule.
     """
+    text = read_text("program", path)
     try:
-        found = parse(path.read_text(encoding="utf-8"))
+        found = parse(text)
         if not isinstance(found, Program):
             raise ValueError(
                 "it holds a schedule; write a program with `zeropp generate --program`"
             )
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"program: {path}: {error}") from error
     return found
 
