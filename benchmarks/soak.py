@@ -70,7 +70,6 @@ def random_case(generator: random.Random) -> Case:
         shard=generator.choice(("unit", "step", "microbatch")),
         max_resident=generator.randint(1, 2),
         prefetch=generator.randint(0, 2),
-        recv_ahead=generator.randint(0, 3),
         recompute=generator.choice(("none", "selective", "full")),
     )
     return Case(generator.choice((GPT, GPT_NO_BIAS)), plan)

@@ -38,7 +38,6 @@ def program_for(plan: Plan, batch: int) -> Program:
         plan.shard,
         max_resident=plan.max_resident,
         prefetch=plan.prefetch,
-        recv_ahead=plan.recv_ahead,
     )
     recompute = Recompute(plan.recompute)
     given = None if recompute is Recompute.NONE else recompute

@@ -41,8 +41,6 @@ class Plan(Order, Sizes):
     """For shard unit, most stages of a rank whose parameters are gathered at once."""
     prefetch: Count = 1
     """How many compute actions before its first use a gather is issued."""
-    recv_ahead: Count = 1
-    """At the latest how many compute actions before its use a receive is posted."""
     split: tuple[int, ...] | None = None
     """Blocks in each stage, embedding and head included; without it, nearly equal."""
     recompute: str = "none"

@@ -9,10 +9,10 @@ import pytest
 
 from zeropp.generate import generate
 from zeropp.ir import Action, Kind, Order, Program, Schedule, format_program, parse
+from zeropp.ir.action import COMPUTE, RECEIVES
 from zeropp.program.lowering import forward_only, forward_only_program, lower
 from zeropp.program.verifier import (
     InvalidProgramError,
-    Limits,
     require_valid,
     verify,
 )
@@ -21,8 +21,8 @@ SCHEDULE = generate(Order("zeropp", unit_size=2, seam="drain"), 2, 2, 4)
 PROGRAM = lower(SCHEDULE, "unit", max_resident=1)
 
 
-def rules(subject: Schedule | Program, limits: Limits | None = None) -> set[str]:
-    return {violation.rule for violation in verify(subject, limits)}
+def rules(subject: Schedule | Program, slots: int | None = None) -> set[str]:
+    return {violation.rule for violation in verify(subject, slots)}
 
 
 def edited(rank: int, edit: Callable[[list[Action]], None], of: Program = PROGRAM) -> Program:
@@ -47,7 +47,8 @@ def swap(first: Action, second: Action) -> Callable[[list[Action]], None]:
 
 def test_sound_programs_are_accepted() -> None:
     assert verify(SCHEDULE) == ()
-    assert require_valid(PROGRAM, Limits(slots=4, max_resident=1)) is PROGRAM
+    assert verify(PROGRAM, slots=4) == ()
+    assert require_valid(PROGRAM) is PROGRAM
 
 
 @pytest.mark.parametrize(
@@ -113,13 +114,29 @@ def test_deadlock_of_blocking_sends() -> None:
     assert rules(edited(1, post_later, edited(0, post_late, program))) == {"deadlock"}
 
 
+def test_deadlock_of_receives_that_hold() -> None:
+    """Posted one action earlier, as would hide more of a transfer, receives could stop a GPU."""
+    program = lower(generate(Order("1f1b"), 4, 1, 8))
+    orders = []
+    for order in program.actions:
+        early = list(order)
+        for receive in [action for action in order if action.kind in RECEIVES]:
+            index = early.index(receive)
+            before = [i for i, action in enumerate(early[:index]) if action.kind in COMPUTE]
+            early.insert(before[-1] if before else 0, early.pop(index))
+        orders.append(tuple(early))
+    found = verify(replace(program, actions=tuple(orders)))
+    assert {violation.rule for violation in found} == {"deadlock"}
+    assert all("where posted receives hold, as on a GPU" in v.message for v in found)
+
+
 def test_slots() -> None:
-    assert rules(SCHEDULE, Limits(slots=3)) == {"slots"}
+    assert rules(SCHEDULE, slots=3) == {"slots"}
 
 
 def test_residency() -> None:
     assert "residency" in rules(edited(0, lambda order: order.remove(Action(Kind.UNSHARD, 0))))
-    assert rules(lower(SCHEDULE, "step"), Limits(max_resident=1)) == {"residency"}
+    assert rules(replace(lower(SCHEDULE, "step"), max_resident=1)) == {"residency"}
 
 
 def test_economy() -> None:

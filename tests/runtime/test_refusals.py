@@ -373,7 +373,7 @@ def changed_parameters(plan: Plan) -> list[tuple[str, str, float]]:
         pipe = made(plan, blocks)
         pipe.step(batch())
         for module in pipe.modules:
-            for block in module.blocks:
+            for _, block in module.numbered:
                 if block is blocks[3]:
                     change(block)
         found.append(said(lambda: pipe.step(batch())))  # noqa: B023
@@ -437,7 +437,7 @@ def unfilled() -> list[str]:
     for block in blocks[1:-1]:
         block.table = torch.arange(H).float()
     pipe = made(Plan(1, 1, B), blocks, init=fill)
-    assert torch.equal(pipe.modules[0].blocks[1].table, torch.arange(H).float())
+    assert torch.equal(pipe.modules[0].get_submodule("1").table, torch.arange(H).float())
     pipe.close()
     return lines
 

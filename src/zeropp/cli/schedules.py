@@ -25,11 +25,11 @@ from zeropp.ir import (
 )
 from zeropp.ir.files import check_output, read_text, write_text
 from zeropp.ir.numbers import Amount, Count, Positive, Size
-from zeropp.program import Limits, Policy, lower, require_valid, verify
+from zeropp.program import Policy, lower, require_valid, verify
 
 _OF_SCHEDULES = {field.name for field in fields(Order)} - {"schedule"}
 _OF_SCHEDULES |= {"pp", "chunks", "microbatches", "budget", "slot_bytes"}
-_OF_PROGRAMS = {"shard", "max_resident", "prefetch", "recv_ahead", "split", "recompute"}
+_OF_PROGRAMS = {"shard", "max_resident", "prefetch", "split", "recompute"}
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,6 @@ class Made(Order, Verb):
     """For --shard unit, most stages of a rank that are gathered at once."""
     prefetch: Count = 1
     """How many compute actions before its first use a gather is issued."""
-    recv_ahead: Count = 1
-    """At the latest how many compute actions before its use a receive is posted."""
 
     def made(self) -> Schedule:
         """The named schedule, made for these costs."""
@@ -97,7 +95,6 @@ class Made(Order, Verb):
             self.shard,
             max_resident=self.max_resident,
             prefetch=self.prefetch,
-            recv_ahead=self.recv_ahead,
         )
 
     def subject(self) -> Schedule | Program:
@@ -174,10 +171,10 @@ class Verify(Verb):
 
     def perform(self) -> int:
         """Check the file, and what a schedule is lowered to."""
-        subject, limits = read(self.file), Limits(slots=self.slots)
-        found = verify(subject, limits)
+        subject = read(self.file)
+        found = verify(subject, self.slots)
         if not found and isinstance(subject, Schedule):
-            found = verify(lower(subject), limits)
+            found = verify(lower(subject), self.slots)
         print("\n".join(map(str, found)) or f"{self.file}: sound")
         return 1 if found else 0
 

@@ -8,6 +8,8 @@ A message carries what crosses ranks: SEND_F of stage s is received as RECV_F of
 SEND_B of stage s as RECV_B of stage s-1.
 """
 
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from zeropp.ir.action import BACKWARD, RECEIVES, SENDS, Action, Kind
@@ -71,6 +73,15 @@ def matching_send(receive: Action) -> Action:
     if receive.kind is Kind.RECV_F:
         return Action(Kind.SEND_F, receive.stage - 1, receive.microbatch)
     return Action(Kind.SEND_B, receive.stage + 1, receive.microbatch)
+
+
+def sends_first(order: Sequence[Action]) -> Iterator[Action]:
+    """A rank's actions as they are run: programs post a RECV before a SEND of the same moment, so
+    that even senders that block until their message is received cannot deadlock; ours go on.
+    """
+    for travels, run in groupby(order, key=lambda a: a.kind in SENDS or a.kind in RECEIVES):
+        actions = list(run)
+        yield from sorted(actions, key=lambda a: a.kind in RECEIVES) if travels else actions
 
 
 def producer(send: Action, schedule: Schedule) -> Action:

@@ -4,7 +4,6 @@ from zeropp.ir.program import Policy
 from zeropp.program.lowering import forward_only_program, lower, without_collectives
 from zeropp.program.verifier import (
     InvalidProgramError,
-    Limits,
     Violation,
     require_collectives,
     require_valid,
@@ -13,7 +12,6 @@ from zeropp.program.verifier import (
 
 __all__ = [
     "InvalidProgramError",
-    "Limits",
     "Policy",
     "Violation",
     "forward_only_program",

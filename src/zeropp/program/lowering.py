@@ -2,10 +2,10 @@
 
 SEND and RECV are inserted so that transfers hide behind compute and no order of them can deadlock.
 A SEND follows the action that made its tensors. A RECV is posted at the point that the receiver
-has reached, on unit times, when the SEND is issued, or `recv_ahead` compute actions before the
-action that consumes it, whichever is earlier. So the whole program can be run along that one
-timeline with every RECV posted before its SEND: it cannot deadlock, even if every SEND blocks
-until its RECV is posted.
+has reached, on unit times, when the SEND is issued. So the whole program can be run along that one
+timeline with every RECV posted when its message comes. It cannot deadlock if every SEND blocks
+until its RECV is posted, nor if every RECV holds its rank until its message is there, as on a GPU
+that has to be idle for a moment (a kernel is loaded, memory is freed) while NCCL receives.
 """
 
 from bisect import bisect_right
@@ -16,7 +16,7 @@ from itertools import chain
 
 from zeropp.ir.action import COMPUTE, SHARDING, Action, Kind, collector_paused
 from zeropp.ir.placement import Placement
-from zeropp.ir.precedence import Channel, channel_of, incoming, matching_receive, outgoing
+from zeropp.ir.precedence import Channel, channel_of, matching_receive, outgoing
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import evaluate
@@ -31,7 +31,6 @@ def lower(
     *,
     max_resident: int = 2,
     prefetch: int = 1,
-    recv_ahead: int = 1,
 ) -> Program:
     """The schedule with its collectives and its messages.
 
@@ -42,7 +41,6 @@ def lower(
             those on their way included.
         prefetch: for `unit` and `step`, how many compute actions before its first use a gather is
             issued, as far as `max_resident` leaves room.
-        recv_ahead: at the latest how many compute actions before its use a RECV is posted.
 
     Raises:
         ValueError: an unknown policy, or a knob out of range.
@@ -52,9 +50,7 @@ def lower(
         program = Program(schedule, schedule.actions)
     else:
         program = shard(schedule, shard_policy, max_resident, prefetch)
-    if recv_ahead < 0:
-        raise ValueError(f"recv_ahead must be 0 or more, got {recv_ahead}")
-    receives = _receives(schedule, recv_ahead)
+    receives = _receives(schedule)
     actions = tuple(
         tuple(_insert(order, receives[rank], schedule.placement))
         for rank, order in enumerate(program.actions)
@@ -62,18 +58,16 @@ def lower(
     return replace(program, actions=actions)
 
 
-def _receives(schedule: Schedule, recv_ahead: int) -> list[dict[int, list[Action]]]:
+def _receives(schedule: Schedule) -> list[dict[int, list[Action]]]:
     """For each rank: before which of its compute actions which RECVs are posted, in send order."""
     placement = schedule.placement
     spans = evaluate(schedule, lambda action: 1.0).spans
     ends = [[span.end for span in rank] for rank in spans]
-    used = {incoming(a, placement): i for order in schedule.actions for i, a in enumerate(order)}
     posts: dict[Channel, list[tuple[int, Action]]] = defaultdict(list)
     for action, _, end in reversed(list(chain.from_iterable(spans))):
         if (send := outgoing(action, placement)) is not None:
             receive, channel = matching_receive(send), channel_of(send, placement)
-            reached = bisect_right(ends[channel.destination], end)
-            position = max(0, min(reached, used[receive] - recv_ahead))
+            position = bisect_right(ends[channel.destination], end)
             if later := posts[channel]:
                 position = min(position, later[-1][0])  # no RECV after one that is sent later
             later.append((position, receive))

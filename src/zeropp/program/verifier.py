@@ -23,6 +23,7 @@ from zeropp.ir.precedence import (
     matching_send,
     predecessors,
     producer,
+    sends_first,
 )
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
@@ -37,19 +38,6 @@ _AROUND = 4  # actions shown on either side
 _KINDS = (Kind.F, Kind.B, Kind.W, Kind.BW)
 _OTHER_END = dict.fromkeys(SENDS, matching_receive) | dict.fromkeys(RECEIVES, matching_send)
 _WHOLE = ((1, 1, 0), (0, 0, 1))  # split, fused
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Bounds to hold; None: no bound (`max_resident`: the program's own).
-
-    Attributes:
-        slots: most activations, one chunk of one micro-batch each, on any rank.
-        max_resident: most stages of a rank whose parameters are gathered at once.
-    """
-
-    slots: int | None = None
-    max_resident: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,15 +70,16 @@ class InvalidProgramError(ValueError):
 
 
 @collector_paused()
-def verify(subject: Schedule | Program, limits: Limits | None = None) -> tuple[Violation, ...]:
+def verify(subject: Schedule | Program, slots: int | None = None) -> tuple[Violation, ...]:
     """All violations of a schedule, or of a program and its schedule; empty if it is sound.
+
+    `slots`: most activations, one chunk of one micro-batch each, on any rank; None: any number.
 
     Rules on messages and collectives are checked only where the compute order is sound, since they
     speak of its actions; rules on who blocks whom only where the others hold.
     """
-    limits = limits or Limits()
     schedule = subject.schedule if isinstance(subject, Program) else subject
-    found = list(_complete(schedule)) or [*_precedence(schedule), *_slots(schedule, limits.slots)]
+    found = list(_complete(schedule)) or [*_precedence(schedule), *_slots(schedule, slots)]
     if found:
         subject = schedule
     elif isinstance(subject, Schedule):
@@ -99,9 +88,9 @@ def verify(subject: Schedule | Program, limits: Limits | None = None) -> tuple[V
         found = [
             *_messages_in_time(subject),
             *_channels(subject),
-            *_residency(subject, limits.max_resident),
+            *_residency(subject),
             *_economy(subject),
-        ] or list(_rendezvous_deadlock(subject))
+        ] or list(_deadlock(subject))
     return tuple(_violation(subject.actions, *finding) for finding in found)
 
 
@@ -118,9 +107,9 @@ def _violation(
     return Violation(rule, f"{order[position]} {message}", rank, position, context)
 
 
-def require_valid(program: Program, limits: Limits | None = None) -> Program:
+def require_valid(program: Program) -> Program:
     """The program itself; raise InvalidProgramError if it breaks a rule."""
-    if violations := verify(program, limits):
+    if violations := verify(program):
         shown = "\n".join(map(str, violations[:5]))
         more = f"\n... and {len(violations) - 5} more" if len(violations) > 5 else ""
         raise InvalidProgramError(f"{len(violations)} violations:\n{shown}{more}")
@@ -247,11 +236,11 @@ def _channels(program: Program) -> Iterator[Finding]:
                 break
 
 
-def _residency(program: Program, limit: int | None) -> Iterator[Finding]:
+def _residency(program: Program) -> Iterator[Finding]:
     """F, B and BW find their stage gathered, and no rank gathers more stages than the limit."""
     if program.shard is None:
         return
-    most = limit if limit is not None else program.max_resident
+    most = program.max_resident
     for rank, order in enumerate(program.actions):
         resident: set[int] = set()
         for position, (kind, stage, _) in enumerate(order):
@@ -308,23 +297,40 @@ def _reduces(rank: int, order: Sequence[Action]) -> Iterator[Finding]:
         yield "economy", rank, position, "makes a gradient that is never reduced"
 
 
-def _rendezvous_deadlock(program: Program) -> Iterator[Finding]:
-    """No rank blocks for ever, even if every SEND blocks until its RECV is posted.
+def _deadlock(program: Program) -> Iterator[Finding]:
+    """No rank blocks for ever, neither if every SEND blocks until its RECV is posted, nor if every
+    RECV, once posted, holds its rank until its message is sent.
 
-    Channels are in order at both ends by the rule `channels`, so a SEND waits for its own RECV.
+    Channels are in order at both ends by the rule `channels`, so a SEND meets its own RECV.
     """
     placement = program.placement
+
+    def of_sends(action: Action) -> Action | None:
+        receive = incoming(action, placement)
+        if action.kind in SENDS:
+            return matching_receive(action)
+        return matching_send(receive) if receive else None
+
+    def of_receives(action: Action) -> Action | None:
+        return matching_send(action) if action.kind in RECEIVES else None
+
+    yield from _stuck(program, program.actions, of_sends, "")
+    as_run = [tuple(sends_first(order)) for order in program.actions]
+    yield from _stuck(program, as_run, of_receives, " where posted receives hold, as on a GPU")
+
+
+def _stuck(
+    program: Program, orders: Orders, awaits: Callable[[Action], Action | None], where: str
+) -> Iterator[Finding]:
     done: set[Action] = set()
 
     def attempt(rank: int, action: Action) -> Action | None:
-        receive = incoming(action, placement)
-        awaited = matching_send(receive) if receive else None
-        if action.kind in SENDS:
-            awaited = matching_receive(action)
+        awaited = awaits(action)
         if awaited is not None and awaited not in done:
             return awaited
         done.add(action)
         return None
 
-    for rank, position, _, awaited in run_in_order(program.actions, attempt):
-        yield "deadlock", rank, position, f"waits for ever for {awaited}"
+    for rank, _, action, awaited in run_in_order(orders, attempt):
+        position = program.actions[rank].index(action)
+        yield "deadlock", rank, position, f"waits for ever for {awaited}{where}"

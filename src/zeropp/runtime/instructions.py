@@ -5,13 +5,12 @@ SEND        takes what it sends under its own action
 RECV        leaves what arrives under its own action
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from zeropp.ir.action import BACKWARD, RECEIVES, SENDS, Action, Kind
+from zeropp.ir.action import BACKWARD, Action, Kind
 from zeropp.ir.placement import Placement
-from zeropp.ir.precedence import incoming, outgoing
+from zeropp.ir.precedence import incoming, outgoing, sends_first
 from zeropp.runtime.stage import Stage
 
 
@@ -40,9 +39,8 @@ def instructions(
 ) -> tuple[Instruction, ...]:
     """One rank's actions, ready for `stages`, its stages by global index.
 
-    Programs post a RECV before a SEND of the same moment, so that even senders that block until
-    their message is received cannot deadlock. Ours go on, so the SEND, for which another rank may
-    be waiting, goes first.
+    Of a RECV and a SEND of the same moment the SEND goes first, for which another rank may be
+    waiting.
     """
     return tuple(
         Instruction(
@@ -52,14 +50,8 @@ def instructions(
             _source(action, placement),
             _target(action, placement),
         )
-        for action in _sends_first(order)
+        for action in sends_first(order)
     )
-
-
-def _sends_first(order: Sequence[Action]) -> Iterator[Action]:
-    for travels, run in groupby(order, key=lambda a: a.kind in SENDS or a.kind in RECEIVES):
-        actions = list(run)
-        yield from sorted(actions, key=lambda a: a.kind in RECEIVES) if travels else actions
 
 
 def _source(action: Action, placement: Placement) -> Action | None:

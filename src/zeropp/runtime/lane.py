@@ -47,7 +47,7 @@ class ThreadLane(Lane):
 
     def gather(self, module: FSDPModule) -> Wait:
         """Gather in the thread."""
-        return self.run(lambda: _gather(module)).result
+        return self.run(lambda: Lane.gather(self, module)()).result
 
     def reduce(self, start: Callable[[], None], finish: Callable[[], None]) -> None:
         """Reduce in the thread."""
@@ -67,7 +67,3 @@ class ThreadLane(Lane):
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
-
-
-def _gather(module: FSDPModule) -> None:
-    Lane().gather(module)()

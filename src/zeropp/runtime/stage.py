@@ -32,11 +32,6 @@ class StageModule(nn.Module):
             self.add_module(str(index), block)
         self.numbered = tuple(blocks.items())
 
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """Those of `numbered`."""
-        return tuple(block for _, block in self.numbered)
-
 
 class _Entered(NamedTuple):
     """An input whose gradient B returns."""
