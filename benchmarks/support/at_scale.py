@@ -12,7 +12,7 @@ from typing import NamedTuple
 from zeropp.costs import Costs
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement, Shape
-from zeropp.ir.program import Program, Recompute
+from zeropp.ir.program import Policy, Program, Recompute
 from zeropp.planner import Problem
 from zeropp.planner.bounds import memory_bound
 from zeropp.planner.layout import Layout, Links
@@ -20,7 +20,6 @@ from zeropp.planner.order import Order
 from zeropp.planner.predict import PREFETCH
 from zeropp.planner.pricing import Priced, cut, price
 from zeropp.planner.profile import Setting
-from zeropp.program.collectives import Policy
 from zeropp.program.lowering import lower
 from zeropp.simulate import simulate
 

@@ -208,6 +208,7 @@ def test_comparing_within_little_memory_recommends_the_peer_that_fits(
 def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "zeropp.cli.main", "train"]
     env = os.environ | {"RANK": "0", "WORLD_SIZE": "3"}
+    env |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     done = subprocess.run(
         command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False
     )

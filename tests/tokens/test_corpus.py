@@ -241,3 +241,7 @@ def test_decode_gives_text_and_replaces_broken_bytes() -> None:
     assert decode(np.array(list("grüße".encode()))) == "grüße"
     assert decode(np.array([[104, 105], [255, 33]], dtype=np.uint8)) == "hi\ufffd!"
     assert decode(np.array([], dtype=np.int64)) == ""
+
+
+def test_tokens_of_a_larger_vocabulary_are_no_text() -> None:
+    assert decode(np.array([[104, 50_303], [256, 105]])) == "h\ufffd\ufffdi"

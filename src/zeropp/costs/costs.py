@@ -6,7 +6,7 @@ from typing import Any
 
 from zeropp.ir.action import Action, Kind
 
-_WIDEST, _MOST_STAGES = 1e9, 2**16
+_WIDEST, _MOST_STAGES = 1e9, 2**12
 
 
 def _each(number: float) -> Any:
