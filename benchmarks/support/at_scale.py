@@ -12,7 +12,8 @@ from typing import NamedTuple
 from zeropp.costs import Costs
 from zeropp.generate import generate
 from zeropp.ir.placement import Placement, Shape
-from zeropp.ir.program import Policy, Program, Recompute
+from zeropp.ir.program import Policy, Recompute
+from zeropp.ir.schedule import Schedule
 from zeropp.planner import Problem
 from zeropp.planner.bounds import memory_bound
 from zeropp.planner.layout import Layout, Links
@@ -129,7 +130,15 @@ def run_all(problem: Problem, P: int, D: int, V: int, sides: Sequence[Side]) -> 
             elif memory_bound(made, side.order) > problem.usable:
                 continue
             chunks, made_for = made.layout.placement.num_chunks, made.made_for(side.order)
-            program = _program(side.order, P, chunks, made.num_microbatches, made_for)
+            schedule = _schedule(side.order, P, chunks, made.num_microbatches, made_for)
+            program = lower(
+                schedule,
+                side.order.shard,
+                max_resident=side.order.max_resident,
+                prefetch=PREFETCH,
+                duration=made.costs.duration,
+                delay=made.costs.delay,
+            )
             ran = simulate(program, made.costs)
             peak = max(memory.peak for memory in ran.memory)
             if peak <= problem.usable:
@@ -140,7 +149,6 @@ def run_all(problem: Problem, P: int, D: int, V: int, sides: Sequence[Side]) -> 
 
 
 @lru_cache(maxsize=64)
-def _program(order: Order, P: int, V: int, batch: int, costs: Costs | None) -> Program:
-    """Lowered once for all costs, where the order is not made for some."""
-    schedule = generate(order, P, V, batch, costs=costs)
-    return lower(schedule, order.shard, max_resident=order.max_resident, prefetch=PREFETCH)
+def _schedule(order: Order, P: int, V: int, batch: int, costs: Costs | None) -> Schedule:
+    """Made once for all costs, where the order is not made for some."""
+    return generate(order, P, V, batch, costs=costs)

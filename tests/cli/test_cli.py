@@ -68,7 +68,6 @@ def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[
             "max_resident is of a program; add --program",
         ),
         (["generate", "1f1b", "--prefetch", "2"], "prefetch is of a program; add --program"),
-        (["generate", "1f1b", "--recv-ahead", "2"], "recv_ahead is of a program; add --program"),
         (["generate", "1f1b", "--shard", "unit"], "shard is of a program; add --program"),
         (["generate", "1f1b", "--split", "1", "2"], "split is of a program; add --program"),
         (["generate", "1f1b", "--recompute", "full"], "recompute is of a program; add --program"),

@@ -13,7 +13,7 @@ from support.ranks import run_ranks
 from zeropp.build import pipeline, program_of
 from zeropp.costs import Costs
 from zeropp.ir import Action, Kind, Placement, Shape
-from zeropp.ir.timeline import Cause
+from zeropp.ir.cause import Cause
 from zeropp.measure.trace import Measured, Trace, measured
 from zeropp.plan import Plan
 from zeropp.program import without_collectives

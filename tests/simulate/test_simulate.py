@@ -28,7 +28,7 @@ def test_without_traffic_it_equals_evaluation(name: str, latency: float) -> None
     V = chunks_of(name)
     costs = Costs.uniform(4, V, 1, 1.3, 0.9, latency=latency)
     schedule = generate(Order(name), 4, V, 8)
-    report = simulate(lower(schedule), costs)
+    report = simulate(lower(schedule, duration=costs.duration, delay=latency), costs)
     timeline = evaluate(schedule, costs.duration, latency)
     assert report.makespan == pytest.approx(timeline.makespan)
     assert report.bubble_ratio == pytest.approx(timeline.bubble_ratio)
@@ -59,8 +59,8 @@ def test_memory_in_slots_is_the_peak_of_slots(name: str) -> None:
 def test_a_message_keeps_both_of_its_ranks_from_computing() -> None:
     program = lower(generate(Order("1f1b"), 2, 1, 1))
     report = simulate(program, Costs.uniform(2, 1, host=0.5))
-    # rank 0: posted by 0.5, F to 1.5, sent by 2; rank 1: F to 3, BW to 5, sent by 5.5
-    assert report.makespan == 7.5
+    # rank 0: F to 1, sent by 1.5, posted by 2; rank 1: F to 2.5, BW to 4.5, sent by 5
+    assert report.makespan == 7
     assert [rank["host"] for rank in report.run.idle] == [1, 1]
 
 

@@ -90,11 +90,14 @@ class Made(Order, Verb):
             self.refuse({"max_resident"}, "for gathers per unit; add --shard unit")
         if self.shard not in (Policy.UNIT, Policy.STEP):
             self.refuse({"prefetch"}, "for gathers ahead; add --shard unit or --shard step")
+        costs = self.costs_of(schedule.placement)
         return lower(
             schedule,
             self.shard,
             max_resident=self.max_resident,
             prefetch=self.prefetch,
+            duration=costs.duration,
+            delay=costs.delay,
         )
 
     def subject(self) -> Schedule | Program:

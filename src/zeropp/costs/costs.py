@@ -136,6 +136,11 @@ class Costs:
         """How many stages are listed."""
         return len(self.forward)
 
+    @property
+    def delay(self) -> float:
+        """From an action's end until another rank has its result, on a channel that is free."""
+        return self.latency + max(self.transfer)
+
     def duration(self, action: Action) -> float:
         """Time of a compute action."""
         kind, stage = action.kind, action.stage

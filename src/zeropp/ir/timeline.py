@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import NamedTuple
 
 from zeropp.ir.action import COMPUTE, Action, collector_paused
@@ -50,19 +49,6 @@ class Timeline:
         """Idle time / (P x makespan)."""
         total = len(self.spans) * self.makespan
         return 1.0 - sum(map(self.busy, range(len(self.spans)))) / total if total else 0.0
-
-
-class Cause(StrEnum):
-    """Why a rank's compute stream is idle."""
-
-    RAMP = "ramp"  # before its first action
-    PEER = "peer"  # an input from another rank is not there
-    GATHER = "gather"  # the stage's parameters are not there
-    MEMORY = "memory"  # the same, and their gather had to wait until another stage was freed
-    REDUCE = "reduce"  # after its last action, until its gradients are reduced
-    TAIL = "tail"  # after that, until the last rank ends
-    OPTIMIZER = "optimizer"  # the optimizer's step
-    HOST = "host"  # messages are sent and posted; measured: whatever runs the program
 
 
 class Blocked(NamedTuple):

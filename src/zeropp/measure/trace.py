@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from zeropp.costs import Costs
 from zeropp.ir import Action, Kind, Placement, Schedule, Span, Timeline, evaluate
-from zeropp.ir.timeline import Cause
+from zeropp.ir.cause import Cause
 from zeropp.runtime.mesh import gathered
 from zeropp.runtime.observer import Phase
 

@@ -76,7 +76,9 @@ class Made:
     @cached_property
     def makespan(self) -> float:
         """Seconds without collectives; simulated when first asked for."""
-        spans = [run_program(lower(s), self.costs).makespan for s in self.schedules]
+        costs = self.costs
+        programs = [lower(s, duration=costs.duration, delay=costs.delay) for s in self.schedules]
+        spans = [run_program(program, self.costs).makespan for program in programs]
         return spans[-1] + self.beyond * (spans[-1] - spans[0])
 
 
@@ -98,7 +100,14 @@ def schedule_of(priced: Priced, order: Order, batch: int) -> Schedule:
 def predict(priced: Priced, order: Order, made: Made) -> Prediction:
     """One step with its collectives and memory."""
     programs = [
-        lower(schedule, order.shard, max_resident=order.max_resident, prefetch=PREFETCH)
+        lower(
+            schedule,
+            order.shard,
+            max_resident=order.max_resident,
+            prefetch=PREFETCH,
+            duration=priced.costs.duration,
+            delay=priced.costs.delay,
+        )
         for schedule in made.schedules
     ]
     shorter, *longer = [_prediction(simulate(program, priced.costs)) for program in programs]

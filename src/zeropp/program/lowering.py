@@ -2,15 +2,17 @@
 
 SEND and RECV are inserted so that transfers hide behind compute and no order of them can deadlock.
 A SEND follows the action that made its tensors. A RECV is posted at the point that the receiver
-has reached, on unit times, when the SEND is issued. So the whole program can be run along that one
-timeline with every RECV posted when its message comes. It cannot deadlock if every SEND blocks
-until its RECV is posted, nor if every RECV holds its rank until its message is there, as on a GPU
-that has to be idle for a moment (a kernel is loaded, memory is freed) while NCCL receives.
+has reached, on a timeline of expected durations, when the SEND is issued. So the whole program can
+be run along that one timeline with every RECV posted when its message comes: it cannot deadlock if
+every SEND blocks until its RECV is posted, nor if every RECV holds its rank until its message is
+there, as on a GPU that has to be idle for a moment (a kernel is loaded, memory is freed) while NCCL
+receives. Messages take a moment on that timeline, or of two ranks that end an action together the
+one down the line, which in truth is later, would have to be the earlier one.
 """
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -23,6 +25,9 @@ from zeropp.ir.timeline import evaluate
 from zeropp.program.collectives import shard
 from zeropp.program.verifier import require_valid
 
+_MOMENT = 0.01  # how long a message takes, in F
+_Posts = defaultdict[int, list[Action]]  # before which compute actions of a rank, which RECVs
+
 
 @collector_paused()
 def lower(
@@ -31,6 +36,8 @@ def lower(
     *,
     max_resident: int = 2,
     prefetch: int = 1,
+    duration: Callable[[Action], float] | None = None,
+    delay: float = 0.0,
 ) -> Program:
     """The schedule with its collectives and its messages.
 
@@ -41,6 +48,8 @@ def lower(
             those on their way included.
         prefetch: for `unit` and `step`, how many compute actions before its first use a gather is
             issued, as far as `max_resident` leaves room.
+        duration: expected, of a compute action; None: F, B and W are equal.
+        delay: expected, from an action's end until another rank has its result.
 
     Raises:
         ValueError: an unknown policy, or a knob out of range.
@@ -50,7 +59,8 @@ def lower(
         program = Program(schedule, schedule.actions)
     else:
         program = shard(schedule, shard_policy, max_resident, prefetch)
-    receives = _receives(schedule)
+    durations = duration or (lambda action: 1.0 + (action.kind is Kind.BW))
+    receives = _receives(schedule, durations, delay)
     actions = tuple(
         tuple(_insert(order, receives[rank], schedule.placement))
         for rank, order in enumerate(program.actions)
@@ -58,10 +68,13 @@ def lower(
     return replace(program, actions=actions)
 
 
-def _receives(schedule: Schedule) -> list[dict[int, list[Action]]]:
-    """For each rank: before which of its compute actions which RECVs are posted, in send order."""
+def _receives(
+    schedule: Schedule, duration: Callable[[Action], float], delay: float
+) -> list[_Posts]:
+    """For each rank, its RECVs, in send order."""
     placement = schedule.placement
-    spans = evaluate(schedule, lambda action: 1.0).spans
+    moment = _MOMENT * min(duration(order[0]) for order in schedule.actions)
+    spans = evaluate(schedule, duration, max(delay, moment)).spans
     ends = [[span.end for span in rank] for rank in spans]
     posts: dict[Channel, list[tuple[int, Action]]] = defaultdict(list)
     for action, _, end in reversed(list(chain.from_iterable(spans))):
@@ -71,16 +84,14 @@ def _receives(schedule: Schedule) -> list[dict[int, list[Action]]]:
             if later := posts[channel]:
                 position = min(position, later[-1][0])  # no RECV after one that is sent later
             later.append((position, receive))
-    receives: list[dict[int, list[Action]]] = [defaultdict(list) for _ in spans]
+    receives = [_Posts(list) for _ in spans]
     for channel, last_first in sorted(posts.items()):
         for position, receive in reversed(last_first):
             receives[channel.destination][position].append(receive)
     return receives
 
 
-def _insert(
-    order: tuple[Action, ...], receives: dict[int, list[Action]], placement: Placement
-) -> Iterator[Action]:
+def _insert(order: tuple[Action, ...], receives: _Posts, placement: Placement) -> Iterator[Action]:
     index = 0
     yield from receives[index]
     for action in order:

@@ -1,6 +1,6 @@
 """A program in simulated time, with communication and memory."""
 
-from zeropp.ir.timeline import Cause
+from zeropp.ir.cause import Cause
 from zeropp.simulate.engine import Run
 from zeropp.simulate.report import Category, Memory, Report, simulate
 

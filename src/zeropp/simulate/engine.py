@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from zeropp.costs import Costs
 from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, RECEIVES, SENDS, Action, Kind
+from zeropp.ir.cause import Cause
 from zeropp.ir.precedence import (
     Channel,
     boundary_of,
@@ -22,7 +23,7 @@ from zeropp.ir.precedence import (
     matching_send,
 )
 from zeropp.ir.program import Program
-from zeropp.ir.timeline import Cause, DeadlockError, Span, run_in_order
+from zeropp.ir.timeline import DeadlockError, Span, run_in_order
 
 
 @dataclass(frozen=True)
