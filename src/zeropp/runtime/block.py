@@ -10,7 +10,7 @@ they were, which it then leaves as they are; what W needs is kept from then on.
 
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -52,10 +52,22 @@ class Draw(NamedTuple):
     step: int
     microbatch: int  # its number in the whole batch, over all data-parallel ranks
 
-    def for_block(self, index: int) -> int:
-        """A seed for the generators."""
+    @contextmanager
+    def seeding(self, index: int, inputs: tuple[Any, ...]) -> Iterator[None]:
+        """Seeds the generators of the CPU and of the inputs' device meanwhile, for a block."""
         packed = struct.pack("<4q", *self, index)
-        return int.from_bytes(blake2b(packed, digest_size=7).digest(), "little")
+        seed = int.from_bytes(blake2b(packed, digest_size=7).digest(), "little")
+        generators = [torch.default_generator]
+        for device in {t.get_device() for t in inputs if isinstance(t, Tensor) and t.is_cuda}:
+            generators.append(torch.cuda.default_generators[device])
+        states = [(generator, generator.get_state()) for generator in generators]
+        for generator in generators:
+            generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            for generator, state in states:
+                generator.set_state(state)
 
 
 class _Trial(TorchDispatchMode):
@@ -131,13 +143,11 @@ class Block:
     def _run(self, inputs: Tensors, asked: dict[str, Any], draw: Draw | None) -> Any:
         recorder = self._recorder
         outer, recorder.inside = recorder.inside, True
-        states = () if draw is None else _seeded(draw.for_block(self.index), inputs)
         try:
-            return self.module(*inputs, **asked)
+            with nullcontext() if draw is None else draw.seeding(self.index, inputs):
+                return self.module(*inputs, **asked)
         finally:
             recorder.inside = outer
-            for generator, state in states:
-                generator.set_state(state)
 
     def _try(self, inputs: Tensors, asked: dict[str, Any]) -> None:
         """Run the block once, leaving nothing, to see whether selective recomputation can keep
@@ -235,17 +245,6 @@ def _buffers_as(before: list[tuple[_Place, Tensor]]) -> Iterator[None]:
 def buffers_kept(module: nn.Module) -> AbstractContextManager[None]:
     """Buffers are afterwards as they were."""
     return _buffers_as(_cloned([(m, name) for m in module.modules() for name in m._buffers]))
-
-
-def _seeded(seed: int, inputs: Tensors) -> list[tuple[torch.Generator, Tensor]]:
-    """Seed the generators of the CPU and of the inputs' device; their states before."""
-    generators = [torch.default_generator]
-    for device in {one.get_device() for one in inputs if isinstance(one, Tensor) and one.is_cuda}:
-        generators.append(torch.cuda.default_generators[device])
-    states = [(generator, generator.get_state()) for generator in generators]
-    for generator in generators:
-        generator.manual_seed(seed)
-    return states
 
 
 def run_blocks(

@@ -17,6 +17,7 @@ from zeropp.runtime.shard import Parameters
 from zeropp.runtime.split import Recorder, Tape, split_layers
 
 Head = Callable[[Tensors], Tensors]
+_LOSS = -1  # the number of no block, for which the loss draws
 
 
 class StageModule(nn.Module):
@@ -169,7 +170,8 @@ class Stage:
             else:
                 self._recorder.inside = True  # gradients in the loss are its own doing
                 try:
-                    roots = head(roots)
+                    with numbers.seeding(_LOSS, roots):
+                        roots = head(roots)
                 finally:
                     self._recorder.inside = False
         self._require_shared_as_made()
