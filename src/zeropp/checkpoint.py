@@ -52,7 +52,7 @@ def save(path: Path, pipe: Pipeline, optimizer: Optimizers, step: int) -> None:
 def load(path: Path, pipe: Pipeline, optimizer: Optimizers) -> int:
     """Read a checkpoint into the pipeline and the optimizers; the step it was written at.
 
-    Every parameter has an optimizer of the class that it had, or it is a ValueError on every rank.
+    The optimizers keep nothing that those saved did not, or it is a ValueError on every rank.
     """
     together(partial(_require_undivided, pipe, optimizer))
     own, names = _state(pipe, optimizer, 0), owner_names(pipe.ties)

@@ -107,7 +107,8 @@ def test_generate_verify_and_show(tmp_path: Path, capsys: pytest.CaptureFixture[
         (["train", "--plan", "nowhere.toml"], "plan: cannot read nowhere.toml"),
         (["train", "--plan", "p.toml", "--parallel.pp-size", "4"], "parallel: the plan file"),
         (["train", "--run.adapt-every", "-1"], "run.adapt_every must be 0 or more"),
-        (["train", "--run.adapt-gain", "2"], "run.adapt_gain must be at most 1"),
+        (["train", "--run.adapt-gain", "2"], "run.adapt_gain must be above 0 and below 1"),
+        (["train", "--run.adapt-gain", "1"], "run.adapt_gain must be above 0 and below 1"),
         (
             ["train", "--run.adapt-every", "5", "--parallel.schedule", "interleaved-1f1b"],
             "splits B from W",

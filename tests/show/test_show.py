@@ -38,7 +38,8 @@ def test_unknown_suffix(make: Make, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("suffix", zeropp.show.SUFFIXES)
 def test_nothing_is_written_on_a_mistake(make: Make, tmp_path: Path, suffix: str) -> None:
     timeline = make("1f1b", 2, 1, 2)
-    with pytest.raises(ValueError, match=r"^output: .*folder .*missing' does not exist"):
+    words = r"^output: cannot write \S+: folder \S+missing' does not exist"
+    with pytest.raises(ValueError, match=words):
         show([timeline], tmp_path / "missing" / f"picture{suffix}")
     with pytest.raises(ValueError, match="at least one timeline"):
         show([], tmp_path / f"picture{suffix}")

@@ -30,7 +30,6 @@ Steps = Annotated[int, Bounds(1, 10**9)]
 Seed = Annotated[int, Bounds(-(2**63), 2**63 - 1)]
 Positive = Annotated[float, Bounds(0, 1e18, above=True)]
 Amount = Annotated[float, Bounds(0, 1e18)]
-Share = Annotated[float, Bounds(0, 1, above=True)]
 
 
 def check_numbers(owner: Any, prefix: str = "") -> None:

@@ -60,8 +60,8 @@ class PeerLink:
             self._sending.popleft()
         while len(self._sending) >= _UNFINISHED and self._device.type == "cpu":
             self._sending.popleft().wait()
-        data = tuple(tensor.detach().resolve_conj().contiguous() for tensor in tensors)
-        works = tuple(self._group.send([as_carried(t)], self._peer, _TAG) for t in data)
+        data = tuple(map(as_carried, tensors))
+        works = tuple(self._group.send([t], self._peer, _TAG) for t in data)
         self._sending.append(Arrival(data, works))
 
     def receive(self, specs: Specs) -> Arrival:

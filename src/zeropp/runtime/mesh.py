@@ -67,7 +67,8 @@ _CARRIED = (
 
 
 def as_carried(tensor: Tensor) -> Tensor:
-    """The same memory, of a contiguous tensor, in a dtype that process groups carry."""
+    """In a dtype that process groups carry; the same memory, if the values lie there in order."""
+    tensor = tensor.detach().resolve_conj().contiguous()
     return tensor if tensor.dtype in _CARRIED else tensor.reshape(-1).view(torch.uint8)
 
 

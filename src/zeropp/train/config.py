@@ -15,7 +15,6 @@ from zeropp.ir.numbers import (
     Count,
     Positive,
     Seed,
-    Share,
     Size,
     Steps,
     check_numbers,
@@ -101,7 +100,7 @@ class RunConfig:
     """Backend of torch.compile for every block; the first steps then take longer."""
     adapt_every: Count = 0
     """Steps after which measured times may change the order; 0: never."""
-    adapt_gain: Share = 0.02
+    adapt_gain: float = 0.02
     """The least share of a step's time that such a change must save, by prediction."""
     resume: str | None = None
     """A checkpoint folder, such as runs/demo/checkpoints/step-200, to continue from."""
@@ -110,6 +109,8 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, "run.")
+        if not 0 < self.adapt_gain < 1:
+            raise ValueError(f"run.adapt_gain must be above 0 and below 1, got {self.adapt_gain}")
         plain = self.name.isprintable() and self.name == self.name.strip() != ".."
         if not plain or not self.name or Path(self.name).name != self.name:
             raise ValueError(f"run.name must be a plain folder name, got {self.name!r}")
