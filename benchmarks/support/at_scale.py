@@ -136,8 +136,7 @@ def run_all(problem: Problem, P: int, D: int, V: int, sides: Sequence[Side]) -> 
                 side.order.shard,
                 max_resident=side.order.max_resident,
                 prefetch=PREFETCH,
-                duration=made.costs.duration,
-                delay=made.costs.delay,
+                expected=made.costs.expected(schedule),
             )
             ran = simulate(program, made.costs)
             peak = max(memory.peak for memory in ran.memory)

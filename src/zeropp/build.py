@@ -38,8 +38,7 @@ def program_for(plan: Plan, batch: int) -> Program:
         plan.shard,
         max_resident=plan.max_resident,
         prefetch=plan.prefetch,
-        duration=None if plan.costs is None else plan.costs.duration,
-        delay=0.0 if plan.costs is None else plan.costs.delay,
+        expected=None if plan.costs is None else plan.costs.expected(schedule),
     )
     recompute = Recompute(plan.recompute)
     given = None if recompute is Recompute.NONE else recompute

@@ -28,7 +28,7 @@ def test_without_traffic_it_equals_evaluation(name: str, latency: float) -> None
     V = chunks_of(name)
     costs = Costs.uniform(4, V, 1, 1.3, 0.9, latency=latency)
     schedule = generate(Order(name), 4, V, 8)
-    report = simulate(lower(schedule, duration=costs.duration, delay=latency), costs)
+    report = simulate(lower(schedule, expected=costs.expected(schedule)), costs)
     timeline = evaluate(schedule, costs.duration, latency)
     assert report.makespan == pytest.approx(timeline.makespan)
     assert report.bubble_ratio == pytest.approx(timeline.bubble_ratio)

@@ -21,9 +21,9 @@ from zeropp.ir import (
     Shape,
     format_program,
     format_schedule,
-    parse,
+    read_file,
 )
-from zeropp.ir.files import check_output, read_text, write_text
+from zeropp.ir.files import check_output, write_text
 from zeropp.ir.numbers import Amount, Count, Positive, Size
 from zeropp.program import Policy, lower, require_valid, verify
 
@@ -90,14 +90,12 @@ class Made(Order, Verb):
             self.refuse({"max_resident"}, "for gathers per unit; add --shard unit")
         if self.shard not in (Policy.UNIT, Policy.STEP):
             self.refuse({"prefetch"}, "for gathers ahead; add --shard unit or --shard step")
-        costs = self.costs_of(schedule.placement)
         return lower(
             schedule,
             self.shard,
             max_resident=self.max_resident,
             prefetch=self.prefetch,
-            duration=costs.duration,
-            delay=costs.delay,
+            expected=self.costs_of(schedule.placement).expected(schedule),
         )
 
     def subject(self) -> Schedule | Program:
@@ -174,7 +172,7 @@ class Verify(Verb):
 
     def perform(self) -> int:
         """Check the file, and what a schedule is lowered to."""
-        subject = read(self.file)
+        subject = read_file("file", self.file)
         found = verify(subject, self.slots)
         if not found and isinstance(subject, Schedule):
             found = verify(lower(subject), self.slots)
@@ -183,22 +181,9 @@ class Verify(Verb):
 
 
 def _read_sound(path: Path) -> Schedule | Program:
-    """The same; ValueError, with the first reason, if it breaks a rule."""
-    subject = read(path)
+    """A schedule or program file; ValueError, with the first reason, if it breaks a rule."""
+    subject = read_file("file", path)
     if found := verify(subject):
         line = str(found[0]).splitlines()[0]
         raise ValueError(f"file: {path}: {line}; `zeropp verify` says more")
     return subject
-
-
-def read(path: Path) -> Schedule | Program:
-    """A schedule or program file.
-
-    Raises:
-        ValueError: unreadable, or not understood.
-    """
-    text = read_text("file", path)
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise ValueError(f"file: {path}: {error}") from error

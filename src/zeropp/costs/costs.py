@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from zeropp.ir.action import Action, Kind
+from zeropp.ir.schedule import Schedule
+from zeropp.ir.timeline import MOMENT, Timeline, evaluate
 
 _WIDEST, _MOST_STAGES = 1e9, 2**12
 
@@ -136,10 +138,11 @@ class Costs:
         """How many stages are listed."""
         return len(self.forward)
 
-    @property
-    def delay(self) -> float:
-        """From an action's end until another rank has its result, on a channel that is free."""
-        return self.latency + max(self.transfer)
+    def expected(self, schedule: Schedule) -> Timeline:
+        """Of the compute, where channels are free; messages take a moment at least."""
+        moment = MOMENT * min(self.duration(order[0]) for order in schedule.actions)
+        delay = max(self.latency + max(self.transfer), moment)
+        return evaluate(schedule, self.duration, delay)
 
     def duration(self, action: Action) -> float:
         """Time of a compute action."""

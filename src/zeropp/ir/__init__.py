@@ -5,7 +5,7 @@ from zeropp.ir.order import Order
 from zeropp.ir.placement import Placement, Shape, stage_blocks
 from zeropp.ir.program import Program, Recompute
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
-from zeropp.ir.text import format_program, format_schedule, parse
+from zeropp.ir.text import format_program, format_schedule, parse, read_file
 from zeropp.ir.timeline import DeadlockError, Span, Timeline, evaluate
 
 __all__ = [
@@ -25,5 +25,6 @@ __all__ = [
     "format_schedule",
     "parse",
     "peak_slots_per_rank",
+    "read_file",
     "stage_blocks",
 ]

@@ -16,9 +16,11 @@ are given, `split` (blocks in each stage) and `recompute`.
 
 import re
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeVar
 
 from zeropp.ir.action import COMPUTE, SHARDING, Action, Kind
+from zeropp.ir.files import read_text
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.program import Policy, Program, Recompute
 from zeropp.ir.schedule import Schedule
@@ -82,6 +84,19 @@ def parse(text: str) -> Schedule | Program:
         split=None if split is None else _integers("split", split),
         recompute=None if recompute is None else _one_of(Recompute, "recompute", recompute),
     )
+
+
+def read_file(what: str, path: Path) -> Schedule | Program:
+    """What a file of this text holds.
+
+    Raises:
+        ValueError: unreadable, or not understood; begins with `what`, an option.
+    """
+    text = read_text(what, path)
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise ValueError(f"{what}: {path}: {error}") from error
 
 
 def _parse_body(lines: list[str]) -> tuple[Header, Ranks]:

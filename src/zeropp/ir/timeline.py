@@ -9,6 +9,8 @@ from zeropp.ir.placement import Placement
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule
 
+MOMENT = 0.01  # the least that a message takes, in the shortest F, where messages come in order
+
 
 class Span(NamedTuple):
     """One action and when it started and ended, in the timeline's time unit."""

@@ -77,8 +77,8 @@ class Made:
     def makespan(self) -> float:
         """Seconds without collectives; simulated when first asked for."""
         costs = self.costs
-        programs = [lower(s, duration=costs.duration, delay=costs.delay) for s in self.schedules]
-        spans = [run_program(program, self.costs).makespan for program in programs]
+        programs = [lower(s, expected=costs.expected(s)) for s in self.schedules]
+        spans = [run_program(program, costs).makespan for program in programs]
         return spans[-1] + self.beyond * (spans[-1] - spans[0])
 
 
@@ -105,8 +105,7 @@ def predict(priced: Priced, order: Order, made: Made) -> Prediction:
             order.shard,
             max_resident=order.max_resident,
             prefetch=PREFETCH,
-            duration=priced.costs.duration,
-            delay=priced.costs.delay,
+            expected=priced.costs.expected(schedule),
         )
         for schedule in made.schedules
     ]

@@ -12,7 +12,7 @@ one down the line, which in truth is later, would have to be the earlier one.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -21,11 +21,10 @@ from zeropp.ir.placement import Placement
 from zeropp.ir.precedence import Channel, channel_of, matching_receive, outgoing
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
-from zeropp.ir.timeline import evaluate
+from zeropp.ir.timeline import MOMENT, Timeline, evaluate
 from zeropp.program.collectives import shard
 from zeropp.program.verifier import require_valid
 
-_MOMENT = 0.01  # how long a message takes, in F
 _Posts = defaultdict[int, list[Action]]  # before which compute actions of a rank, which RECVs
 
 
@@ -36,8 +35,7 @@ def lower(
     *,
     max_resident: int = 2,
     prefetch: int = 1,
-    duration: Callable[[Action], float] | None = None,
-    delay: float = 0.0,
+    expected: Timeline | None = None,
 ) -> Program:
     """The schedule with its collectives and its messages.
 
@@ -48,8 +46,7 @@ def lower(
             those on their way included.
         prefetch: for `unit` and `step`, how many compute actions before its first use a gather is
             issued, as far as `max_resident` leaves room.
-        duration: expected, of a compute action; None: F, B and W are equal.
-        delay: expected, from an action's end until another rank has its result.
+        expected: of the schedule, as `Costs.expected` makes it; None: F, B and W are equal.
 
     Raises:
         ValueError: an unknown policy, or a knob out of range.
@@ -59,8 +56,9 @@ def lower(
         program = Program(schedule, schedule.actions)
     else:
         program = shard(schedule, shard_policy, max_resident, prefetch)
-    durations = duration or (lambda action: 1.0 + (action.kind is Kind.BW))
-    receives = _receives(schedule, durations, delay)
+    if expected is None:
+        expected = evaluate(schedule, lambda action: 1.0 + (action.kind is Kind.BW), MOMENT)
+    receives = _receives(expected)
     actions = tuple(
         tuple(_insert(order, receives[rank], schedule.placement))
         for rank, order in enumerate(program.actions)
@@ -68,13 +66,9 @@ def lower(
     return replace(program, actions=actions)
 
 
-def _receives(
-    schedule: Schedule, duration: Callable[[Action], float], delay: float
-) -> list[_Posts]:
+def _receives(expected: Timeline) -> list[_Posts]:
     """For each rank, its RECVs, in send order."""
-    placement = schedule.placement
-    moment = _MOMENT * min(duration(order[0]) for order in schedule.actions)
-    spans = evaluate(schedule, duration, max(delay, moment)).spans
+    placement, spans = expected.placement, expected.spans
     ends = [[span.end for span in rank] for rank in spans]
     posts: dict[Channel, list[tuple[int, Action]]] = defaultdict(list)
     for action, _, end in reversed(list(chain.from_iterable(spans))):

@@ -125,7 +125,7 @@ class Block:
             named: what it may ask for.
             draw: seeds the generators meanwhile; None: they go on, as in evaluation.
         """
-        asked = {name: named[name] for name in self._names & named.keys()}
+        asked = {name: named[name] for name in self._names if name in named}
         if draw is not None and not self._tried:
             self._try(inputs, asked)
         if draw is None or self._recompute is Recompute.NONE:

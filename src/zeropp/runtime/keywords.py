@@ -56,10 +56,10 @@ class Named(Mapping[str, Any]):
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self.tensors, **self._derived})
+        return iter(self.tensors.keys() | self._derived.keys())
 
     def __len__(self) -> int:
-        return len({**self.tensors, **self._derived})
+        return len(self.tensors.keys() | self._derived.keys())
 
 
 def asked_by(block: nn.Module) -> dict[str, bool]:
@@ -99,12 +99,12 @@ class Keywords:
         precision: MixedPrecisionPolicy,
     ) -> None:
         asked = [asked_by(block) for block in blocks]
-        self._asked = {name for names in asked for name in names}
-        for name in derived.keys() - self._asked:
+        names = {name for own in asked for name in own}
+        for name in derived.keys() - names:
             raise ValueError(f"derived: no block asks for {name} (a keyword-only argument)")
-        required = {name for names in asked for name, must in names.items() if must}
+        required = {name for own in asked for name, must in own.items() if must}
         arguments = {a for function in derived.values() for a in _arguments(function)}
-        self._given = (self._asked | arguments) - derived.keys()
+        self._given = (names | arguments) - derived.keys()
         self._required = (required | arguments) - derived.keys()
         self._derived, self._device, self._precision = derived, device, precision
         self._pipeline = own_pipeline(mesh)

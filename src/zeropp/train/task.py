@@ -4,8 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from zeropp.build import program_of
-from zeropp.ir import Program, parse, stage_blocks
-from zeropp.ir.files import read_text
+from zeropp.ir import Program, read_file, stage_blocks
 from zeropp.plan import Plan
 from zeropp.planner import SavedPlan
 from zeropp.program import InvalidProgramError, require_collectives, verify
@@ -54,15 +53,12 @@ def read_program(path: Path) -> Program:
     Raises:
         ValueError: unreadable, not understood, or a schedule.
     """
-    text = read_text("program", path)
-    try:
-        found = parse(text)
-        if not isinstance(found, Program):
-            raise ValueError(
-                "it holds a schedule; write a program with `zeropp generate --program`"
-            )
-    except ValueError as error:
-        raise ValueError(f"program: {path}: {error}") from error
+    found = read_file("program", path)
+    if not isinstance(found, Program):
+        raise ValueError(
+            f"program: {path}: it holds a schedule; write a program with `zeropp generate "
+            "--program`"
+        )
     return found
 
 
