@@ -446,6 +446,46 @@ def test_what_init_leaves_empty_is_named() -> None:
     assert run_ranks(1, unfilled) == [["init has not filled 1.table, which was on the meta device"]]
 
 
+def _gone(index: int, block: nn.Module) -> None:
+    if index > 4:
+        raise OSError("the disk is gone")
+    for parameter in block.parameters():
+        nn.init.zeros_(parameter)
+
+
+def refused_by_the_last_rank() -> list[tuple[str, str, float]]:
+    """What the last rank alone finds while a pipeline is made; then one that is made."""
+    found = []
+    with torch.device("meta"):
+        empty = stack(Residual)
+    found.append(said(lambda: made(Plan(2, 1, B), empty, init=_gone)))
+    half = stack(Residual)
+    half[6].half()
+    found.append(said(lambda: made(Plan(2, 1, B), half)))
+    hooked = stack(Residual)
+    next(hooked[6].parameters()).register_hook(lambda gradient: gradient)
+    found.append(said(lambda: made(Plan(2, 1, B), hooked)))
+    found.append(said(lambda: made(Plan(2, 1, B), stack(Residual), seed=rank())))
+    pipe = made(Plan(2, 1, B), stack(Residual))
+    assert pipe.step(batch()).loss > 0
+    pipe.close()
+    return found
+
+
+def test_what_one_rank_finds_while_a_pipeline_is_made_is_raised_by_every_rank() -> None:
+    words = (
+        "rank 1: the disk is gone",
+        "rank 1: parameter 6.norm.weight is of float16",
+        "rank 1: parameter 6.norm.weight has a hook",
+        "seed: ranks [1] were given another than rank 0",
+    )
+    ranks = run_ranks(2, refused_by_the_last_rank)
+    for wanted, everywhere in zip(words, zip(*ranks, strict=True), strict=True):
+        for _, line, seconds in everywhere:
+            assert line.startswith(wanted)
+            assert seconds < 2
+
+
 def nothing_kept() -> list[str]:
     """Which of a step's objects outlive it, with the collector off."""
     pipe = made(Plan(1, 2, B), stack(Residual))
