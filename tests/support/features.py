@@ -279,6 +279,21 @@ class InPlace(nn.Module):
         return z.add_(self.last(z))
 
 
+class Strided(nn.Module):
+    """Gives what is not contiguous, and changes in place what it is given like that."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.layer, self.number = nn.Linear(H, H), number
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.add_(self.layer(x)) if self.number else self.layer(x)
+        turned = x.transpose(0, 1).contiguous()
+        if self.number % 2:
+            turned = F.pad(turned, (0, 1))[..., :-1]  # nor are they dense
+        return turned.transpose(0, 1)
+
+
 class Gates(nn.Module):
     """Changes products in place whose values its backward needs: by hand, and inside of a GRU."""
 
@@ -528,6 +543,7 @@ FEATURES = (
     Feature("module objects used again", lambda: _repeated()),
     Feature("a layer used by every stage", lambda: _albert()),
     Feature("changes in place", lambda: stack(InPlace)),
+    Feature("changes in place what is not contiguous", lambda: _strided()),
     Feature("changes in place, recomputed", lambda: stack(InPlace), plan=_FULL),
     Feature("changes in place, selective", lambda: stack(Gates), plan=_SELECTIVE),
     Feature("gradients inside a block", lambda: stack(Penalised)),
@@ -595,6 +611,11 @@ def _turns() -> list[nn.Module]:
 
 def _streams() -> list[nn.Module]:
     return [TwoStreams() for _ in range(MIDDLE)]
+
+
+def _strided() -> list[nn.Module]:
+    strided = [Strided(number) for number in range(MIDDLE)]
+    return [nn.Embedding(VOCAB, H), *strided, nn.Linear(H, VOCAB)]
 
 
 def _repeated() -> list[nn.Module]:

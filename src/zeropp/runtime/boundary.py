@@ -18,20 +18,43 @@ from zeropp.runtime.shard import compute_dtype
 
 
 class TensorSpec(NamedTuple):
-    """Shape and dtype of one tensor that travels, and whether a gradient travels back."""
+    """Shape and dtype of one tensor that travels, whether a gradient travels back, and strides;
+    None: contiguous, or elements that share memory.
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     differentiable: bool
+    strides: tuple[int, ...] | None = None
 
     @classmethod
     def of(cls, tensor: Tensor) -> "TensorSpec":
         """Of a tensor that is there."""
-        return cls(tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
+        own = not tensor.is_contiguous() and _apart(tensor)
+        strides = tensor.stride() if own else None
+        return cls(tuple(tensor.shape), tensor.dtype, tensor.requires_grad, strides)
 
     def empty(self, device: torch.device) -> Tensor:
         """A buffer for it."""
         return torch.empty(self.shape, dtype=self.dtype, device=device)
+
+    def arrived(self, tensor: Tensor) -> Tensor:
+        """What was received, as if it had been made here: a layer keeps a copy of what is not
+        contiguous, which may then be changed in place.
+        """
+        if self.strides is not None:
+            tensor = tensor.new_empty_strided(self.shape, self.strides).copy_(tensor)
+        return tensor.requires_grad_(self.differentiable)
+
+
+def _apart(tensor: Tensor) -> bool:
+    """Whether, by its strides, no two elements share memory."""
+    extent = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1 and stride < extent:
+            return False
+        extent += stride * (size - 1)
+    return True
 
 
 Specs = tuple[TensorSpec, ...]
@@ -92,15 +115,13 @@ class Boundaries:
         return tuple(map(TensorSpec.of, inputs)), specs, autocast
 
     def _walk(self, specs: Specs, tensors: frozenset[tuple[str, TensorSpec]]) -> list[Specs]:
-        empty = {name: spec.empty(torch.device("meta")) for name, spec in tensors}
+        meta = torch.device("meta")
+        empty = {name: spec.empty(meta) for name, spec in tensors}
         named = Named(empty, self._derived)
         walked = []
         for blocks in self._stages[:-1]:
             walked.append(specs)
-            inputs = tuple(
-                spec.empty(torch.device("meta")).requires_grad_(spec.differentiable)
-                for spec in specs
-            )
+            inputs = tuple(spec.arrived(spec.empty(meta)) for spec in specs)
             specs = self._through(blocks, inputs, named)
         return [*walked, specs]
 

@@ -348,10 +348,8 @@ class Pipeline:
         constants: Constants | None,
         divisor: int = 0,
     ) -> tuple[list[Microbatch], Tensor]:
-        """This rank's micro-batches, and the tokens of all ranks, once all are ready for the step.
-
-        Raises:
-            ValueError: on every rank, where one refuses.
+        """This rank's micro-batches, and the tokens of all ranks, once all are ready; where one
+        refuses, every rank raises ValueError.
         """
 
         def prepared() -> list[Microbatch]:

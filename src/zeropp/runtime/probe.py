@@ -96,7 +96,4 @@ class Probe:
         data: list[Tensor] = [tensor.detach().contiguous() for tensor in tensors]
         for tensor in data:
             dist.broadcast(as_carried(tensor), group=self._pipeline.get_group(), group_src=owner)
-        return tuple(
-            tensor.requires_grad_() if spec.differentiable else tensor
-            for tensor, spec in zip(data, specs, strict=True)
-        )
+        return tuple(spec.arrived(t) for t, spec in zip(data, specs, strict=True))
