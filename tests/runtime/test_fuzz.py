@@ -20,7 +20,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text("utf-8")
 
 
 def run(world_size: int, count: int) -> list[tuple[str, float, str, float]]:
-    """Of the first that plain PyTorch trains: each case, worst error, what was refused, and when."""
+    """Of the first that plain PyTorch trains: case, worst error, what was refused, and when."""
     found = []
     seeds = itertools.count(world_size * 100_000)
     cases = (Case(feature_of(seed), plan_of(seed, world_size)) for seed in seeds)
