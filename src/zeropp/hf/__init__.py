@@ -1,0 +1,13 @@
+"""Decoders of Hugging Face transformers, unmodified, in a pipeline; needs `zeropp[hf]`."""
+
+try:
+    import transformers as _transformers  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        "zeropp.hf needs transformers and safetensors; pip install 'zeropp[hf]'"
+    ) from error
+
+from zeropp.hf.cut import blocks, hf_name
+from zeropp.hf.labels import count_tokens, loss
+
+__all__ = ["blocks", "count_tokens", "hf_name", "loss"]
