@@ -37,10 +37,10 @@ class WholeMatrices(torch.optim.Optimizer):
     def _step_one(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         full = parameter
         if isinstance(parameter, DTensor):
-            full = nn.Parameter(_whole(parameter))
-            full.grad = _whole(parameter.grad)
+            full = nn.Parameter(whole(parameter))
+            full.grad = whole(parameter.grad)
             held = self.state.get(parameter, {})
-            self.state[full] = {name: _whole(value) for name, value in held.items()}
+            self.state[full] = {name: whole(value) for name, value in held.items()}
         self.param_groups = [group | {"params": [full]}]
         super().step()
         if isinstance(parameter, DTensor):
@@ -49,8 +49,8 @@ class WholeMatrices(torch.optim.Optimizer):
             self.state[parameter] = {name: _shard(v, parameter) for name, v in held.items()}
 
 
-def _whole(value: Any) -> Any:
-    """A sharded tensor's rows of all ranks; anything else as it is."""
+def whole(value: Any) -> Any:
+    """A sharded tensor's rows of all ranks, on each of these; anything else as it is."""
     if not isinstance(value, DTensor):
         return value
     group, most = _shards(value)

@@ -443,7 +443,9 @@ def unfilled() -> list[str]:
 
 
 def test_what_init_leaves_empty_is_named() -> None:
-    assert run_ranks(1, unfilled) == [["init has not filled 1.table, which was on the meta device"]]
+    assert run_ranks(1, unfilled) == [
+        ["1.table, which was on the meta device, has not been filled"]
+    ]
 
 
 def _gone(index: int, block: nn.Module) -> None:
@@ -648,7 +650,7 @@ def test_odd_models_and_meshes_are_told() -> None:
         "block 1 changes its input in some forwards only",
         "an auxiliary loss must be a scalar, got shape [5, 16]",
         "batch: its tensors differ in their first dimension: {3, 4}",
-        "block 0 is on the meta device; pass init to fill it",
+        "block 0 is on the meta device; pass init or load to fill it",
         "block 2 takes gradients in its forward, and shares a parameter with another block",
         "buffer 2.norm.running_mean was changed by a forward, and its module is used by",
         "mesh: the axes must be pp, dp_replicate, dp_shard, got ('a', 'b', 'c')",

@@ -8,6 +8,8 @@ except ImportError as error:
     ) from error
 
 from zeropp.hf.cut import blocks, hf_name
+from zeropp.hf.export import save
 from zeropp.hf.labels import count_tokens, loss
+from zeropp.hf.weights import load, on_meta
 
-__all__ = ["blocks", "count_tokens", "hf_name", "loss"]
+__all__ = ["blocks", "count_tokens", "hf_name", "load", "loss", "on_meta", "save"]

@@ -3,7 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -22,59 +22,57 @@ from zeropp.runtime.executor import Machine
 from zeropp.runtime.keywords import Derived
 from zeropp.runtime.mesh import PP, data_mesh, data_size, gathered, own_pipeline
 from zeropp.runtime.shard import (
+    Parameters,
     needs_sharding,
     place_parameters,
     require_followed,
     require_trainable,
 )
 from zeropp.runtime.stage import Stage, StageModule
-from zeropp.runtime.ties import Tie, find_ties, tie_inside, tied_blocks
+from zeropp.runtime.ties import find_ties, local_part, tie_inside, tied_blocks
 from zeropp.runtime.watchdog import Watchdog
 
 Init = Callable[[int, nn.Module], None]
 
 
-@dataclass(frozen=True)
 class Model:
-    """A model cut into stages.
+    """A model cut into the stages of a program.
 
-    Attributes:
+    Args:
         blocks: all of them, on any device.
-        stages: for each stage, the indices of its blocks.
-        ties: parameters that several blocks share.
-        init: `init(index, block)` fills a block that is on the meta device.
-        recompute: what of a block is run again in its B.
+        program: what they run.
+        split: number of blocks in each stage; None: the program's, or nearly equal.
+        recompute: what of a block is run again in its B; None: the program's, or nothing.
+        init: `init(index, block)` fills a block that was on the meta device.
+        load: the same, once its parameters are sharded.
         precision: what blocks compute in.
         derived: what is made of what they ask for by name.
+
+    Attributes:
+        stages: for each stage, the indices of its blocks.
+        ties: parameters that several blocks share.
     """
 
-    blocks: Sequence[nn.Module]
-    stages: Sequence[range]
-    ties: Sequence[Tie]
-    init: Init | None
-    recompute: Recompute
-    precision: MixedPrecisionPolicy
-    derived: Derived
-
-    @classmethod
-    def cut(
-        cls,
+    def __init__(
+        self,
         blocks: Sequence[nn.Module],
         program: Program,
         split: tuple[int, ...] | None,
         recompute: str | None,
         init: Init | None,
+        load: Init | None,
         precision: MixedPrecisionPolicy,
         derived: Derived,
-    ) -> "Model":
-        """The model in the stages of a program, for `Pipeline`'s arguments."""
+    ) -> None:
         _require_unwrapped(blocks)
         require_followed(precision)
+        self.blocks, self.precision, self.derived = blocks, precision, derived
+        self._init, self._load = init, load
         sizes = _agreed("split", split, program.split)
-        stages = stage_blocks(len(blocks), program.placement.num_stages, sizes)
-        again = _agreed("recompute", recompute, program.recompute) or Recompute.NONE
-        ties = find_ties(blocks, stages)
-        return cls(blocks, stages, ties, init, Recompute(again), precision, derived)
+        self.stages = stage_blocks(len(blocks), program.placement.num_stages, sizes)
+        again = _agreed("recompute", recompute, program.recompute)
+        self.recompute = Recompute(again or Recompute.NONE)
+        self.ties = find_ties(blocks, self.stages)
 
     @property
     def same_everywhere(self) -> dict[str, object]:
@@ -120,21 +118,38 @@ class Model:
 
     def _real(self, index: int, device: torch.device) -> nn.Module:
         block = self.blocks[index]
-        tensors = [*block.named_parameters(), *block.named_buffers()]
-        empty = [name for name, tensor in tensors if tensor.is_meta]
+        empty = _empty(block)
+        if empty and self._load is not None:
+            return block  # until its parameters are sharded
         block._apply(lambda t: _unfilled(t, device) if t.is_meta else t.to(device))
-        if not empty:
-            return block
-        if self.init is None:
-            raise ValueError(f"block {index} is on the meta device; pass init to fill it")
-        self.init(index, block)
-        tensors = [*block.named_parameters(), *block.named_buffers()]
-        for name, tensor in tensors:
-            if name in empty and _has_unfilled(tensor):
-                raise ValueError(
-                    f"init has not filled {index}.{name}, which was on the meta device"
-                )
+        if empty and self._init is None:
+            raise ValueError(f"block {index} is on the meta device; pass init or load to fill it")
+        if empty and self._init is not None:
+            _filled(self._init, index, block, empty)
         return block
+
+    def fill(self, module: StageModule, device: torch.device) -> None:
+        """Load what is still empty of a stage, whose parameters are sharded by now."""
+        empty = {index: _empty(block) for index, block in module.numbered}
+        if self._load is None or not any(empty.values()):
+            return
+        module._apply(lambda t: _unfilled(t, device) if t.is_meta else t)
+        for index, block in module.numbered:
+            _filled(self._load, index, block, empty[index])
+
+
+def _empty(block: nn.Module) -> list[str]:
+    tensors = (*block.named_parameters(), *block.named_buffers())
+    return [name for name, tensor in tensors if tensor.is_meta]
+
+
+def _filled(fill: Init, index: int, block: nn.Module, empty: Sequence[str]) -> None:
+    """Fill a block; raise ValueError if something is still `empty`."""
+    with torch.no_grad():
+        fill(index, block)
+    for name, tensor in (*block.named_parameters(), *block.named_buffers()):
+        if name in empty and _has_unfilled(local_part(tensor)):
+            raise ValueError(f"{index}.{name}, which was on the meta device, has not been filled")
 
 
 def _require_unwrapped(blocks: Sequence[nn.Module]) -> None:
@@ -202,16 +217,17 @@ def assemble(
     shared, tied = model.shared_buffers(), tied_blocks(model.ties)
     dp_mesh = data_mesh(mesh) if needs_sharding(data_size(mesh), precision) else None
 
-    def real() -> dict[int, StageModule]:
+    lane = transport.lane(device)
+
+    def real() -> tuple[dict[int, StageModule], dict[int, Parameters]]:
         modules = model.real_stages(placement.stages_of(rank), device)
         tie_inside(modules, model.ties)
         for module in modules.values():
             require_trainable(module, sharded=dp_mesh is not None)
-        return modules
+        fill = partial(model.fill, device=device)
+        return modules, place_parameters(modules, dp_mesh, precision, lane, fill)
 
-    modules = together(real)
-    lane = transport.lane(device)
-    placed = place_parameters(modules, dp_mesh, precision, lane)
+    modules, placed = together(real)
     return Machine(
         {
             s: Stage(modules[s], placed[s], precision, model.recompute, shared, tied)

@@ -240,15 +240,6 @@ class Execution:
         specs = self._specs[do.microbatch][do.action.stage]
         return tuple(spec.arrived(t) for t, spec in zip(tensors, specs, strict=True))
 
-    def _unshard(self, do: Instruction) -> None:
-        do.stage.parameters.unshard()
-
-    def _reshard(self, do: Instruction) -> None:
-        do.stage.parameters.reshard()
-
-    def _reduce(self, do: Instruction) -> None:
-        do.stage.parameters.reduce()
-
     def _awaited(self, source: Action) -> Tensors:
         """What has arrived, or was made here; nothing after a failure."""
         arrival = self._inbox.pop(source, None)
@@ -277,7 +268,7 @@ _HANDLERS: Mapping[Kind, Callable[[Execution, Instruction], None]] = {
     Kind.SEND_B: Execution._send,
     Kind.RECV_F: Execution._receive,
     Kind.RECV_B: Execution._receive,
-    Kind.UNSHARD: Execution._unshard,
-    Kind.RESHARD: Execution._reshard,
-    Kind.REDUCE: Execution._reduce,
+    Kind.UNSHARD: lambda _, do: do.stage.parameters.unshard(),
+    Kind.RESHARD: lambda _, do: do.stage.parameters.reshard(),
+    Kind.REDUCE: lambda _, do: do.stage.parameters.reduce(),
 }

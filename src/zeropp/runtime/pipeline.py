@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_
 from zeropp.ir.placement import Placement
 from zeropp.ir.program import Program
 from zeropp.runtime.agreement import Agreement, together
-from zeropp.runtime.assemble import Model, assemble
+from zeropp.runtime.assemble import Init, Model, assemble
 from zeropp.runtime.block import Draw, Tensors
 from zeropp.runtime.channel import Transport
 from zeropp.runtime.executor import Execution, Feed, Work
@@ -51,7 +51,7 @@ class Pipeline:
             dtype; those without gradient travel forward only. Keyword-only arguments of a block's
             `forward` are constants of the step, parts of its batch, or `derived`. A parameter that
             several blocks share stays tied, on whichever stages they are. Blocks may be on the meta
-            device; those of this rank are then made real on its device and given to `init`.
+            device; those of this rank are then made real on its device, by `init` or `load`.
         loss_fn: `loss_fn(*outputs, targets)`, the sum of the losses of a micro-batch's tokens. The
             pipeline divides by the number of tokens of the whole batch, so micro-batches and ranks
             of different size count by their tokens.
@@ -62,7 +62,8 @@ class Pipeline:
         recompute: what of a block is run again in its B; None: the program's, or nothing.
         program_for: makes the program of another number of micro-batches, the same on every rank;
             None: no step may have another number than `program`.
-        init: `init(index, block)` fills block number `index`; required for blocks on meta.
+        init: `init(index, block)` fills block number `index`, whole; for blocks on meta.
+        load: the same, but once its parameters are sharded: a rank never has more than its part.
         tokens: number of tokens in a micro-batch's targets; None: elements of the (first) target,
             of whole numbers those that are not -100, which torch's losses ignore.
         precision: FSDP2's policy: `param_dtype` to compute in, `reduce_dtype` to sum and reduce in.
@@ -80,7 +81,7 @@ class Pipeline:
 
     Raises:
         ValueError: a program that fits neither mesh nor model, or has no collectives where
-            parameters are sharded; meta blocks without `init`, or a block wrapped by
+            parameters are sharded; meta blocks without `init` or `load`, or a block wrapped by
             `torch.compile`.
         InvalidProgramError: the program breaks a rule.
     """
@@ -95,7 +96,8 @@ class Pipeline:
         split: tuple[int, ...] | None = None,
         recompute: str | None = None,
         program_for: Callable[[int], Program] | None = None,
-        init: Callable[[int, nn.Module], None] | None = None,
+        init: Init | None = None,
+        load: Init | None = None,
         tokens: Callable[[Nested], Tensor | int] | None = None,
         precision: MixedPrecisionPolicy | None = None,
         timeout: float = 600.0,
@@ -107,7 +109,7 @@ class Pipeline:
     ) -> None:
         check_mesh(mesh, program.placement.pp_size)
         precision, made = precision or MixedPrecisionPolicy(), derived or {}
-        cut = partial(Model.cut, blocks, program, split, recompute, init, precision, made)
+        cut = partial(Model, blocks, program, split, recompute, init, load, precision, made)
         model = together(cut)  # a rank that refuses does so on all of them
         require_same({"seed": seed, **model.same_everywhere})
         self.mesh, self.device = mesh, device or default_device()

@@ -46,12 +46,7 @@ class Programs:
         self._training = {program.schedule.num_microbatches: self._ready(program)}
 
     def follow(self, program: Program) -> None:
-        """Run another order from now on; collective, on all ranks.
-
-        Raises:
-            ValueError: the program changes more than the order, or ranks were given different ones.
-            InvalidProgramError: it breaks a rule.
-        """
+        """Run another order from now on; collective; ValueError if more than that changes."""
         for name in ("placement", "schedule.num_microbatches", "split", "recompute"):
             now, wanted = attrgetter(name)(self.program), attrgetter(name)(program)
             if now != wanted:
@@ -60,11 +55,7 @@ class Programs:
         self._begin(accepted(program, self._sharded))
 
     def training(self, count: int) -> Instructions:
-        """Of a step of `count` micro-batches; collective the first time.
-
-        Raises:
-            ValueError: there are none of so many.
-        """
+        """Of a step of `count` micro-batches, collective the first time; ValueError for others."""
         if count not in self._training:
             if self._program_for is None or count < 1:
                 raise ValueError(

@@ -1,6 +1,6 @@
 """The FSDP2 seam: where a stage's parameters live, and when they are gathered and reduced."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -67,11 +67,13 @@ class ShardedParameters(Parameters):
         mesh: DeviceMesh,
         precision: MixedPrecisionPolicy,
         lane: Lane,
+        fill: Callable[[nn.Module], None],
     ) -> None:
         sharded = fully_shard(module, mesh=mesh, mp_policy=precision, reshard_after_forward=False)
         sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
         sharded.set_reshard_after_backward(False)
+        fill(module)
         super().__init__(module, precision)
         self._module: FSDPModule = sharded
         self._lane = lane
@@ -160,17 +162,21 @@ def place_parameters(
     dp_mesh: DeviceMesh | None,
     precision: MixedPrecisionPolicy,
     lane: Lane,
+    fill: Callable[[nn.Module], None],
 ) -> dict[int, Parameters]:
-    """Shard the parameters of every stage over `dp_mesh`, or keep them whole without one.
+    """Shard the parameters of every stage over `dp_mesh`, or keep them whole without one, and then
+    `fill` what is still on the meta device.
 
     The stages share FSDP2's streams, and with them the buffers of collectives, of which each stage
     would otherwise keep its own.
     """
-    if dp_mesh is None:
-        return {s: Parameters(module, precision) for s, module in modules.items()}
-    placed: dict[int, Parameters] = {
-        s: ShardedParameters(module, dp_mesh, precision, lane) for s, module in modules.items()
-    }
+    placed: dict[int, Parameters] = {}
+    for stage, module in modules.items():
+        if dp_mesh is None:
+            fill(module)
+            placed[stage] = Parameters(module, precision)
+        else:
+            placed[stage] = ShardedParameters(module, dp_mesh, precision, lane, fill)
     share_comm_ctx([module for module in modules.values() if isinstance(module, FSDPModule)])
     return placed
 

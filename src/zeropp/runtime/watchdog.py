@@ -150,7 +150,7 @@ class Watchdog:
             late = since is not None and time.monotonic() - since > self._timeout
             if late:
                 self._give_up(str(dist.get_rank()))
-            elif (first := self._stalled_rank()) is not None:
+            elif (first := self._told(_KEY)) is not None:
                 self._give_up(first)
             else:
                 self._look_for_failures()
@@ -158,24 +158,18 @@ class Watchdog:
             return
 
     def _look_for_failures(self) -> None:
-        if self._alone or self._since is None or self.failed:
-            return
-        with self._lock:
-            try:
-                if self._store.check([self._failure]):
-                    self.failed = str(self._store.get(self._failure), "utf-8")
-            except RuntimeError:  # the rank that hosts the store has left
-                self._alone = True
+        if self._since is not None and not self.failed:
+            with self._lock:
+                self.failed = self._told(self._failure)
 
-    def _stalled_rank(self) -> str | None:
-        """The rank that waited too long, if one has said so."""
-        if self._alone:
-            return None
+    def _told(self, key: str) -> str | None:
+        """What some rank has written; None, from then on, where the store's host has left."""
         try:
-            return str(self._store.get(_KEY), "ascii") if self._store.check([_KEY]) else None
-        except RuntimeError:  # the rank that hosts the store has left
+            if not self._alone and self._store.check([key]):
+                return str(self._store.get(key), "utf-8")
+        except RuntimeError:
             self._alone = True
-            return None
+        return None
 
     def _give_up(self, first: str) -> None:
         print(

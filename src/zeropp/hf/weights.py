@@ -1,0 +1,223 @@
+"""Weights from a folder as transformers saves it: safetensors, read in slices, by its own loader.
+
+A rank reads of its own blocks alone, and of these its own shards; renamed and fused weights are
+transformers' business.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import (
+    WeightConverter,
+    WeightRenaming,
+    convert_and_load_state_dict_in_model,
+    rename_source_key,
+)
+from transformers.distributed.sharding_utils import DtensorShardOperation
+from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
+from transformers.utils import logging
+
+from zeropp.hf.cut import unwrapped
+from zeropp.runtime.ties import local_part
+
+_INDEX, _ONE = "model.safetensors.index.json", "model.safetensors"
+
+
+def on_meta(folder: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """The `...ForCausalLM` of a folder's `config.json`, its parameters of `dtype` on the meta
+    device, in training mode.
+
+    Raises:
+        ValueError: no such folder, or no configuration of a decoder that transformers knows.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"{folder}: there is no config.json; name a folder that holds a model")
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        line = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"{folder}: transformers makes no decoder of its config.json: {line}"
+        ) from error
+    made: PreTrainedModel = model.train()
+    return made
+
+
+def load(folder: str | Path, model: nn.Module) -> Callable[[int, nn.Module], None]:
+    """`load` for a pipeline of `blocks(model)`, with the weights of a folder.
+
+    Args:
+        folder: with `model.safetensors`, or its parts and their index.
+        model: on the meta device, not yet in a pipeline.
+
+    Raises:
+        ValueError: of the folder: no safetensors, a file that is missing or cut short; from the
+            pipeline, of the weights: one that is missing, or of another shape.
+    """
+    return partial(_fill, _Folder(Path(folder), unwrapped(model)))
+
+
+class _Slice:
+    """A tensor in a file, whose file is opened when it is read."""
+
+    def __init__(self, file: Path, name: str) -> None:
+        self._file, self._name = file, name
+
+    @property
+    def _opened(self) -> Any:
+        return safe_open(self._file, "pt").get_slice(self._name)
+
+    def __getitem__(self, at: Any) -> Tensor:
+        found: Tensor = self._opened[at]
+        return found
+
+    def get_shape(self) -> list[int]:
+        shape: list[int] = self._opened.get_shape()
+        return shape
+
+    def get_dtype(self) -> str:
+        dtype: str = self._opened.get_dtype()
+        return dtype
+
+
+class _Folder:
+    """The tensors in a folder, and what a model calls them."""
+
+    def __init__(self, path: Path, model: PreTrainedModel) -> None:
+        self.path, self.model = path, model
+        self.slices = dict(_slices_in(path))
+        mapping = get_model_conversion_mapping(model)
+        self.mapping = mapping
+        renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
+        converters = [one for one in mapping if isinstance(one, WeightConverter)]
+        whole, prefix = model.state_dict(), model.base_model_prefix
+        self.source = {
+            rename_source_key(name, renamings, converters, prefix, whole)[0]: name
+            for name in self.slices
+        }
+        places: dict[nn.Parameter, list[str]] = {}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            places.setdefault(parameter, []).append(name)
+        self._also = {name: names for names in places.values() for name in names}
+
+    def tied(self, name: str, like: Tensor) -> Tensor:
+        """This rank's part of a parameter that is in the files under another of its names.
+
+        Raises:
+            ValueError: it is there under none.
+        """
+        for other in self._also.get(name, ()):
+            if other in self.source:
+                given: Any = self.slices[self.source[other]]
+                if isinstance(like, DTensor):
+                    given = DtensorShardOperation(like).shard_tensor(given)
+                part: Tensor = given[...]
+                return part
+        raise ValueError(
+            f"{self.path}: it holds no {name} {list(like.shape)}; take the weights of a "
+            f"{type(self.model).__name__} of this configuration"
+        )
+
+
+def _slices_in(path: Path) -> Iterator[tuple[str, _Slice]]:
+    """By name; raise ValueError, naming the file, for what is not there or not whole."""
+    index = path / _INDEX
+    if index.is_file():
+        try:
+            files: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{index}: it is no index of safetensors; copy it again") from error
+    elif (path / _ONE).is_file():
+        files = dict.fromkeys(_names_in(path / _ONE), _ONE)
+    else:
+        pickled = sorted(p.name for p in path.glob("*.bin")) or sorted(
+            p.name for p in path.glob("*.pt*")
+        )
+        instead = f" but {pickled[0]}, a pickle, which can run any code" if pickled else ""
+        raise ValueError(
+            f"{path}: it holds no {_ONE}{instead}; save the model by transformers' save_pretrained"
+        )
+    for file in sorted(set(files.values())):
+        there = _names_in(path / file)
+        for name, own in files.items():
+            if own == file:
+                if name not in there:
+                    raise ValueError(f"{path / file}: it lacks {name}; copy it again")
+                yield name, _Slice(path / file, name)
+
+
+def _names_in(file: Path) -> frozenset[str]:
+    if not file.is_file():
+        raise ValueError(f"{file}: it is missing, though the index names it; copy it again")
+    try:
+        with safe_open(file, "pt") as opened:
+            return frozenset(opened.keys())
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file}: it is cut short or no safetensors ({error}); copy it again"
+        ) from error
+
+
+def _fill(folder: _Folder, index: int, block: Any) -> None:
+    """Fill a block, whose parameters may be sharded; frozen ones stay frozen."""
+    _make_buffers(folder.model, block.hf)
+    tensors: dict[str, Tensor] = block.hf.state_dict(keep_vars=True)
+    shell = _copied(block.hf, lambda tensor: tensor)
+    device = str(next(iter(tensors.values())).device)
+    mapping: Any = copy.deepcopy(folder.mapping)
+    config = LoadStateDictConfig(weight_mapping=mapping, device_map={"": device})
+    with _silent():
+        found, _ = convert_and_load_state_dict_in_model(shell, dict(folder.slices), config)
+    for name, there, wanted in found.mismatched_keys:
+        raise ValueError(f"{folder.path}: {name} is {list(there)}, wanted {list(wanted)}")
+    for name, why in found.conversion_errors.items():
+        raise ValueError(f"{folder.path}: {name} cannot be made of what is there: {why}")
+    made = shell.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        own = folder.tied(name, tensor) if name in found.missing_keys else made[name]
+        local_part(tensor).copy_(local_part(own))
+
+
+def _make_buffers(model: Any, part: nn.Module) -> None:
+    """What is saved nowhere: transformers makes it where it would initialise the weights."""
+    shell = _copied(part, lambda own: torch.empty(own.shape, dtype=own.dtype, device="meta"))
+    with torch.random.fork_rng([]):
+        for module in shell.modules():
+            if module._buffers:
+                model._init_weights(module)
+    made = dict(shell.named_buffers())
+    for name, buffer in part.named_buffers():
+        buffer.copy_(made[name])
+
+
+def _copied(part: nn.Module, parameter: Callable[[nn.Parameter], Tensor]) -> Any:
+    """The same modules, with the same buffers, and something for each parameter."""
+    memo: dict[int, Any] = {id(buffer): buffer for buffer in part.buffers()}
+    for own in part.parameters():
+        memo[id(own)] = nn.Parameter(parameter(own), own.requires_grad)
+    return copy.deepcopy(part, memo)
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without a progress bar for every block."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
