@@ -1,7 +1,7 @@
 """Models of transformers, as they are, train in pipelines as they do by themselves."""
 
 from collections.abc import Callable
-from contextlib import closing
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,13 +10,11 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-import zeropp
-from support.decoders import CONFIGS, VOCAB, adapted, decoder, packed, plain, tokens
-from support.exactness import Case, relative_error, whole
+from support.decoders import CONFIGS, VOCAB, adapted, decoder, errors, packed, tokens
+from support.exactness import Case
 from support.features import GPT
 from support.ranks import run_ranks
 from zeropp import Plan, hf
-from zeropp.runtime.mesh import data_rank
 
 PLANS = {
     1: [Plan(1, 2, 4, unit_size=2)],
@@ -37,34 +35,15 @@ def _make(name: str) -> Any:
     return decoder(base if how == "packed" else name)
 
 
-def errors(name: str, plan: Plan) -> dict[str, float]:
-    """Relative errors of the loss and of every gradient that this rank holds."""
-    ids, labels = tokens(2 * plan.num_microbatches * plan.dp_size)
-    where = packed(ids) if name.endswith("packed") else None
-    model = _make(name)
-    loss, wanted = plain(model, ids, labels, plan.num_microbatches * plan.dp_size, where)
-    wanted = {key.removeprefix("base_model.model."): value for key, value in wanted.items()}
-    again = _make(name)
-    made = zeropp.pipeline(hf.blocks(again), hf.loss(again), plan, tokens=hf.count_tokens)
-    with closing(made) as pipe:
-        rank, size = data_rank(pipe.mesh), len(ids) // plan.dp_size
-        own = slice(rank * size, (rank + 1) * size)
-        named = {} if where is None else {"positions": where[own]}
-        out = pipe.step((ids[own], labels[own], named))
-        found = {"loss": abs(float(out.loss) - loss) / loss}
-        for key, parameter in pipe.named_parameters():
-            key = hf.hf_name(key)
-            if not parameter.requires_grad:
-                assert parameter.grad is None
-            elif key in wanted or key != "lm_head.weight":  # tied
-                found[key] = relative_error(whole(parameter.grad), wanted[key])
-        assert len(found) > 1
-    return found
-
-
 def every(names: list[str], plans: list[Plan]) -> dict[str, float]:
     """The worst error of each model in each plan."""
-    return {f"{n}; {Case(GPT, p)}": max(errors(n, p).values()) for n in names for p in plans}
+    return {f"{n}; {Case(GPT, p)}": max(_errors(n, p).values()) for n in names for p in plans}
+
+
+def _errors(name: str, plan: Plan) -> dict[str, float]:
+    batch = tokens(2 * plan.num_microbatches * plan.dp_size)
+    where = packed(batch[0]) if name.endswith("packed") else None
+    return errors(partial(_make, name), plan, batch, where)
 
 
 @pytest.mark.parametrize("world_size", PLANS)

@@ -1,13 +1,17 @@
 """Small decoders of transformers, and what transformers by itself makes of a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from typing import Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
-from support.exactness import valid
+import zeropp
+from support.exactness import relative_error, valid, whole
+from zeropp import Plan, hf
+from zeropp.runtime.mesh import data_rank
 
 VOCAB, LAYERS, WINDOW = 97, 4, 4
 _SIZES = {
@@ -97,3 +101,82 @@ def plain(
         loss += float(out.loss.detach()) * valid(own[:, 1:]) / total
     named = model.named_parameters()
     return loss, {name: p.grad for name, p in named if p.grad is not None}
+
+
+def errors(
+    make: Callable[[], Any], plan: Plan, batch: tuple[Tensor, Tensor], where: Tensor | None = None
+) -> dict[str, float]:
+    """Relative errors of the loss and of every gradient that this rank holds, in a pipeline.
+
+    Args:
+        make: gives the model, the same each time.
+        plan: how it is laid over the ranks.
+        batch: tokens and labels of all data-parallel ranks.
+        where: positions of documents that are packed into rows.
+    """
+    ids, labels = batch
+    loss, wanted = plain(make(), ids, labels, plan.num_microbatches * plan.dp_size, where)
+    wanted = {key.removeprefix("base_model.model."): value for key, value in wanted.items()}
+    model = make()
+    made = zeropp.pipeline(hf.blocks(model), hf.loss(model), plan, tokens=hf.count_tokens)
+    with closing(made) as pipe:
+        rank, size = data_rank(pipe.mesh), len(ids) // plan.dp_size
+        own = slice(rank * size, (rank + 1) * size)
+        named = {} if where is None else {"positions": where[own]}
+        out = pipe.step((ids[own], labels[own], named))
+        found = {"loss": abs(float(out.loss) - loss) / loss}
+        tied = {name.split("hf.", 1)[1] for tie in pipe.ties for name in tie.others}
+        for key, parameter in pipe.named_parameters():
+            key = hf.hf_name(key)
+            if not parameter.requires_grad:
+                assert parameter.grad is None
+            elif key in wanted:
+                found[key] = relative_error(whole(parameter.grad), wanted[key])
+            elif key not in tied:
+                assert parameter.grad is None or not parameter.grad.any()
+        assert len(found) > 1
+    return found
+
+
+_SMALL: Mapping[str, Any] = {
+    **dict.fromkeys(("vocab_size", "text_vocab_size", "vocab_size_per_layer_input"), VOCAB),
+    **dict.fromkeys(("hidden_size", "n_embd", "d_model", "embed_dim", "dim", "emb_dim"), 32),
+    **dict.fromkeys(("word_embed_proj_dim", "embedding_size", "attention_hidden_size"), 32),
+    **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "d_ff", "ffn_hidden_size"), 64),
+    **dict.fromkeys(("decoder_ffn_dim", "encoder_ffn_dim", "mlp_hidden_size"), 64),
+    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_layers"), LAYERS),
+    **dict.fromkeys(("decoder_layers", "encoder_layers"), LAYERS),
+    **dict.fromkeys(("num_attention_heads", "n_head", "n_heads", "num_heads"), 4),
+    **dict.fromkeys(("decoder_attention_heads", "encoder_attention_heads"), 4),
+    **dict.fromkeys(("num_key_value_heads", "num_kv_heads"), 2),
+    **dict.fromkeys(("head_dim", "kv_channels", "attention_head_dim", "v_head_dim"), 8),
+    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "rotary_dim"), 8),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+    **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx"), 64),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"), 4),
+    **dict.fromkeys(("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk"), 2),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 16),
+    **dict.fromkeys(("moe_shared_expert_intermediate_size", "shared_intermediate_size"), 16),
+    **dict.fromkeys(("n_group", "topk_group", "num_expert_groups", "n_shared_experts"), 1),
+    **dict.fromkeys(("first_k_dense_replace", "num_nextn_predict_layers"), 1),
+    **dict.fromkeys(("sliding_window", "attention_window_size"), WINDOW),
+    **dict.fromkeys(("state_size", "mamba_d_state", "ssm_state_size"), 8),
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "linear_num_value_heads"), 4),
+    **dict.fromkeys(("linear_num_key_heads", "mamba_n_groups", "n_groups"), 2),
+    **dict.fromkeys(("mamba_d_head", "mamba_head_dim", "linear_key_head_dim"), 16),
+    **dict.fromkeys(("linear_value_head_dim",), 16),
+    **dict.fromkeys(("pad_token_id",), 0),
+    **dict.fromkeys(("bos_token_id",), 1),
+    **dict.fromkeys(("eos_token_id",), 2),
+}
+
+
+def small_config(kind: str) -> Any:
+    """A configuration of a type of transformers, small, without dropout."""
+    cls = transformers.CONFIG_MAPPING[kind]
+    config = cls()
+    own = {name: _SMALL[name] for name in config.to_dict() if name in _SMALL}
+    if "kv_lora_rank" in own:  # as many heads for keys as for queries
+        own["num_key_value_heads"] = own["num_attention_heads"]
+    own |= {name: 0.0 for name, value in config.to_dict().items() if "drop" in name and value}
+    return cls(**own)
