@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
+from support.decoders import decoder, plain
 from zeropp.cli.main import main
 from zeropp.costs import Costs
 from zeropp.generate import generate
@@ -35,8 +38,11 @@ def run(folder: Path, module: str, *arguments: str) -> str:
     return done.stdout
 
 
+EXAMPLE, FIVE_LINES = re.findall(r"```python\n(.*?)```", README, re.S)
+
+
 def test_the_example_trains(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    code = EXAMPLE
     (command,) = re.findall(r"^    torchrun (.*)$", README, re.M)
     *options, script = shlex.split(command)
     (tmp_path / script).write_text(code, encoding="utf-8")
@@ -44,6 +50,26 @@ def test_the_example_trains(tmp_path: Path) -> None:
     losses = [float(loss) for loss in re.findall(r"rank 0: loss ([\d.]+)", printed)]
     assert len(losses) == 3
     assert losses[2] < losses[0]
+
+
+def test_a_model_of_transformers_takes_five_lines(tmp_path: Path) -> None:
+    assert len(FIVE_LINES.splitlines()) == 5
+    decoder("llama").save_pretrained(tmp_path / "MODEL")
+    before = (
+        "import torch, torch.distributed as dist, zeropp\nfrom zeropp import hf\n"
+        'dist.init_process_group("gloo")\nplan = zeropp.Plan(2, 2, 4)\n'
+        "tokens = torch.arange(3, 91).view(8, 11)\n"
+    )
+    after = "print(f'rank {pipe.rank}: loss {float(out.loss)}')\npipe.close()\n"
+    (tmp_path / "own.py").write_text(before + FIVE_LINES + after, encoding="utf-8")
+    options = "--nproc-per-node", "2", "own.py"
+    printed = run(tmp_path, "torch.distributed.run", *options)
+    loss, _ = plain(decoder("llama"), *[torch.arange(3, 91).view(8, 11)] * 2, 4)
+    found = re.findall(r"loss ([\d.]+)", printed)
+    assert [float(one) for one in found] == pytest.approx([loss, loss], rel=1e-6)
+    came, went = (AutoModelForCausalLM.from_pretrained(tmp_path / f) for f in ("MODEL", "TRAINED"))
+    for one, other in zip(came.parameters(), went.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_readme_is_short() -> None:

@@ -4,7 +4,10 @@ Some types in an ordinary run; `HF_TYPES=all` tries all of them, and compares do
 """
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +19,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from support.decoders import errors, plain, small_config, tokens
+from support.decoders import decoder, errors, plain, small_config, tokens
 from support.ranks import run_ranks
 from zeropp import Plan, hf
 from zeropp.runtime import StepFailedError
@@ -102,3 +105,21 @@ def test_every_decoder_is_exact_or_refused() -> None:
     if KINDS is SOME:
         assert {kind for kind, one in found.items() if one.how == "exact"} == set(SOME[:-2])
         assert {kind for kind, one in found.items() if one.how == "refused"} == set(SOME[-2:])
+    else:
+        rows = [f"| {kind} | {one.how} | {one.why} |" for kind, one in found.items()]
+        (PAGE.parents[1] / "build").mkdir(exist_ok=True)
+        (PAGE.parents[1] / "build" / "models.txt").write_text("\n".join(rows), encoding="utf-8")
+        listed = dict(re.findall(r"^\| (\S+) \| ([a-z ]+) \|", PAGE.read_text("utf-8"), re.M))
+        assert {kind: one.how for kind, one in found.items()} == listed
+
+
+def test_the_example_of_the_page_trains(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
+    decoder("llama").save_pretrained(tmp_path / "MODEL")
+    (tmp_path / "own.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "own.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    losses = [float(loss) for loss in re.findall(r"rank 0: loss ([\d.]+)", done.stdout)]
+    assert losses[2] < losses[1] < losses[0]
+    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "TRAINED")
