@@ -22,7 +22,7 @@ Times = tuple[float, float, float]  # F, B, W of one micro-batch through a whole
 
 EQUAL: Times = (1, 1, 1)
 SIZES: tuple[Size, ...] = ((4, 2, 16), (8, 2, 32), (16, 4, 64))
-UNITS = ("drain, U=P", "drain, U=2P", "carry, U=P")
+UNITS = ("drain, U=P", "drain, U=2P", "carry, U=P", "eager, U=P")
 LABELS = (*(name for name in GENERATORS if name != "zeropp"), *(f"zeropp, {u}" for u in UNITS))
 
 

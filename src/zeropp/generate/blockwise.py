@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from zeropp.generate.carry import NEAR, carried, default_slots
+from zeropp.generate.carry import SEAMS, carried, default_slots
+from zeropp.generate.events import NEAR
 from zeropp.generate.loop import alternate
 from zeropp.generate.request import Request, split_within
 from zeropp.ir.action import Action, Kind
@@ -24,9 +25,9 @@ _AS_FAST = 1.001
 
 
 def zeropp(request: Request) -> Schedule:
-    """The order of the seam that is asked for; where there is one unit, the better of both."""
-    if request.seam not in (None, "carry", "drain"):
-        raise ValueError(f"seam must be carry or drain, got {request.seam!r}")
+    """The order of the seam that is asked for; where there is one unit, the drained if faster."""
+    if request.seam not in (None, "drain", *SEAMS):
+        raise ValueError(f"seam must be {', '.join(SEAMS)} or drain, got {request.seam!r}")
     if not carries(request):
         return _drained(request)
     made = carried(request)
@@ -45,7 +46,7 @@ def _drained(request: Request) -> Schedule:
     2p + 1), and units smaller than P work.
     """
     if request.slots is not None:
-        raise ValueError("slots is a knob of seam carry; leave it out with seam drain")
+        raise ValueError("slots is a knob of carried seams; leave it out with seam drain")
     unit_size, placement = request.unit_size_or_ranks, request.placement()
     units = split_within(request.num_microbatches, unit_size)
 

@@ -13,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from zeropp.costs import Costs, floor
-from zeropp.generate.carry import NEAR
+from zeropp.generate.events import NEAR
 from zeropp.ir.action import collector_paused
 from zeropp.ir.placement import in_blocks
 from zeropp.ir.precedence import predecessors
