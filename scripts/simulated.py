@@ -97,7 +97,7 @@ def _above_floor(name: str, V: int, costs: Costs) -> str:
     found = []
     for refine in (False, True):
         schedule = generate(Order(name, refine=refine), 4, V, 8, costs=costs)
-        least = floor(schedule.placement, 8, costs)
+        least = floor(schedule.placement, 8, costs, max(peak_slots_per_rank(schedule)))
         makespan = evaluate(schedule, costs.duration, costs.latency).makespan
         found.append(f"{max(0, 100 * (makespan / least - 1)):.1f}")
     return " -> ".join(found)
@@ -121,7 +121,8 @@ def draw(folder: Path) -> None:
         costs = Costs.uniform(4, schedule.placement.num_chunks)
         timeline = replace(evaluate(schedule, costs.duration), title=label)
         path = folder / f"{'-'.join(label.split(', ')[:2])}.svg"
-        show([timeline], path, floor(schedule.placement, 8, costs))
+        least = floor(schedule.placement, 8, costs, max(peak_slots_per_rank(schedule)))
+        show([timeline], path, least)
 
 
 def shown(folder: Path) -> dict[str, list[tuple[str, ...]]]:

@@ -131,7 +131,9 @@ def test_any_valid_request_is_complete_and_keeps_its_slots(
         expected = product((Kind.F, Kind.B, Kind.W), placement.stages_of(rank), range(B))
         assert sorted(actions) == sorted(expected)
     assert max(peak_slots_per_rank(schedule)) <= slots
-    assert makespan(schedule, costs) >= floor(placement, B, costs) * (1 - 1e-9)  # and it ends
+    assert makespan(schedule, costs) >= floor(placement, B, costs, slots) * (
+        1 - 1e-9
+    )  # and it ends
     assert parse(format_schedule(schedule)) == schedule
 
 

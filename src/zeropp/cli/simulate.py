@@ -11,7 +11,7 @@ import tyro
 
 from zeropp.cli.schedules import Made
 from zeropp.cli.verb import print_table
-from zeropp.generate import GENERATORS
+from zeropp.generate import GENERATORS, Request
 from zeropp.ir import Program
 from zeropp.ir.numbers import Amount, Positive
 from zeropp.show import MemoryCurves, check_output, draw_text, show
@@ -139,13 +139,15 @@ class Simulate(Simulated):
 
     def named(self, name: str) -> Self:
         """Another schedule; one that has slots is made for the limit."""
-        other = super().named(name)
-        if "slots" not in GENERATORS[name].options or self.limit is None:
+        other, generator = super().named(name), GENERATORS[name]
+        if "slots" not in generator.options or self.limit is None:
             return other
         if other.slots is not None or other.budget is not None or other.seam == "drain":
             return other
-        slots = int(max(self.limit, 1.0) * other.chunks + 1e-9)  # one micro-batch at least
-        return replace(other, unit_size=other.unit_size or "auto", slots=slots)
+        enough = generator.enough(Request(other.pp, other.chunks, other.microbatches))
+        slots = max(int(self.limit * other.chunks + 1e-9), enough)
+        unit = other.unit_size or "auto" if "unit_size" in generator.options else None
+        return replace(other, unit_size=unit, slots=slots)
 
     def _fits(self, report: Report) -> bool:
         return self.limit is None or report.peak_microbatches <= self.limit

@@ -1,5 +1,7 @@
 """Schedules by name; each generator is a pure function from a `Request` to a `Schedule`."""
 
+from dataclasses import replace
+
 from zeropp.costs import Costs
 from zeropp.generate.blockwise import Budget, within_budget
 from zeropp.generate.catalogue import GENERATORS, Generator
@@ -42,11 +44,17 @@ def generate(
         wanted = "slots auto needs a budget" if chooses else "budget goes with slots auto"
         raise ValueError(f"budget: {wanted} (bytes for activations, and bytes of a slot)")
     generator.refuse_chunks(num_chunks)
-    if order.unit_size == "auto" or budget is not None:
-        made = within_budget(request, budget or Budget(memory=float(slots or 0), slot=1.0))
-    else:
-        made = generator.make(request)
-    return refined(made, request.costs_or_equal, slots) if order.refine else made
+    made = _made(generator, request, budget, order.unit_size == "auto")
+    return refined(made, request.costs_or_equal, request.slots) if order.refine else made
+
+
+def _made(
+    generator: Generator, request: Request, budget: Budget | None, any_unit: bool
+) -> Schedule:
+    """The schedule, where a unit or slots are left open the best that fits."""
+    if "unit_size" in generator.options and (any_unit or budget is not None):
+        return within_budget(request, budget or Budget(memory=float(request.slots or 0), slot=1.0))
+    return generator.make(request if budget is None else replace(request, slots=budget.slots))
 
 
 def _generator_of(order: Order) -> Generator:

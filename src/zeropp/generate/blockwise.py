@@ -113,10 +113,15 @@ class Budget:
             if not math.isfinite(value) or value <= 0:
                 raise ValueError(f"{name} must be a finite number above 0, got {value}")
 
+    @property
+    def slots(self) -> int:
+        """How many slots it holds."""
+        return int(self.memory // self.slot)
+
 
 def within_budget(request: Request, budget: Budget) -> Schedule:
     """The best ZeroPP schedule within `budget`; a `unit_size` in the request is kept."""
-    total, slots = request.num_microbatches, int(budget.memory // budget.slot)
+    total, slots = request.num_microbatches, budget.slots
     # one, or each that cuts the batch into another number of units
     every = sorted({-(-total // parts) for parts in range(1, total + 1)})
     sizes = [request.unit_size] if request.unit_size else every

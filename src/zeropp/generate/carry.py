@@ -22,7 +22,7 @@ from zeropp.generate.strict import strict
 from zeropp.generate.units import Sizes
 from zeropp.ir.schedule import Schedule
 
-_Way = Callable[[Problem, int | None, int, int], tuple[Outcome, Sizes] | None]
+_Way = Callable[[Problem, int | None, int], tuple[Outcome, Sizes] | None]
 _WAYS: Mapping[str, _Way] = MappingProxyType({"strict": strict, "eager": eager})
 SEAMS = ("carry", *_WAYS)
 
@@ -31,11 +31,12 @@ def carried(request: Request) -> Schedule:
     """The best order found within `slots`."""
     slots = request.slots or default_slots(request)
     _refuse_too_few(request, slots)
-    problem = Problem(request.placement(), request.num_microbatches, request.costs_or_equal)
+    costs, B = request.costs_or_equal, request.num_microbatches
+    problem = Problem(request.placement(), B, costs, slots)
     ways = [way for name, way in _WAYS.items() if request.seam in (None, "carry", name)]
     best, limit = None, NEVER
     for way in ways:
-        if found := way(problem, request.unit_size, slots, limit):
+        if found := way(problem, request.unit_size, limit):
             best = way.__name__, *found
             limit = int(found[0].makespan / NEAR)
         if limit <= problem.floor:

@@ -40,14 +40,12 @@ class Habit(NamedTuple):
 _HABITS = (Habit(2, 0.25), Habit(1.75), Habit(1), Habit(2, 0.0))
 
 
-def eager(
-    problem: Problem, unit_size: int | None, slots: int, limit: int
-) -> tuple[Outcome, Sizes] | None:
+def eager(problem: Problem, unit_size: int | None, limit: int) -> tuple[Outcome, Sizes] | None:
     """The best of a few passes; of each habit, guesses of units are tried from the best on."""
-    guesses = [Orders(problem, units) for units in _unit_sizes(problem, unit_size, slots)]
+    guesses = [Orders(problem, units) for units in _unit_sizes(problem, unit_size)]
     best = None
     for habit, orders in islice(product(_HABITS, guesses), _PASSES):
-        found = run_pass(problem, _rule(problem, orders, slots, habit), limit)
+        found = run_pass(problem, _rule(problem, orders, habit), limit)
         if found is None:
             continue
         best, limit = (found, orders.units), found.makespan - 1
@@ -56,7 +54,7 @@ def eager(
     return best
 
 
-def _unit_sizes(problem: Problem, unit_size: int | None, slots: int) -> list[Sizes]:
+def _unit_sizes(problem: Problem, unit_size: int | None) -> list[Sizes]:
     """Unit sizes that sum to B, best guess first, each once; all fit the slots.
 
     F's of the next chunk reach rank 0 one round after those of the last: a unit hides that round if
@@ -88,7 +86,7 @@ def _unit_sizes(problem: Problem, unit_size: int | None, slots: int) -> list[Siz
         guesses.append(split_evenly(total, max(1, total // hiding)))
     else:
         guesses = [sizes for sizes in guesses if max(sizes[1:] or sizes) < 2 * unit_size]
-    fitting = [sizes for sizes in guesses if (V - 1) * max(sizes) < slots]
+    fitting = [sizes for sizes in guesses if (V - 1) * max(sizes) < problem.slots]
     return list(dict.fromkeys([even[0], *fitting]))
 
 
@@ -105,19 +103,17 @@ def _hiding_size(problem: Problem) -> int:
     return max(-(-(sum(times) + P * problem.latency) // max(times)) for times in chunks)
 
 
-def _rule(problem: Problem, orders: Orders, slots: int, habit: Habit) -> Rule:
+def _rule(problem: Problem, orders: Orders, habit: Habit) -> Rule:
     reach = (problem.placement.num_chunks - 1) * max(orders.units) + 1
     hops = reversed(range(problem.placement.pp_size))
-    depth = [min(reach + ceil(habit.slope * n), slots) for n in hops]
+    depth = [min(reach + ceil(habit.slope * n), problem.slots) for n in hops]
     if habit.patience is None:
-        return _in_rhythm(problem, orders, slots, depth)
-    return _eagerly(problem, orders, slots, depth, habit.patience)
+        return _in_rhythm(problem, orders, depth)
+    return _eagerly(problem, orders, depth, habit.patience)
 
 
-def _eagerly(
-    problem: Problem, orders: Orders, slots: int, depth: list[int], patience: float
-) -> Rule:
-    forwards, backwards = orders.forwards, orders.backwards
+def _eagerly(problem: Problem, orders: Orders, depth: list[int], patience: float) -> Rule:
+    forwards, backwards, slots = orders.forwards, orders.backwards, problem.slots
     B, pairs = problem.num_microbatches, problem.pairs
     worth_waiting = [patience * time for time in problem.durations]
 
@@ -152,10 +148,10 @@ def _eagerly(
     return start
 
 
-def _in_rhythm(problem: Problem, orders: Orders, slots: int, depth: list[int]) -> Rule:
+def _in_rhythm(problem: Problem, orders: Orders, depth: list[int]) -> Rule:
     forwards, backwards = orders.forwards, orders.backwards
     B, pairs, total = problem.num_microbatches, problem.pairs, len(orders)
-    share = [slots - d for d in depth]
+    share = [problem.slots - d for d in depth]
 
     def start(arrivals: list[int]) -> Choice:
         i_of, j_of, k_of = ([0 for _ in depth] for _ in range(3))  # F's, B's and W's started

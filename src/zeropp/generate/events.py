@@ -28,16 +28,18 @@ Rule = Callable[[list[int]], Choice]  # from the arrivals, which the pass writes
 
 
 class Problem:
-    """Sizes, and times in ticks."""
+    """Sizes, the most activations that a rank holds, and times in ticks."""
 
-    def __init__(self, placement: Placement, num_microbatches: int, costs: Costs) -> None:
-        self.placement, self.num_microbatches = placement, num_microbatches
+    def __init__(
+        self, placement: Placement, num_microbatches: int, costs: Costs, slots: int
+    ) -> None:
+        self.placement, self.num_microbatches, self.slots = placement, num_microbatches, slots
         self.pairs = placement.num_stages * num_microbatches  # of a stage and a micro-batch
         self.scale = _TICKS / costs.forward[0]
         self.latency = round(costs.latency * self.scale)  # of a hop between ranks
         # by number // B
         self.durations = self.ticks((*costs.forward, *costs.backward, *costs.weight))
-        self.floor = round(floor(placement, num_microbatches, costs) * self.scale)
+        self.floor = round(floor(placement, num_microbatches, costs, slots) * self.scale)
 
     def ticks(self, times: Sequence[float]) -> list[int]:
         """The times in whole ticks."""

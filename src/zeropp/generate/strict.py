@@ -31,38 +31,38 @@ class Habit(NamedTuple):
     patience: float  # the share of a W for which a rank would rather wait
 
 
-def strict(
-    problem: Problem, unit_size: int | None, slots: int, limit: int
-) -> tuple[Outcome, Sizes] | None:
+def strict(problem: Problem, unit_size: int | None, limit: int) -> tuple[Outcome, Sizes] | None:
     """The best of a few passes, the first of them in the slots of one unit."""
-    units = _units(problem, unit_size, slots)
+    units = _units(problem, unit_size)
     orders, before = Orders(problem, units), _drained(problem, units)
     best = None
-    for most, habit in _tries(problem, units, slots):
+    for most, habit in _tries(problem, units):
         found = run_pass(problem, keep(problem, orders, before, most, habit), limit)
         if found is not None:
             best, limit = (found, units), found.makespan - 1
             if found.makespan <= problem.floor * NEAR:
                 break
     if best is None and limit == NEVER:  # few slots: an order that is kept so loosely always ends
-        found = run_pass(problem, keep(problem, orders, before, slots, Habit(len(orders), 0.5)))
+        found = run_pass(
+            problem, keep(problem, orders, before, problem.slots, Habit(len(orders), 0.5))
+        )
         best = (found, units) if found is not None else None
     return best
 
 
-def _tries(problem: Problem, units: Sizes, slots: int) -> list[tuple[int, Habit]]:
+def _tries(problem: Problem, units: Sizes) -> list[tuple[int, Habit]]:
     """Slots and habits, the most promising first."""
     far = max(1, problem.placement.pp_size // 2)
-    lean = min(slots, problem.placement.num_chunks * max(units))
+    lean = min(problem.slots, problem.placement.num_chunks * max(units))
     habits = (Habit(1, 0.5), Habit(2, 0.25), Habit(far, 1.0))
-    return [(lean, Habit(far, 0.5)), *((slots, habit) for habit in habits)]
+    return [(lean, Habit(far, 0.5)), *((problem.slots, habit) for habit in habits)]
 
 
-def _units(problem: Problem, unit_size: int | None, slots: int) -> Sizes:
+def _units(problem: Problem, unit_size: int | None) -> Sizes:
     """Nearly equal: none above a given U, else all at least what fills the seams, in the slots."""
     total, V = problem.num_microbatches, problem.placement.num_chunks
     if unit_size is None:
-        most = min(total, max(1, slots // V))
+        most = min(total, max(1, problem.slots // V))
         return split_evenly(total, max(total // min(_filling(problem), total), -(-total // most)))
     return split_within(total, unit_size)
 

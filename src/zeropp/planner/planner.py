@@ -26,6 +26,7 @@ _PIPELINED = {
     "zeropp": "ZeroPP",
     "zb-v": "a vee",
     "v-half": "a vee",
+    "vee": "a vee",
 }
 _FAMILIES = (_PLAIN, _IN_UNITS, *dict.fromkeys(_PIPELINED.values()))
 
