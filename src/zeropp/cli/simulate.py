@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import tyro
 
 from zeropp.cli.schedules import Made
 from zeropp.cli.verb import print_table
+from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Request
-from zeropp.ir import Program
+from zeropp.ir import Placement, Program
 from zeropp.ir.numbers import Amount, Positive
 from zeropp.show import MemoryCurves, check_output, draw_text, show
 from zeropp.simulate import Report, simulate
@@ -50,8 +51,12 @@ class Simulated(Made):
         subject = self.subject()
         if not isinstance(subject, Program):
             subject = self.lowered(subject)
-        more = {name: getattr(self, name) for name in ("gather", "reduce", "transfer", "host")}
-        return simulate(subject, self.costs_of(subject.placement, **more))
+        sent = {"transfer": self.transfer, "host": self.host}
+        return simulate(subject, self.costs_of(subject.placement, **sent))
+
+    def costs_of(self, placement: Placement, **more: Any) -> Costs:
+        """With the times of collectives, by which orders are made too."""
+        return super().costs_of(placement, gather=self.gather, reduce=self.reduce, **more)
 
     def named(self, name: str) -> Self:
         """The same for another schedule, without the knobs and chunks that it does not have.

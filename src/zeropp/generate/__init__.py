@@ -21,6 +21,7 @@ def generate(
     *,
     costs: Costs | None = None,
     budget: Budget | None = None,
+    max_resident: int | None = None,
 ) -> Schedule:
     """Make the schedule that `order` names.
 
@@ -30,6 +31,8 @@ def generate(
         pp_size, num_chunks, num_microbatches: P, V and B.
         costs: what the schedule is made for; generators that do not go by times ignore it.
         budget: memory for activations, which knobs that are `auto` may need.
+        max_resident: most stages of a rank that will be gathered at once, where gathers take time
+            and the generator goes by that; None: parameters stay.
 
     Raises:
         ValueError: unknown name, a size out of range, a knob that the schedule does not have, or a
@@ -38,7 +41,7 @@ def generate(
     generator = _generator_of(order)
     unit_size, slots = (None if v == "auto" else v for v in (order.unit_size, order.slots))
     sizes = (pp_size, num_chunks, num_microbatches)
-    request = Request(*sizes, unit_size, order.seam, slots, costs)
+    request = Request(*sizes, unit_size, order.seam, slots, costs, max_resident)
     chooses = order.slots == "auto" or (order.unit_size == "auto" and slots is None)
     if chooses != (budget is not None):
         wanted = "slots auto needs a budget" if chooses else "budget goes with slots auto"

@@ -85,7 +85,7 @@ def first_unit(request: Request) -> int:
 def fewest_units(request: Request) -> int:
     """At least so many units are made; see carry.py for how carried orders merge them."""
     V, B, U = request.num_chunks, request.num_microbatches, request.unit_size
-    if V == 1 or not carries(request):
+    if not carries(request) or (V == 1 and U is not None):
         return len(split_within(B, request.unit_size_or_ranks))
     if U is None:
         return 1

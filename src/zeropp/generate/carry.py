@@ -18,12 +18,20 @@ from types import MappingProxyType
 from zeropp.generate.eager import eager
 from zeropp.generate.events import NEAR, NEVER, Outcome, Problem
 from zeropp.generate.request import Request, split_within
-from zeropp.generate.strict import strict
+from zeropp.generate.strict import strict, with_gathers
 from zeropp.generate.units import Sizes
 from zeropp.ir.schedule import Schedule
 
 _Way = Callable[[Problem, int | None, int], tuple[Outcome, Sizes] | None]
-_WAYS: Mapping[str, _Way] = MappingProxyType({"strict": strict, "eager": eager})
+
+
+def _eager(problem: Problem, unit_size: int | None, limit: int) -> tuple[Outcome, Sizes] | None:
+    """Eager passes know of no gathers: the mix of F and B that they find is run again with them."""
+    found = eager(problem, unit_size, limit)
+    return with_gathers(problem, *found, limit) if found and problem.visited else found
+
+
+_WAYS: Mapping[str, _Way] = MappingProxyType({"strict": strict, "eager": _eager})
 SEAMS = ("carry", *_WAYS)
 
 
@@ -32,12 +40,12 @@ def carried(request: Request) -> Schedule:
     slots = request.slots or default_slots(request)
     _refuse_too_few(request, slots)
     costs, B = request.costs_or_equal, request.num_microbatches
-    problem = Problem(request.placement(), B, costs, slots)
-    ways = [way for name, way in _WAYS.items() if request.seam in (None, "carry", name)]
+    problem = Problem(request.placement(), B, costs, slots, request.max_resident)
+    ways = [(n, way) for n, way in _WAYS.items() if request.seam in (None, "carry", n)]
     best, limit = None, NEVER
-    for way in ways:
+    for name, way in ways:
         if found := way(problem, request.unit_size, limit):
-            best = way.__name__, *found
+            best = name, *found
             limit = int(found[0].makespan / NEAR)
         if limit <= problem.floor:
             break

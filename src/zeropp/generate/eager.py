@@ -26,7 +26,7 @@ from zeropp.generate.events import IDLE, NEAR, NEVER, Choice, Outcome, Problem, 
 from zeropp.generate.request import split_evenly, split_within
 from zeropp.generate.units import Orders, Sizes
 
-_PASSES = 8
+_PASSES = 8  # one less where what they find is run again with gathers
 
 
 class Habit(NamedTuple):
@@ -44,7 +44,7 @@ def eager(problem: Problem, unit_size: int | None, limit: int) -> tuple[Outcome,
     """The best of a few passes; of each habit, guesses of units are tried from the best on."""
     guesses = [Orders(problem, units) for units in _unit_sizes(problem, unit_size)]
     best = None
-    for habit, orders in islice(product(_HABITS, guesses), _PASSES):
+    for habit, orders in islice(product(_HABITS, guesses), _PASSES - problem.visited):
         found = run_pass(problem, _rule(problem, orders, habit), limit)
         if found is None:
             continue

@@ -28,10 +28,18 @@ Rule = Callable[[list[int]], Choice]  # from the arrivals, which the pass writes
 
 
 class Problem:
-    """Sizes, the most activations that a rank holds, and times in ticks."""
+    """Sizes, the most activations that a rank holds, and times in ticks.
+
+    With `max_resident`, no more stages of a rank are gathered at once; None: all stay.
+    """
 
     def __init__(
-        self, placement: Placement, num_microbatches: int, costs: Costs, slots: int
+        self,
+        placement: Placement,
+        num_microbatches: int,
+        costs: Costs,
+        slots: int,
+        max_resident: int | None = None,
     ) -> None:
         self.placement, self.num_microbatches, self.slots = placement, num_microbatches, slots
         self.pairs = placement.num_stages * num_microbatches  # of a stage and a micro-batch
@@ -39,7 +47,13 @@ class Problem:
         self.latency = round(costs.latency * self.scale)  # of a hop between ranks
         # by number // B
         self.durations = self.ticks((*costs.forward, *costs.backward, *costs.weight))
-        self.floor = round(floor(placement, num_microbatches, costs, slots) * self.scale)
+        self.gathers, self.reduces = self.ticks(costs.gather), self.ticks(costs.reduce)
+        self.max_resident = max_resident or placement.num_chunks
+        # whether what is gathered and reduced when takes time
+        self.visited = self.max_resident < placement.num_chunks and any(self.gathers)
+        self.floor = self.gathers[0] * self.visited + round(
+            floor(placement, num_microbatches, costs, slots) * self.scale
+        )
 
     def ticks(self, times: Sequence[float]) -> list[int]:
         """The times in whole ticks."""

@@ -13,7 +13,7 @@ Source: derived here.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 
 from zeropp.generate.events import IDLE, NEAR, NEVER, Choice, Outcome, Problem, Rule, run_pass
 from zeropp.generate.request import Request
@@ -28,6 +28,7 @@ _FIRST = Habit(2, 1.0)
 _HABITS = tuple(
     Habit(*pair) for pair in product((1, 2, 3, 4, 6), (0.5, 0.75, 1.0)) if pair != _FIRST
 )
+_WORK, _FEWEST_PASSES = 200_000, 12  # actions of all passes, about half a second
 _FINALISTS = 6  # blocks that are tried with every habit
 
 Sequences = list[list[int]]  # for each rank, its F's and B's
@@ -67,13 +68,16 @@ def _squeezed(request: Request, slots: int) -> Iterator[Schedule]:
 
 def _search(problem: Problem) -> Outcome | None:
     """The best of all blocks with the first habit, and of the best blocks with the others."""
+    passes = max(_FEWEST_PASSES, _WORK // (3 * problem.pairs))
     tried = [
-        (run_pass(problem, _follow(problem, order, _FIRST)), order) for order in _orders(problem)
+        (run_pass(problem, _follow(problem, order, _FIRST)), order)
+        for order in islice(_orders(problem), passes)
     ]
     ended = [(found, order) for found, order in tried if found is not None]
     ended.sort(key=lambda pair: pair[0].makespan)
     best = ended[0][0] if ended else None
-    for (_, order), habit in product(ended[:_FINALISTS], _HABITS):
+    others = product(ended[:_FINALISTS], _HABITS)
+    for (_, order), habit in islice(others, passes - len(tried)):
         if best is None or best.makespan <= problem.floor * NEAR:
             break
         found = run_pass(problem, _follow(problem, order, habit), best.makespan - 1)

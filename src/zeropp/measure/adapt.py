@@ -1,7 +1,8 @@
 """Adapting while training: measured times make a new order, if it is worth the switch.
 
 Stages, sharding and memory stay as they are; the order of F, B and W changes, and with it the units
-of `zeropp`, which is made anew for the times. Other schedules are refined for them. Every rank
+of `zeropp`, which is made anew for the times. Other schedules are refined for them; a
+vee is also made anew. Every rank
 computes the same answer from the same times, and all switch between the same two steps.
 """
 
@@ -12,7 +13,7 @@ from itertools import product
 from zeropp.build import program_for
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS
-from zeropp.ir import Kind, Program
+from zeropp.ir import Kind, Program, Shape
 from zeropp.ir.schedule import peak_slots_per_rank
 from zeropp.measure.trace import StageTimes, gathered_costs
 from zeropp.plan import Plan
@@ -124,10 +125,12 @@ def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:
 def _candidates(plan: Plan, program: Program, costs: Costs, slots: int) -> Iterator[Plan]:
     if "seam" not in GENERATORS[plan.schedule].options:
         yield replace(plan, refine=True, slots=slots, costs=costs)
+        if GENERATORS[plan.schedule].shape is Shape.VEE:
+            yield replace(plan, schedule="vee", slots=slots, costs=costs)
         return
     P, B = plan.pp_size, plan.num_microbatches
     sizes = {size for size in (max(program.schedule.units), P, 2 * P - 1, B) if size <= B}
-    for seam, size in product(("carry", "drain"), sorted(sizes)):
+    for seam, size in product(("strict", "eager", "drain"), sorted(sizes)):
         if (plan.num_chunks - 1) * size < slots:
-            allowed = slots if seam == "carry" else None
+            allowed = None if seam == "drain" else slots
             yield replace(plan, seam=seam, unit_size=size, slots=allowed, costs=costs)
