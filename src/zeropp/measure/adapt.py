@@ -12,7 +12,7 @@ from itertools import product
 
 from zeropp.build import program_for
 from zeropp.costs import Costs
-from zeropp.generate import GENERATORS
+from zeropp.generate import GENERATORS, Request
 from zeropp.ir import Kind, Program, Shape
 from zeropp.ir.schedule import peak_slots_per_rank
 from zeropp.measure.trace import StageTimes, gathered_costs
@@ -123,12 +123,13 @@ def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:
 
 
 def _candidates(plan: Plan, program: Program, costs: Costs, slots: int) -> Iterator[Plan]:
+    P, B = plan.pp_size, plan.num_microbatches
     if "seam" not in GENERATORS[plan.schedule].options:
         yield replace(plan, refine=True, slots=slots, costs=costs)
-        if GENERATORS[plan.schedule].shape is Shape.VEE:
-            yield replace(plan, schedule="vee", slots=slots, costs=costs)
+        vee = GENERATORS[plan.schedule].shape is Shape.VEE
+        if vee and slots >= GENERATORS["vee"].enough(Request(P, 2, B)):
+            yield replace(plan, schedule="vee", refine=True, slots=slots, costs=costs)
         return
-    P, B = plan.pp_size, plan.num_microbatches
     sizes = {size for size in (max(program.schedule.units), P, 2 * P - 1, B) if size <= B}
     for seam, size in product(("strict", "eager", "drain"), sorted(sizes)):
         if (plan.num_chunks - 1) * size < slots:
