@@ -1,20 +1,23 @@
-"""Carried ZeroPP against the floor, against the drained order and against every peer.
+"""Carried ZeroPP and vees against the floor, the drained order, a prototype and every peer.
 
 Run: python benchmarks/schedules.py [--json]; about 8 minutes on two cores.
 """
 
+import json
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from support.claim import Figure, Row, run
 from zeropp.costs import Costs, floor
 from zeropp.generate import GENERATORS, generate
-from zeropp.ir import Order, Schedule, evaluate, peak_slots_per_rank
+from zeropp.ir import Kind, Order, Program, Schedule, evaluate, peak_slots_per_rank
+from zeropp.program.collectives import shard
 from zeropp.program.lowering import lower
 from zeropp.program.verifier import verify
 from zeropp.simulate import simulate
@@ -24,6 +27,19 @@ CLAIM = "Carried ZeroPP reaches the floor and is not slower than a peer of equal
 Triple = tuple[float, float, float]
 TRIPLES: tuple[Triple, ...] = ((1, 1, 1), (1, 1, 0.7), (1, 1, 0.5), (1, 1.3, 0.9))
 SHORT_W: Triple = (1, 1, 0.5)
+SHORTER_W: Triple = (1, 1, 0.7)
+PROTOTYPE = Path(__file__).parents[1] / "tests" / "golden" / "strict_carry.jsonl"
+GATHERED = (
+    Order("zeropp", slots=23),
+    Order("zeropp", 8, "eager", 23),
+    Order("zeropp", 8, "drain"),
+    Order("breadth-first"),
+)
+VEES: dict[Triple, dict[int, float]] = {
+    (1, 1, 1): {8: 4, 10: 2.2, 13: 1, 15: 0.3},
+    SHORTER_W: {8: 7.5, 10: 3.5, 13: 2, 15: 1.5},
+    (1, 1.3, 0.9): {8: 10, 10: 3, 13: 2, 15: 1},
+}
 PEERS = [name for name in GENERATORS if name != "zeropp"]
 
 BELOW = "below the floor of any schedule with this V and the loop placement"
@@ -89,6 +105,101 @@ def floor_figures() -> Iterator[Figure]:
         over = case.makespan(schedule) / floor(schedule.placement, case.B, case.costs()) - 1
         worst[name, target] = max(worst[name, target], 100 * over)
     yield from (Figure(f"over the floor: {n}", v, target) for (n, target), v in worst.items())
+
+
+def strict_figures() -> Iterator[Figure]:
+    """Strict carry with one resident stage: percent over the floor, gathers and gradients."""
+    worst, gathers, unreduced = 0.0, 0, 0
+    for P, V, k in product((4, 8, 16), (2, 4, 8), (2, 4, 8)):
+        case = Case(P, V, k * P, (1, 1, 1))
+        schedule = case.zeropp(unit_size=P, slots=P * V)
+        worst = max(worst, over_bound(case, schedule))
+        program = shard(schedule, "unit", 1)
+        gathers = max(gathers, max(program.count(Kind.UNSHARD)) - 1 - (2 * V - 2) * k)
+        gathers = max(gathers, max(program.count(Kind.REDUCE)) - V * k)
+        unreduced = max(unreduced, _unreduced(program))
+        if max(peak_slots_per_rank(schedule)) > P * V:
+            raise AssertionError(f"{case} holds more than {P * V} slots")
+    yield Figure("strict, equal times, PV slots: over the floor", worst, 0.01)
+    yield Figure("strict, equal times: gathers or reduces beyond the least", gathers, 0, "")
+    yield Figure("strict, equal times: unreduced gradients at once", unreduced, 2, "")
+    for triple in TRIPLES[1:]:
+        case = Case(8, 2, 32, triple)
+        schedule = case.zeropp(unit_size=16, slots=31)
+        count = max(shard(schedule, "unit", 1).count(Kind.UNSHARD))
+        name = f"strict, U=16, 31 slots, {triple}, {count} gathers: over the floor"
+        yield Figure(name, over_bound(case, schedule), 0.2)
+
+
+def prototype_figures() -> Iterator[Figure]:
+    """Default carry against a prototype of strict carry, and against eager, over its table."""
+    slower, more, than_eager = -100.0, 0, -100.0
+    rows = [json.loads(line) for line in PROTOTYPE.read_text("utf-8").splitlines()]
+    for row in rows:
+        P, V, B, slots = row["P"], row["V"], row["B"], row["slots"]
+        forward, backward, weight = (time * V for time in row["costs"])
+        case = Case(P, V, B, (forward, backward, weight), row["p2p"])
+        made, eager = (case.zeropp(unit_size=P, slots=slots, seam=s) for s in (None, "eager"))
+        time = case.makespan(made)
+        slower = max(slower, 100 * (time / row["makespan"] - 1))
+        than_eager = max(than_eager, 100 * (time / case.makespan(eager) - 1))
+        if time >= row["makespan"] * (1 - 1e-6):
+            more = max(more, max(shard(made, "unit", 1).count(Kind.UNSHARD)) - row["gathers"])
+    yield Figure(f"over the prototype of strict carry ({len(rows)} cases)", slower, 0.1)
+    yield Figure("gathers beyond the prototype's, where as fast", more, 0, "")
+    yield Figure("over eager carry in the same slots", than_eager, 0.002)
+
+
+def gather_figures() -> Iterator[Figure]:
+    """Gathers that take time, one resident stage: percent over floor and first gather."""
+    targets = {(1, 1, 1): (1, 2.5, 4.5, 15), SHORTER_W: (5, 6, 12, 25)}
+    for triple, (index, gather) in product(targets, enumerate((1, 2, 4, 8))):
+        found = [_with_gathers(order, triple, gather) for order in GATHERED]
+        others = f"eager {found[1]:.1f}, drain {found[2]:.1f}, breadth-first {found[3]:.1f}"
+        name = f"gathers of {gather} F, {triple}, 23 slots: over the floor ({others})"
+        yield Figure(name, found[0], targets[triple][index])
+
+
+def _with_gathers(order: Order, triple: Triple, gather: float) -> float:
+    forward, backward, weight = (2 * time for time in triple)
+    costs = Costs.uniform(8, 2, forward, backward, weight, gather=gather)
+    schedule = generate(order, 8, 2, 32, costs=costs, max_resident=1)
+    program = lower(schedule, "unit", max_resident=1, expected=costs.expected(schedule))
+    least = floor(schedule.placement, 32, costs) + gather
+    return 100 * (simulate(program, costs).makespan / least - 1)
+
+
+def vee_figures() -> Iterator[Figure]:
+    """Vees below P micro-batches, P=8, B=32: percent over the bound, refined and by events."""
+    for triple, targets in VEES.items():
+        costs = Costs.uniform(8, 2, *triple)
+        for slots, target in targets.items():
+            for refine in (True, False):
+                order = Order("vee", slots=slots, refine=refine)
+                schedule = generate(order, 8, 2, 32, costs=costs)
+                time = evaluate(schedule, costs.duration).makespan
+                value = 100 * (time / floor(schedule.placement, 32, costs, slots) - 1)
+                name = f"vee, {slots} slots, {triple}{', refined' if refine else ', by events'}"
+                yield Figure(f"{name}: over the bound", value, target + (not refine))
+
+
+def over_bound(case: Case, schedule: Schedule) -> float:
+    """Percent over the floor."""
+    return 100 * (case.makespan(schedule) / floor(schedule.placement, case.B, case.costs()) - 1)
+
+
+def _unreduced(program: Program) -> int:
+    """The most gradients of a rank that wait for their REDUCE at once."""
+    most = 0
+    for order in program.actions:
+        waiting = set[int]()
+        for kind, stage, _ in order:
+            if kind is Kind.W:
+                waiting.add(stage)
+            elif kind is Kind.REDUCE:
+                waiting.discard(stage)
+            most = max(most, len(waiting))
+    return most
 
 
 def drained_figure() -> Figure:
@@ -168,6 +279,7 @@ def speed_figures() -> Iterator[Figure]:
 def measure() -> tuple[list[Row], list[Figure]]:
     """A row for each case in which a peer is faster."""
     figures = [*speed_figures(), *floor_figures(), drained_figure()]
+    figures += [*strict_figures(), *prototype_figures(), *gather_figures(), *vee_figures()]
     cases = grid()
     with ProcessPoolExecutor(2) as pool:
         rows = [row for row in pool.map(slower_than_a_peer, cases, chunksize=20) if row]

@@ -22,7 +22,7 @@ Times = tuple[float, float, float]  # F, B, W of one micro-batch through a whole
 
 EQUAL: Times = (1, 1, 1)
 SIZES: tuple[Size, ...] = ((4, 2, 16), (8, 2, 32), (16, 4, 64))
-UNITS = ("drain, U=P", "drain, U=2P", "carry, U=P")
+UNITS = ("drain, U=P", "drain, U=2P", "carry, U=P", "eager, U=P")
 LABELS = (*(name for name in GENERATORS if name != "zeropp"), *(f"zeropp, {u}" for u in UNITS))
 
 
@@ -97,7 +97,7 @@ def _above_floor(name: str, V: int, costs: Costs) -> str:
     found = []
     for refine in (False, True):
         schedule = generate(Order(name, refine=refine), 4, V, 8, costs=costs)
-        least = floor(schedule.placement, 8, costs)
+        least = floor(schedule.placement, 8, costs, max(peak_slots_per_rank(schedule)))
         makespan = evaluate(schedule, costs.duration, costs.latency).makespan
         found.append(f"{max(0, 100 * (makespan / least - 1)):.1f}")
     return " -> ".join(found)
@@ -121,7 +121,8 @@ def draw(folder: Path) -> None:
         costs = Costs.uniform(4, schedule.placement.num_chunks)
         timeline = replace(evaluate(schedule, costs.duration), title=label)
         path = folder / f"{'-'.join(label.split(', ')[:2])}.svg"
-        show([timeline], path, floor(schedule.placement, 8, costs))
+        least = floor(schedule.placement, 8, costs, max(peak_slots_per_rank(schedule)))
+        show([timeline], path, least)
 
 
 def shown(folder: Path) -> dict[str, list[tuple[str, ...]]]:

@@ -18,7 +18,6 @@ from zeropp.planner import Problem
 from zeropp.planner.bounds import memory_bound
 from zeropp.planner.layout import Layout, Links
 from zeropp.planner.order import Order
-from zeropp.planner.predict import PREFETCH
 from zeropp.planner.pricing import Priced, cut, price
 from zeropp.planner.profile import Setting
 from zeropp.program.lowering import lower
@@ -135,7 +134,6 @@ def run_all(problem: Problem, P: int, D: int, V: int, sides: Sequence[Side]) -> 
                 schedule,
                 side.order.shard,
                 max_resident=side.order.max_resident,
-                prefetch=PREFETCH,
                 expected=made.costs.expected(schedule),
             )
             ran = simulate(program, made.costs)

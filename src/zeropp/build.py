@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zeropp.generate import generate
 from zeropp.ir import Program, Recompute
 from zeropp.plan import Plan
-from zeropp.program import lower, require_valid
+from zeropp.program import Policy, lower, require_valid
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -32,7 +32,14 @@ def program_for(plan: Plan, batch: int) -> Program:
     order = plan.order
     if isinstance(order.unit_size, int):
         order = replace(order, unit_size=min(order.unit_size, batch))
-    schedule = generate(order, plan.pp_size, plan.num_chunks, batch, costs=plan.costs)
+    schedule = generate(
+        order,
+        plan.pp_size,
+        plan.num_chunks,
+        batch,
+        costs=plan.costs,
+        max_resident=plan.max_resident if plan.shard == Policy.UNIT else None,
+    )
     program = lower(
         schedule,
         plan.shard,

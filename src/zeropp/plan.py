@@ -39,8 +39,9 @@ class Plan(Order, Sizes):
     """When parameters are gathered and gradients reduced: unit, step or microbatch."""
     max_resident: Size = 2
     """For shard unit, most stages of a rank whose parameters are gathered at once."""
-    prefetch: Count = 1
-    """How many compute actions before its first use a gather is issued."""
+    prefetch: Count | None = None
+    """Most compute actions before its first use that a gather is issued; without it, as soon as
+    there is room."""
     split: tuple[int, ...] | None = None
     """Blocks in each stage, embedding and head included; without it, nearly equal."""
     recompute: str = "none"

@@ -196,7 +196,7 @@ def test_comparing_within_little_memory_recommends_the_peer_that_fits(
 ) -> None:
     size = ["--pp", "8", "--chunks", "2", "--microbatches", "32", "--compare", "all"]
     assert main(["simulate", *size, "--limit", "5", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["recommended"] == "v-half"
+    assert json.loads(capsys.readouterr().out)["recommended"] == "vee"
     assert main(["simulate", *size, "--limit", "4"]) == 0
     assert "fastest within 4 micro-batches' activations: v-min" in capsys.readouterr().out
     assert main(["simulate", *size, "--limit", "8"]) == 0

@@ -7,7 +7,7 @@ import pytest
 
 from zeropp.costs import Costs, floor
 from zeropp.generate import GENERATORS, generate
-from zeropp.ir import Action, Kind, Order, Placement, Shape, evaluate
+from zeropp.ir import Action, Kind, Order, Placement, Shape, evaluate, peak_slots_per_rank
 
 
 def test_uniform_costs_share_a_rank_among_its_chunks() -> None:
@@ -63,14 +63,32 @@ def test_floor_includes_the_way_out_where_w_is_short() -> None:
     assert floor(Placement(Shape.LOOP, 4, 1), 8, costs) == pytest.approx(3 + 8 * 2 + 3)
 
 
+@pytest.mark.parametrize("P", [4, 8])
+def test_the_floor_of_a_vee_has_a_gap_where_b_is_longer_than_f(P: int) -> None:
+    costs, placement = Costs.uniform(P, 2, 2, 2.6, 1.8), Placement(Shape.VEE, P, 2)
+    own = 4 * P * (2 + 2.6 + 1.8)
+    assert floor(placement, 4 * P, costs) == pytest.approx(own + (P - 1))
+    assert floor(placement, 4 * P, costs, 2 * P) == pytest.approx(own + (P - 1) * 1.3)
+    assert floor(placement, 4 * P, costs, 2 * P - 1) == pytest.approx(own + (P - 1) * 1.3 + 1)
+
+
+@pytest.mark.parametrize("times", [(1, 1, 1), (1, 1, 0.7), (1, 1, 0.5), (1, 1.3, 0.9)])
+def test_zb_v_is_on_the_floor_of_its_memory(times: tuple[float, float, float]) -> None:
+    for P in (4, 8):
+        costs, made = Costs.uniform(P, 2, *times), generate(Order("zb-v"), P, 2, 4 * P)
+        reached = evaluate(made, costs.duration).makespan
+        assert reached == pytest.approx(floor(made.placement, 4 * P, costs, 2 * P))
+
+
 @pytest.mark.parametrize("name", GENERATORS)
 def test_no_schedule_beats_the_floor(name: str) -> None:
     V = min(GENERATORS[name].chunks or {2})
     for last, latency, weight in ((1.0, 0.0, 1.0), (1.5, 0.1, 0.3), (0.5, 0.3, 0.0)):
         costs = Costs.uniform(4, V, 1.0, 1.2, weight, latency=latency).scaled(4 * V - 1, last)
         schedule = generate(Order(name), 4, V, 8)
+        slots = max(peak_slots_per_rank(schedule))
         reached = evaluate(schedule, costs.duration, costs.latency).makespan
-        assert reached >= floor(schedule.placement, 8, costs) * (1 - 1e-9)
+        assert reached >= floor(schedule.placement, 8, costs, slots) * (1 - 1e-9)
 
 
 def test_floor_refuses_costs_of_another_model() -> None:

@@ -18,7 +18,8 @@ from zeropp.show import draw_text
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
-SEAMS = ("zeropp.drain", "zeropp.carry")
+PICTURED = ("zeropp.drain", "zeropp.carry", "zeropp.eager")
+SEAMS = ("drain", "carry", "strict", "eager")
 
 
 def chunks_of(name: str) -> int:
@@ -36,7 +37,7 @@ def unit_makespan(schedule: Schedule) -> float:
     return evaluate(schedule, unit_costs(schedule).duration).makespan
 
 
-@pytest.mark.parametrize("picture", [*(n for n in GENERATORS if n != "zeropp"), *SEAMS])
+@pytest.mark.parametrize("picture", [*(n for n in GENERATORS if n != "zeropp"), *PICTURED])
 def test_the_picture_is_the_golden_one(picture: str) -> None:
     name, _, seam = picture.partition(".")
     schedule = generate(Order(name, seam=seam or None), 4, chunks_of(name), 8)
@@ -71,7 +72,7 @@ def test_units_are_nearly_equal_and_none_exceeds_u() -> None:
 def test_every_generated_program_is_sound(data: st.DataObject) -> None:
     name, P, V, B = data.draw(sized(5, 10))
     unit = data.draw(st.integers(1, B)) if "unit_size" in GENERATORS[name].options else None
-    seam = data.draw(st.sampled_from(["drain", "carry"])) if name == "zeropp" else None
+    seam = data.draw(st.sampled_from(SEAMS)) if name == "zeropp" else None
     schedule = generate(Order(name, unit_size=unit, seam=seam), P, V, B)
     assert parse(format_schedule(schedule)) == schedule
     policy = data.draw(st.sampled_from([None, "unit", "step", "microbatch"]))
@@ -82,13 +83,13 @@ def test_every_generated_program_is_sound(data: st.DataObject) -> None:
 def test_what_is_known_of_a_schedule_holds(data: st.DataObject) -> None:
     name, P, V, B = data.draw(sized(5, 12))
     facts, request = GENERATORS[name], Request(P, V, B)
-    if facts.options:
+    if "seam" in facts.options:
         unit = data.draw(st.sampled_from([None, *range(1, B + 1)]))
-        seam = data.draw(st.sampled_from(["drain", "carry"]))
+        seam = data.draw(st.sampled_from(SEAMS))
         latency = data.draw(st.sampled_from([0.0, 0.1, 0.7]))
         costs = Costs.uniform(P, V, latency=latency).scaled(0, data.draw(st.sampled_from([1, 3])))
         request = Request(P, V, B, unit, seam, costs=costs)
-        if seam == "carry" and data.draw(st.booleans()):
+        if seam != "drain" and data.draw(st.booleans()):
             least = (V - 1) * (unit or min(P, B)) + 1
             request = replace(request, slots=data.draw(st.integers(least, V * B)))
     made = facts.make(request)
@@ -106,7 +107,8 @@ def test_what_is_known_of_a_schedule_holds(data: st.DataObject) -> None:
 @pytest.mark.parametrize("name", GENERATORS)
 def test_an_order_that_repeats_holds_no_more_in_a_longer_batch(name: str) -> None:
     V, period = chunks_of(name), GENERATORS[name].period(Request(3, chunks_of(name), 12))
-    short, long = (max(peak_slots_per_rank(generate(Order(name), 3, V, B))) for B in (12, 12 + 3))
+    order = Order(name, 3 if "unit_size" in GENERATORS[name].options else None)
+    short, long = (max(peak_slots_per_rank(generate(order, 3, V, B))) for B in (12, 12 + 3))
     assert period in (None, 3)
     assert (short == long) is (period is not None)
 
@@ -114,7 +116,7 @@ def test_an_order_that_repeats_holds_no_more_in_a_longer_batch(name: str) -> Non
 @given(st.data())
 def test_only_orders_that_go_by_times_differ_with_the_costs(data: st.DataObject) -> None:
     name, P, V, B = data.draw(sized(4, 10))
-    seam = data.draw(st.sampled_from(["drain", "carry"])) if GENERATORS[name].options else None
+    seam = data.draw(st.sampled_from(SEAMS)) if name == "zeropp" else None
     costs = Costs.uniform(P, V, 1, 2, 0.5, latency=0.3)
     same = generate(Order(name, seam=seam), P, V, B) == generate(
         Order(name, seam=seam), P, V, B, costs=costs

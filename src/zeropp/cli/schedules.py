@@ -68,8 +68,9 @@ class Made(Order, Verb):
     """Gather and reduce per unit, step or microbatch; without it nothing is sharded."""
     max_resident: Size = 2
     """For --shard unit, most stages of a rank that are gathered at once."""
-    prefetch: Count = 1
-    """How many compute actions before its first use a gather is issued."""
+    prefetch: Count | None = None
+    """Most compute actions before its first use that a gather is issued; without it, as soon as
+    there is room."""
 
     def made(self) -> Schedule:
         """The named schedule, made for these costs."""
@@ -82,6 +83,7 @@ class Made(Order, Verb):
             self.microbatches,
             costs=self.costs_of(Placement(Shape.LOOP, self.pp, self.chunks)),
             budget=None if self.budget is None else Budget(self.budget, self.slot_bytes),
+            max_resident=self.max_resident if self.shard == Policy.UNIT else None,
         )
 
     def lowered(self, schedule: Schedule) -> Program:

@@ -5,14 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import tyro
 
 from zeropp.cli.schedules import Made
 from zeropp.cli.verb import print_table
-from zeropp.generate import GENERATORS
-from zeropp.ir import Program
+from zeropp.costs import Costs
+from zeropp.generate import GENERATORS, Request
+from zeropp.ir import Placement, Program
 from zeropp.ir.numbers import Amount, Positive
 from zeropp.show import MemoryCurves, check_output, draw_text, show
 from zeropp.simulate import Report, simulate
@@ -50,8 +51,12 @@ class Simulated(Made):
         subject = self.subject()
         if not isinstance(subject, Program):
             subject = self.lowered(subject)
-        more = {name: getattr(self, name) for name in ("gather", "reduce", "transfer", "host")}
-        return simulate(subject, self.costs_of(subject.placement, **more))
+        sent = {"transfer": self.transfer, "host": self.host}
+        return simulate(subject, self.costs_of(subject.placement, **sent))
+
+    def costs_of(self, placement: Placement, **more: Any) -> Costs:
+        """With the times of collectives, by which orders are made too."""
+        return super().costs_of(placement, gather=self.gather, reduce=self.reduce, **more)
 
     def named(self, name: str) -> Self:
         """The same for another schedule, without the knobs and chunks that it does not have.
@@ -139,13 +144,15 @@ class Simulate(Simulated):
 
     def named(self, name: str) -> Self:
         """Another schedule; one that has slots is made for the limit."""
-        other = super().named(name)
-        if "slots" not in GENERATORS[name].options or self.limit is None:
+        other, generator = super().named(name), GENERATORS[name]
+        if "slots" not in generator.options or self.limit is None:
             return other
         if other.slots is not None or other.budget is not None or other.seam == "drain":
             return other
-        slots = int(max(self.limit, 1.0) * other.chunks + 1e-9)  # one micro-batch at least
-        return replace(other, unit_size=other.unit_size or "auto", slots=slots)
+        enough = generator.enough(Request(other.pp, other.chunks, other.microbatches))
+        slots = max(int(self.limit * other.chunks + 1e-9), enough)
+        unit = other.unit_size or "auto" if "unit_size" in generator.options else None
+        return replace(other, unit_size=unit, slots=slots)
 
     def _fits(self, report: Report) -> bool:
         return self.limit is None or report.peak_microbatches <= self.limit

@@ -12,7 +12,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from zeropp.generate.carry import NEAR, carried, default_slots
+from zeropp.generate.carry import SEAMS, carried, default_slots
+from zeropp.generate.events import NEAR
 from zeropp.generate.loop import alternate
 from zeropp.generate.request import Request, split_within
 from zeropp.ir.action import Action, Kind
@@ -24,9 +25,9 @@ _AS_FAST = 1.001
 
 
 def zeropp(request: Request) -> Schedule:
-    """The order of the seam that is asked for; where there is one unit, the better of both."""
-    if request.seam not in (None, "carry", "drain"):
-        raise ValueError(f"seam must be carry or drain, got {request.seam!r}")
+    """The order of the seam that is asked for; where there is one unit, the drained if faster."""
+    if request.seam not in (None, "drain", *SEAMS):
+        raise ValueError(f"seam must be {', '.join(SEAMS)} or drain, got {request.seam!r}")
     if not carries(request):
         return _drained(request)
     made = carried(request)
@@ -45,7 +46,7 @@ def _drained(request: Request) -> Schedule:
     2p + 1), and units smaller than P work.
     """
     if request.slots is not None:
-        raise ValueError("slots is a knob of seam carry; leave it out with seam drain")
+        raise ValueError("slots is a knob of carried seams; leave it out with seam drain")
     unit_size, placement = request.unit_size_or_ranks, request.placement()
     units = split_within(request.num_microbatches, unit_size)
 
@@ -84,7 +85,7 @@ def first_unit(request: Request) -> int:
 def fewest_units(request: Request) -> int:
     """At least so many units are made; see carry.py for how carried orders merge them."""
     V, B, U = request.num_chunks, request.num_microbatches, request.unit_size
-    if V == 1 or not carries(request):
+    if not carries(request) or (V == 1 and U is not None):
         return len(split_within(B, request.unit_size_or_ranks))
     if U is None:
         return 1
@@ -112,10 +113,15 @@ class Budget:
             if not math.isfinite(value) or value <= 0:
                 raise ValueError(f"{name} must be a finite number above 0, got {value}")
 
+    @property
+    def slots(self) -> int:
+        """How many slots it holds."""
+        return int(self.memory // self.slot)
+
 
 def within_budget(request: Request, budget: Budget) -> Schedule:
     """The best ZeroPP schedule within `budget`; a `unit_size` in the request is kept."""
-    total, slots = request.num_microbatches, int(budget.memory // budget.slot)
+    total, slots = request.num_microbatches, budget.slots
     # one, or each that cuts the batch into another number of units
     every = sorted({-(-total // parts) for parts in range(1, total + 1)})
     sizes = [request.unit_size] if request.unit_size else every

@@ -9,6 +9,7 @@ from types import MappingProxyType
 import zeropp.generate.blockwise as blockwise
 import zeropp.generate.dualpipe as dualpipe
 import zeropp.generate.loop as loop
+import zeropp.generate.timed_vee as timed_vee
 import zeropp.generate.vee as vee
 from zeropp.generate.request import Request
 from zeropp.ir.action import Kind
@@ -33,6 +34,7 @@ class Generator:
         fused: whether every B runs as one with its W.
         held: at most so many slots are in use on the first rank; None: all V x B, as in an order
             that never repeats.
+        enough: with so many slots it can always be made, where they are a knob.
         first_turn: at least so many micro-batches run in a chunk before the next chunk's first.
         fewest_units: at least so many scheduling units are made.
         by_times: whether `costs` change what is made.
@@ -47,6 +49,7 @@ class Generator:
     shape: Shape = Shape.LOOP
     fused: bool = False
     held: Count | None = None
+    enough: Count = lambda request: request.num_chunks
     first_turn: Count = lambda request: 1
     fewest_units: Count = lambda request: 1
     by_times: Callable[[Request], bool] = lambda request: False
@@ -149,6 +152,17 @@ _ALL = (
     _squeezed("zb-v", vee.zb_v, "no idle time within a rank's span, in 1F1B's memory; a vee"),
     _squeezed("v-half", vee.v_half, "half of 1F1B's memory and bubble; a vee"),
     _squeezed("v-min", vee.v_min, "a third of 1F1B's memory, two thirds of its bubble; a vee"),
+    Generator(
+        "vee",
+        timed_vee.timed_vee,
+        "any memory from V-Min's on, for the given times; a vee",
+        frozenset({"slots"}),
+        chunks=_TWO_CHUNKS,
+        shape=Shape.VEE,
+        held=timed_vee.default_slots,
+        enough=timed_vee.enough,
+        by_times=lambda request: True,
+    ),
     _alternating(
         "gis",
         "interleaved 1F1B with split backward: less bubble, P micro-batches' memory",

@@ -13,7 +13,7 @@ from random import Random
 from typing import NamedTuple
 
 from zeropp.costs import Costs, floor
-from zeropp.generate.carry import NEAR
+from zeropp.generate.events import NEAR
 from zeropp.ir.action import collector_paused
 from zeropp.ir.placement import in_blocks
 from zeropp.ir.precedence import predecessors
@@ -40,9 +40,10 @@ def refined(schedule: Schedule, costs: Costs, slots: int | None = None) -> Sched
             f"that; got {slots}"
         )
     work = _Work(schedule, costs)
-    goal = floor(schedule.placement, schedule.num_microbatches, costs) * NEAR
+    most = held if slots is None else slots
+    goal = floor(schedule.placement, schedule.num_microbatches, costs, most) * NEAR
     before = [list(block) for block in in_blocks(map(len, schedule.actions))]
-    after = _search(work, before, goal, held if slots is None else slots)
+    after = _search(work, before, goal, most)
     actions = tuple(tuple(work.actions[number] for number in order) for order in after)
     params = tuple(sorted((*schedule.params, ("refined", "yes"))))
     return replace(schedule, actions=actions, params=params)

@@ -23,6 +23,8 @@ class Request:
         seam: what happens between units; None: the generator's default.
         slots: most activations that a rank may hold; None: the generator's default.
         costs: durations of the stages, for generators that go by them; None: all equal, no P2P.
+        max_resident: most stages of a rank whose parameters are gathered at once, where gathers
+            take time; None: they stay.
 
     Raises:
         ValueError: a size below 1, U above B, or costs for another number of stages than P x V.
@@ -35,9 +37,17 @@ class Request:
     seam: str | None = None
     slots: int | None = None
     costs: Costs | None = None
+    max_resident: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("pp_size", "num_chunks", "num_microbatches", "unit_size", "slots"):
+        for name in (
+            "pp_size",
+            "num_chunks",
+            "num_microbatches",
+            "unit_size",
+            "slots",
+            "max_resident",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")

@@ -34,7 +34,7 @@ from zeropp.ir.placement import Shape
 from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule
 
-_INTERVAL = 6
+INTERVAL = 6
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class BuildingBlock:
 
     def slots(self, pp_size: int) -> int:
         """On every rank: 2P, 2 floor((P+2)/2) and 2 floor((P+4)/3) for down+up = 6, 3 and 2."""
-        return 4 + 2 * ((self.down + self.up) * (pp_size - 2) // _INTERVAL)
+        return 4 + 2 * ((self.down + self.up) * (pp_size - 2) // INTERVAL)
 
     def ticks(self, pp_size: int, rank: int) -> dict[tuple[Kind, int], int]:
         """When (kind, chunk) of micro-batch 0 runs on `rank`."""
@@ -69,7 +69,7 @@ class BuildingBlock:
 
         def order(rank: int) -> list[Action]:
             timed = {
-                Action(kind, placement.stage_of(rank, chunk), m): tick + _INTERVAL * m
+                Action(kind, placement.stage_of(rank, chunk), m): tick + INTERVAL * m
                 for (kind, chunk), tick in self.ticks(placement.pp_size, rank).items()
                 for m in range(request.num_microbatches)
             }

@@ -16,7 +16,8 @@ class Order:
     """U, micro-batches in a scheduling unit; without it, P, or the whole batch if that is less;
     auto: the best within the slots."""
     seam: str | None = None
-    """What happens between units of zeropp: carry (default) or drain."""
+    """What happens between units of zeropp: carry (default: strict, or eager where that is faster),
+    strict, eager or drain."""
     slots: int | Auto | None = None
     """Most activations, one chunk of one micro-batch each, on a rank; for schedules that have this
     knob or are refined."""

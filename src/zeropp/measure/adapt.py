@@ -1,7 +1,8 @@
 """Adapting while training: measured times make a new order, if it is worth the switch.
 
 Stages, sharding and memory stay as they are; the order of F, B and W changes, and with it the units
-of `zeropp`, which is made anew for the times. Other schedules are refined for them. Every rank
+of `zeropp`, which is made anew for the times. Other schedules are refined for them; a
+vee is also made anew. Every rank
 computes the same answer from the same times, and all switch between the same two steps.
 """
 
@@ -11,8 +12,8 @@ from itertools import product
 
 from zeropp.build import program_for
 from zeropp.costs import Costs
-from zeropp.generate import GENERATORS
-from zeropp.ir import Kind, Program
+from zeropp.generate import GENERATORS, Request
+from zeropp.ir import Kind, Program, Shape
 from zeropp.ir.schedule import peak_slots_per_rank
 from zeropp.measure.trace import StageTimes, gathered_costs
 from zeropp.plan import Plan
@@ -122,12 +123,15 @@ def better_order(plan: Plan, program: Program, costs: Costs) -> Switch | None:
 
 
 def _candidates(plan: Plan, program: Program, costs: Costs, slots: int) -> Iterator[Plan]:
+    P, B = plan.pp_size, plan.num_microbatches
     if "seam" not in GENERATORS[plan.schedule].options:
         yield replace(plan, refine=True, slots=slots, costs=costs)
+        vee = GENERATORS[plan.schedule].shape is Shape.VEE
+        if vee and slots >= GENERATORS["vee"].enough(Request(P, 2, B)):
+            yield replace(plan, schedule="vee", refine=True, slots=slots, costs=costs)
         return
-    P, B = plan.pp_size, plan.num_microbatches
     sizes = {size for size in (max(program.schedule.units), P, 2 * P - 1, B) if size <= B}
-    for seam, size in product(("carry", "drain"), sorted(sizes)):
+    for seam, size in product(("strict", "eager", "drain"), sorted(sizes)):
         if (plan.num_chunks - 1) * size < slots:
-            allowed = slots if seam == "carry" else None
+            allowed = None if seam == "drain" else slots
             yield replace(plan, seam=seam, unit_size=size, slots=allowed, costs=costs)

@@ -1,10 +1,11 @@
 """An order is a schedule and the moments of its collectives; and which orders are worth trying.
 
-    zeropp              U = P/2, P, 2P, ..., B; four sizes of slots; unit (1 or 2 resident), step
+    zeropp, carried     strict, eager; U = P/2, P, 2P, ..., B; four sizes of slots; unit (1 or 2
+                        resident), step
     zeropp, drained     U = P, 2P-1, B
     1f1b, interleaved   unit, step, and microbatch (ZeRO-3 as FSDP users know it)
     breadth-first       unit, step
-    zb-v, v-half        two chunks on a vee; unit, step
+    zb-v, v-half, vee   two chunks on a vee, vee in three sizes of slots; unit, step
 
 With P=1 there is nothing to pipeline: units of U micro-batches are plain FSDP for U=1, which
 gathers every stage for every micro-batch, and gather less often for larger U.
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 from itertools import product
 
 from zeropp import ir
-from zeropp.generate import GENERATORS, Generator
+from zeropp.generate import GENERATORS, Generator, Request
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.program import Policy
 
 _ONE_CHUNK, _CHUNKS, _VEES = ("1f1b",), ("interleaved-1f1b", "breadth-first"), ("zb-v", "v-half")
+_CARRIED = ("strict", "eager")
 _LARGE = 2_000  # micro-batches of all stages, from which on fewer orders are tried
 _When = tuple[Policy, int]
 
@@ -34,6 +36,11 @@ class Order(ir.Order):
     max_resident: int = 2
 
     @property
+    def gathered(self) -> int | None:
+        """How many stages of a rank are gathered at once, by units; None: that is not bounded."""
+        return self.max_resident if self.shard is Policy.UNIT else None
+
+    @property
     def generator(self) -> Generator:
         """What makes the schedule, and what is known of it."""
         return GENERATORS[self.schedule]
@@ -44,6 +51,7 @@ def orders(placement: Placement, batch: int) -> Iterator[Order]:
     P, V = placement.pp_size, placement.num_chunks
     if placement.shape is Shape.VEE:
         yield from (_named(name, when) for name in _VEES for when in _twice(V))
+        yield from _timed_vees(P, batch)
     elif P == 1:
         yield from _drained(_doubling(1, batch), V)
     else:
@@ -70,8 +78,17 @@ def _carried(P: int, V: int, batch: int) -> Iterator[Order]:
         lean, default = (V - 1) * U + P, (V - 1) * max(U, P) + 2 * P - 1
         wanted = (lean, default, default * 3 // 2, default * 3)[:: 2 if large else 1]
         enough = {min(slots, V * batch) for slots in wanted if min(slots, V * batch) > (V - 1) * U}
-        for slots, (shard, resident) in product(sorted(enough), _twice(V)):
-            yield Order("zeropp", U, "carry", slots, shard=shard, max_resident=resident)
+        for slots, seam, (shard, resident) in product(sorted(enough), _CARRIED, _twice(V)):
+            yield Order("zeropp", U, seam, slots, shard=shard, max_resident=resident)
+
+
+def _timed_vees(P: int, batch: int) -> Iterator[Order]:
+    """In V-Min's memory, in that of P micro-batches, and between."""
+    least = GENERATORS["vee"].enough(Request(P, 2, batch))
+    for slots, (shard, resident) in product(
+        sorted({least, (least + 2 * P) // 2, 2 * P}), _twice(2)
+    ):
+        yield Order("vee", slots=slots, shard=shard, max_resident=resident)
 
 
 def _twice(V: int) -> tuple[_When, ...]:

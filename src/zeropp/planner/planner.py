@@ -9,7 +9,7 @@ from zeropp.planner.layout import Layout
 from zeropp.planner.nearest import refuse
 from zeropp.planner.order import Order
 from zeropp.planner.plan_file import SavedPlan
-from zeropp.planner.predict import PREFETCH, Prediction, made_order, predict
+from zeropp.planner.predict import Prediction, made_order, predict
 from zeropp.planner.problem import Problem
 from zeropp.planner.search import Candidate, Counts, Search, Wanted
 from zeropp.planner.words import Rival, reasons
@@ -26,6 +26,7 @@ _PIPELINED = {
     "zeropp": "ZeroPP",
     "zb-v": "a vee",
     "v-half": "a vee",
+    "vee": "a vee",
 }
 _FAMILIES = (_PLAIN, _IN_UNITS, *dict.fromkeys(_PIPELINED.values()))
 
@@ -124,7 +125,6 @@ def plan_of(candidate: Candidate) -> Plan:
         num_microbatches=priced.num_microbatches,
         dp_shard=layout.dp_shard,
         dp_replicate=layout.dp_replicate,
-        prefetch=PREFETCH,
         split=priced.stages.split,
         recompute=layout.setting.recompute,
         costs=priced.made_for(candidate.order),

@@ -20,7 +20,6 @@ from zeropp.program.lowering import lower
 from zeropp.simulate import Report, simulate
 from zeropp.simulate.engine import run_program
 
-PREFETCH = 2  # actions ahead; `max_resident` bounds what it holds
 _MOST_ACTIONS = 30_000  # of one simulation in a search; about a second
 
 
@@ -94,7 +93,8 @@ def schedule_of(priced: Priced, order: Order, batch: int) -> Schedule:
     """The compute order for a batch, made for the layout's costs."""
     placement = priced.layout.placement
     sizes = placement.pp_size, placement.num_chunks, batch
-    return generate(order, *sizes, costs=priced.made_for(order))
+    costs = priced.made_for(order)
+    return generate(order, *sizes, costs=costs, max_resident=order.gathered)
 
 
 def predict(priced: Priced, order: Order, made: Made) -> Prediction:
@@ -104,7 +104,6 @@ def predict(priced: Priced, order: Order, made: Made) -> Prediction:
             schedule,
             order.shard,
             max_resident=order.max_resident,
-            prefetch=PREFETCH,
             expected=priced.costs.expected(schedule),
         )
         for schedule in made.schedules

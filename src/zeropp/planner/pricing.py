@@ -66,11 +66,14 @@ class Priced:
         """What the generator of `order` is asked for."""
         placement = self.layout.placement
         sizes = (placement.pp_size, placement.num_chunks, self.num_microbatches)
-        return Request(*sizes, order.unit_size, order.seam, order.slots)
+        knobs = (order.unit_size, order.seam, order.slots)
+        return Request(*sizes, *knobs, max_resident=order.gathered)
 
     def made_for(self, order: Order) -> Costs | None:
         """What an order is made for; None for the schedules that do not go by times."""
-        return self._slowest_hop if order.generator.by_times(self.request(order)) else None
+        if not order.generator.by_times(self.request(order)):
+            return None
+        return replace(self._slowest_hop, gather=self.costs.gather, reduce=self.costs.reduce)
 
     @cached_property
     def _slowest_hop(self) -> Costs:

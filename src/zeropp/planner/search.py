@@ -144,11 +144,17 @@ class Search:
             yield made_time_bound(priced, order, made), _Waiting(priced, order, made)
 
     def _make(self, priced: Priced, order: Order) -> Made:
-        alike = replace(order, shard=Policy.UNIT, max_resident=1)
+        alike = replace(order, shard=Policy.UNIT, max_resident=self._resident(priced, order))
         key = (priced.layout.placement, priced.layout.setting, alike)
         if key not in self._made:
             self._made[key] = made_order(priced, alike)
         return self._made[key]
+
+    def _resident(self, priced: Priced, order: Order) -> int:
+        """How many stages an order is made for; all, where it does not go by that."""
+        V = priced.layout.placement.num_chunks
+        by_times = order.generator.by_times(priced.request(order))
+        return min(order.gathered or V, V) if by_times else V
 
     def _predict(self, priced: Priced, order: Order) -> Prediction:
         key = (priced.layout, order)

@@ -7,6 +7,7 @@ from zeropp.ir.program import Recompute
 from zeropp.planner.problem import Problem
 from zeropp.planner.search import Candidate
 
+_HARDLY_ANY = 0.05  # of the compute: W's that fill no bubble
 _NONE_FITS = "no plan that fits was found within 1.5 times the step."
 
 
@@ -100,6 +101,13 @@ def _memory(problem: Problem, best: Candidate) -> str:
 
 
 def _cautions(best: Candidate) -> Iterator[str]:
+    costs = best.priced.costs
+    share = sum(costs.weight) / sum((*costs.forward, *costs.backward, *costs.weight))
+    if share < _HARDLY_ANY:
+        yield (
+            f"Splitting W from B pays nothing: W is {share:.1%} of the compute, as little as where "
+            "weights are frozen (LoRA)."
+        )
     if best.prediction.extended:
         yield "A shorter batch was simulated and extended by its last units."
     if not best.priced.stages.exact:

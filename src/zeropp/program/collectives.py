@@ -22,13 +22,15 @@ from zeropp.ir.schedule import Schedule
 Order = tuple[Action, ...]  # a rank's
 
 
-def shard(schedule: Schedule, policy: str, max_resident: int = 2, prefetch: int = 1) -> Program:
+def shard(
+    schedule: Schedule, policy: str, max_resident: int = 2, prefetch: int | None = None
+) -> Program:
     """The schedule with its collectives; `lower` explains the knobs."""
     if policy not in list(Policy):
         raise ValueError(f"shard must be one of {', '.join(Policy)}, got {policy!r}")
     if max_resident < 1:
         raise ValueError(f"max_resident must be at least 1, got {max_resident}")
-    if prefetch < 0:
+    if prefetch is not None and prefetch < 0:
         raise ValueError(f"prefetch must be 0 or more, got {prefetch}")
     chunks, B = schedule.placement.num_chunks, schedule.num_microbatches
     unit_of = [unit for unit, size in enumerate(schedule.units) for _ in range(size)]
@@ -42,13 +44,13 @@ def shard(schedule: Schedule, policy: str, max_resident: int = 2, prefetch: int 
     limit = min(residents, chunks)
     actions = []
     for order in schedule.actions:
-        uses = [_Gather(a.stage, i, i) for i, a in enumerate(order) if a.kind in NEEDS_PARAMETERS]
-        visits = uses if policy == Policy.MICROBATCH else _visits(uses, limit, prefetch)
-        actions.append(tuple(_insert(order, visits, _reduces(order, span_of))))
+        uses = [Visit(a.stage, i, i) for i, a in enumerate(order) if a.kind in NEEDS_PARAMETERS]
+        gathers = uses if policy == Policy.MICROBATCH else visits(uses, limit, prefetch)
+        actions.append(tuple(_insert(order, gathers, _reduces(order, span_of))))
     return Program(schedule, tuple(actions), str(policy), limit)
 
 
-class _Gather(NamedTuple):
+class Visit(NamedTuple):
     """Parameters of `stage` are gathered before action `first` and freed after action `last`."""
 
     stage: int
@@ -56,40 +58,44 @@ class _Gather(NamedTuple):
     last: int
 
 
-def _visits(uses: list[_Gather], limit: int, prefetch: int) -> Iterable[_Gather]:
-    """Visits of stages, keeping the `limit` stages that are needed soonest (Belady's rule)."""
+def visits(uses: Sequence[Visit], limit: int, prefetch: int | None = None) -> Iterable[Visit]:
+    """Visits of stages, keeping the `limit` stages that are needed soonest (Belady's rule).
+
+    `uses` has one for each action of a rank that needs parameters; `prefetch` bounds how many
+    actions ahead a gather is issued.
+    """
     later: dict[int, list[int]] = defaultdict(list)
     for use in reversed(uses):
         later[use.stage].append(use.first)
-    resident: dict[int, _Gather] = {}
-    visits: list[_Gather] = []
+    resident = dict[int, Visit]()
+    found = list[Visit]()
     for use in uses:
         later[use.stage].pop()
         if use.stage not in resident and len(resident) == limit:
             latest = max(resident, key=lambda stage: later[stage][-1])
-            visits.append(resident.pop(latest))
+            found.append(resident.pop(latest))
         first = resident.get(use.stage, use).first
-        resident[use.stage] = _Gather(use.stage, first, use.last)
+        resident[use.stage] = Visit(use.stage, first, use.last)
         if not later[use.stage]:
-            visits.append(resident.pop(use.stage))
-    return _prefetched(sorted(visits, key=attrgetter("first")), limit, prefetch)
+            found.append(resident.pop(use.stage))
+    return _prefetched(sorted(found, key=attrgetter("first")), limit, prefetch)
 
 
-def _prefetched(visits: list[_Gather], limit: int, prefetch: int) -> Iterator[_Gather]:
-    """Move each gather up to `prefetch` actions ahead, while fewer than `limit` are resident."""
+def _prefetched(found: list[Visit], limit: int, prefetch: int | None) -> Iterator[Visit]:
+    """Move each gather ahead, while fewer than `limit` are resident."""
     occupied: dict[int, int] = defaultdict(int)
     freed: dict[int, int] = defaultdict(lambda: -1)
-    for visit in visits:
+    for visit in found:
         for index in range(visit.first, visit.last + 1):
             occupied[index] += 1
-    for stage, first, last in visits:
-        earliest = max(first - prefetch, freed[stage] + 1, 0)
+    for stage, first, last in found:
+        earliest = max(0 if prefetch is None else first - prefetch, freed[stage] + 1, 0)
         start = first
         while start > earliest and occupied[start - 1] < limit:
             start -= 1
             occupied[start] += 1
         freed[stage] = last
-        yield _Gather(stage, start, last)
+        yield Visit(stage, start, last)
 
 
 def _reduces(order: Order, span_of: Sequence[int]) -> dict[int, int]:
@@ -101,7 +107,7 @@ def _reduces(order: Order, span_of: Sequence[int]) -> dict[int, int]:
     return {index: stage for (stage, _), index in last.items()}
 
 
-def _insert(order: Order, gathers: Iterable[_Gather], reduces: dict[int, int]) -> Iterator[Action]:
+def _insert(order: Order, gathers: Iterable[Visit], reduces: dict[int, int]) -> Iterator[Action]:
     before: dict[int, list[int]] = defaultdict(list)
     after: dict[int, list[int]] = defaultdict(list)
     for stage, first, last in gathers:

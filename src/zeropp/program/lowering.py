@@ -34,7 +34,7 @@ def lower(
     shard_policy: str | None = None,
     *,
     max_resident: int = 2,
-    prefetch: int = 1,
+    prefetch: int | None = None,
     expected: Timeline | None = None,
 ) -> Program:
     """The schedule with its collectives and its messages.
@@ -44,8 +44,8 @@ def lower(
         shard_policy: `unit`, `step` or `microbatch`; None: no collectives.
         max_resident: for `unit`, most stages of a rank whose parameters are gathered at once,
             those on their way included.
-        prefetch: for `unit` and `step`, how many compute actions before its first use a gather is
-            issued, as far as `max_resident` leaves room.
+        prefetch: for `unit` and `step`, most compute actions before its first use that a gather is
+            issued; None: as soon as `max_resident` leaves room.
         expected: of the schedule, as `Costs.expected` makes it; None: F, B and W are equal.
 
     Raises:

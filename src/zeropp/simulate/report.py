@@ -61,7 +61,8 @@ class Report:
         program: what was run.
         run: every span, and idle time by cause.
         memory: of each rank.
-        floor: the makespan that no schedule of the placement can beat, without collectives.
+        floor: the makespan that no schedule of the placement in the same slots can beat, without
+            collectives.
         peak_slots: for each rank, the most activations (one chunk of one micro-batch each).
         costs: what it was run for.
     """
@@ -176,11 +177,13 @@ def simulate(program: Program, costs: Costs) -> Report:
         DeadlockError: the program deadlocks.
     """
     schedule = program.schedule
-    bound = floor(schedule.placement, schedule.num_microbatches, costs)
+    peak_slots = peak_slots_per_rank(schedule)
+    most = max(peak_slots) if schedule.trains else None
+    bound = floor(schedule.placement, schedule.num_microbatches, costs, most)
     run = run_program(program, costs)
     ranks = range(schedule.placement.pp_size)
     memory = tuple(_memory_of(program, run, costs, rank) for rank in ranks)
-    return Report(program, run, memory, bound, peak_slots_per_rank(schedule), costs)
+    return Report(program, run, memory, bound, peak_slots, costs)
 
 
 _SAME = 1e-9  # of the makespan

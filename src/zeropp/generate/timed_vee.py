@@ -1,0 +1,148 @@
+"""A vee for any memory and any times: a building block's order of F and B, run by events.
+
+Building blocks that are repeated and squeezed (vee.py) hold P/3, P/2 or P micro-batches and are
+made for equal times. Here a block gives no more than the order of F and B on each rank, and a pass
+through the given times runs, whenever a rank is free, the first of the next few entries that is
+there and finds a slot, else the oldest W, unless something arrives before a share of it is over.
+
+Of the blocks those are tried whose memory comes nearest to `slots`, with all waits at their turns;
+of the best of them, several habits. The squeezed ones that fit compete as they are. Below a block's
+memory each slot costs about one F a step, which is the floor of that memory (costs/least.py).
+Source: derived here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice, product
+
+from zeropp.generate.events import IDLE, NEAR, NEVER, Choice, Outcome, Problem, Rule, run_pass
+from zeropp.generate.request import Request
+from zeropp.generate.strict import Habit
+from zeropp.generate.vee import INTERVAL, BuildingBlock, squeezed, v_half, v_min, zb_v
+from zeropp.ir.action import Kind
+from zeropp.ir.placement import Shape
+from zeropp.ir.schedule import Schedule
+from zeropp.ir.timeline import evaluate
+
+_FIRST = Habit(2, 1.0)
+_HABITS = tuple(
+    Habit(*pair) for pair in product((1, 2, 3, 4, 6), (0.5, 0.75, 1.0)) if pair != _FIRST
+)
+_WORK, _FEWEST_PASSES = 200_000, 12  # actions of all passes, about half a second
+_FINALISTS = 6  # blocks that are tried with every habit
+
+Sequences = list[list[int]]  # for each rank, its F's and B's
+
+
+def timed_vee(request: Request) -> Schedule:
+    """The best order found within `slots`, by default those of P micro-batches."""
+    slots, costs = default_slots(request), request.costs_or_equal
+    problem = Problem(request.placement(Shape.VEE), request.num_microbatches, costs, slots)
+    made = list(_squeezed(request, slots))
+    if (found := _search(problem)) is not None:
+        made.append(request.schedule("vee", found.order, Shape.VEE))
+    if not made:
+        raise ValueError(
+            f"slots: no order of the vee was found for {slots}; {enough(request)} are enough"
+        )
+    best = min(made, key=lambda one: evaluate(one, costs.duration, costs.latency).makespan)
+    return replace(best, name="vee", params=(("slots", str(slots)),))
+
+
+def default_slots(request: Request) -> int:
+    """As asked for, or those of 1F1B."""
+    return request.slots or 2 * request.pp_size
+
+
+def enough(request: Request) -> int:
+    """Those of V-Min, with which there is always an order."""
+    return v_min(request.pp_size).slots(request.pp_size)
+
+
+def _squeezed(request: Request, slots: int) -> Iterator[Schedule]:
+    """The published vees that fit."""
+    for block_of in (zb_v, v_half, v_min):
+        if block_of(request.pp_size).slots(request.pp_size) <= slots:
+            yield squeezed("vee", block_of, request)
+
+
+def _search(problem: Problem) -> Outcome | None:
+    """The best of all blocks with the first habit, and of the best blocks with the others."""
+    passes = max(_FEWEST_PASSES, _WORK // (3 * problem.pairs))
+    tried = [
+        (run_pass(problem, _follow(problem, order, _FIRST)), order)
+        for order in islice(_orders(problem), passes)
+    ]
+    ended = [(found, order) for found, order in tried if found is not None]
+    ended.sort(key=lambda pair: pair[0].makespan)
+    best = ended[0][0] if ended else None
+    others = product(ended[:_FINALISTS], _HABITS)
+    for (_, order), habit in islice(others, passes - len(tried)):
+        if best is None or best.makespan <= problem.floor * NEAR:
+            break
+        found = run_pass(problem, _follow(problem, order, habit), best.makespan - 1)
+        best = found or best
+    return best
+
+
+def _orders(problem: Problem) -> Iterator[Sequences]:
+    """Of the blocks of the three speeds whose memory comes nearest to the slots."""
+    P = problem.placement.pp_size
+    speeds = sorted(range(1, 6), key=lambda up: abs(BuildingBlock(1, up).slots(P) - problem.slots))
+    for up, at_first, at_last in product(speeds[:3], range(4), range(3)):
+        yield _sequences(problem, BuildingBlock(1, up, at_first, at_last))
+
+
+def _sequences(problem: Problem, block: BuildingBlock) -> Sequences:
+    """Each rank's F's and B's in the order of their ticks, the last first."""
+    placement, B = problem.placement, problem.num_microbatches
+    sequences = []
+    for rank in range(placement.pp_size):
+        timed = [
+            (tick + INTERVAL * m, placement.stage_of(rank, chunk) * B + m + own)
+            for (kind, chunk), tick in block.ticks(placement.pp_size, rank).items()
+            for own in [problem.pairs if kind is Kind.B else 0]
+            for m in range(B)
+        ]
+        sequences.append([number for _, number in sorted(timed, reverse=True)])
+    return sequences
+
+
+def _follow(problem: Problem, sequences: Sequences, habit: Habit) -> Rule:
+    """Run the first of the next `look` that is there, else a W."""
+    B, pairs, slots, look = problem.num_microbatches, problem.pairs, problem.slots, habit.look
+    worth_waiting = [habit.patience * time for time in problem.durations]
+
+    def start(arrivals: list[int]) -> Choice:
+        left = [list(sequence) for sequence in sequences]
+        waiting: list[list[int]] = [[] for _ in left]  # W's, in the order of their B's
+        held, freed = [0 for _ in left], [0 for _ in left]
+
+        def choose(rank: int, now: int) -> tuple[int, int]:
+            todo, soon, blocked = left[rank], NEVER, False
+            full = held[rank] - freed[rank] >= slots
+            last = len(todo) - 1
+            for at in range(last, max(-1, last - look), -1):
+                number = todo[at]
+                arrival = arrivals[number]
+                if full and number < pairs:
+                    blocked = blocked or (at == last and arrival <= now)
+                elif arrival <= now:
+                    del todo[at]
+                    if number < pairs:
+                        held[rank] += 1
+                    else:
+                        waiting[rank].append(number + pairs)
+                    return number, now
+                elif arrival < soon:
+                    soon = arrival
+            if freed[rank] < len(waiting[rank]):
+                weight = waiting[rank][freed[rank]]
+                if blocked or soon - now >= worth_waiting[weight // B]:
+                    freed[rank] += 1
+                    return weight, now
+            return IDLE, soon
+
+        return choose
+
+    return start
