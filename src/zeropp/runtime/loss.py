@@ -14,13 +14,8 @@ _IGNORED = -100  # the `ignore_index` of torch's losses
 
 
 class Loss:
-    """`loss_fn` as the last stage calls it.
-
-    Args:
-        loss_fn: `loss_fn(*outputs, targets)`, a sum.
-
-    Raises:
-        ValueError: a module with parameters to train, which belong into a block.
+    """`loss_fn(*outputs, targets)`, a sum, as the last stage calls it; ValueError for a module
+    with parameters to train, which belong into a block.
     """
 
     def __init__(self, loss_fn: LossFn) -> None:
@@ -34,11 +29,7 @@ class Loss:
         self._loss_fn, self._tested = loss_fn, False
 
     def __call__(self, targets: Nested, outputs: Tensors) -> Tensors:
-        """The loss in fp32, with its graph.
-
-        Raises:
-            ValueError: the first time, where `loss_fn` gives a mean.
-        """
+        """In fp32, with its graph; ValueError, the first time, where `loss_fn` gives a mean."""
         loss = self._loss_fn(*outputs, targets)
         if not self._tested and torch.is_grad_enabled():
             self._tested = True
