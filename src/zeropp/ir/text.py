@@ -26,6 +26,7 @@ from zeropp.ir.program import Policy, Program, Recompute
 from zeropp.ir.schedule import Schedule
 
 _ACTION = re.compile(r"(\d{1,18})([A-Z_]+)(\d{0,18})")
+_DIGITS = 7  # of a size
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _SCHEDULE, _PROGRAM = "zeropp schedule", "zeropp program"
 
@@ -163,6 +164,7 @@ def _integers(field: str, text: str) -> tuple[int, ...]:
 
 
 def _integer(field: str, text: str) -> int:
-    if not text.isdecimal() or len(text) > 18:
-        raise ValueError(f"{field} must be a whole number, got {text[:60]!r}")
+    if not text.isdecimal() or len(text) > _DIGITS:
+        wanted = f"a whole number of at most {_DIGITS} digits"
+        raise ValueError(f"{field} must be {wanted}, got {text[:60]!r}")
     return int(text)

@@ -17,11 +17,10 @@ from zeropp.ir.action import (
     collector_paused,
 )
 from zeropp.ir.cause import Cause
-from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import peak_slots_per_rank
 from zeropp.ir.timeline import Timeline
-from zeropp.simulate.engine import Run, run_program
+from zeropp.simulate.engine import Run, boundary_of, run_program
 
 
 class Category(StrEnum):
