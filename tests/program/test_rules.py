@@ -176,8 +176,7 @@ def test_a_message_goes_from_rank_to_rank() -> None:
     program = parse(text.replace("0F0 1F0", "1RECV_F0 0F0 0SEND_F0 1F0"))
     assert isinstance(program, Program)
     assert [violation.message for violation in verify(program)] == [
-        f"{action} belongs nowhere: it names a stage or a link that is not there, or what is not "
-        "sharded"
+        f"{action} is between stages that do not both exist, or are on one rank"
         for action in ("1RECV_F0", "0SEND_F0")
     ]
 

@@ -27,6 +27,7 @@ class Links:
     """Of one schedule, and of its programs; -1 stands for none.
 
     Attributes:
+        schedule: whose they are.
         size: N; `sends`, `receives`, `sharding` and `end` are 3 N, 5 N, 7 N and 10 N.
         own: for each F, B and W, the action of the same stage that it follows.
         source: for each F, B and W, the action of another stage whose output it takes.
@@ -35,7 +36,7 @@ class Links:
     """
 
     def __init__(self, schedule: Schedule) -> None:
-        placement, self._schedule = schedule.placement, schedule
+        placement, self.schedule = schedule.placement, schedule
         self._batch = schedule.num_microbatches
         self.size = size = placement.num_stages * self._batch
         self.sends, self.receives, self.sharding, self.end = (n * size for n in (3, 5, 7, 10))
@@ -71,4 +72,4 @@ class Links:
         """What a number stands for that is no collective's."""
         row, m = divmod(number, self._batch)
         kind, stage, _ = self._rows[row]
-        return self._schedule.backward_of(stage, m) if kind is _B else Action(kind, stage, m)
+        return self.schedule.backward_of(stage, m) if kind is _B else Action(kind, stage, m)

@@ -18,7 +18,9 @@ Finding = tuple[str, int | None, int | None, str]
 Orders = Sequence[Sequence[Action]]
 Numbers = Sequence[Sequence[int]]  # the same, as `Links` numbers them
 _AROUND = 4  # actions shown on either side
-_NOWHERE = "nowhere: it names a stage or a link that is not there, or what is not sharded"
+_NOWHERE = dict.fromkeys(Kind, "is between stages that do not both exist, or are on one rank")
+_NOWHERE |= dict.fromkeys(COMPUTE, "names a stage that does not exist")
+_NOWHERE |= dict.fromkeys(SHARDING, "names no stage that exists, or is in what is not sharded")
 _UNSHARD, _RESHARD, _REDUCE = Kind.UNSHARD, Kind.RESHARD, Kind.REDUCE
 
 
@@ -77,7 +79,7 @@ def verify(subject: Schedule | Program, slots: int | None = None) -> tuple[Viola
     if not found:
         links = Links(schedule)
         orders = list(map(links.numbers, subject.actions))
-        found = list(_complete(schedule, program, links, orders))
+        found = list(_complete(program, links, orders))
     if not found:
         found = [*_precedence(program, links, orders), *_slots(schedule, slots)]
         if program is not None:
@@ -119,19 +121,17 @@ def _placed(schedule: Schedule, program: Program | None) -> Iterator[Finding]:
         for position, (kind, stage, m) in enumerate(order):
             home = homes.get((kind, stage))
             if home != rank:
-                where = f"on rank {home}" if home is not None else _NOWHERE
-                yield "complete", rank, position, f"belongs {where}"
+                wrong = _NOWHERE[kind] if home is None else f"belongs on rank {home}"
+                yield "complete", rank, position, wrong
             elif m not in batches[kind]:
                 yield "complete", rank, position, "names no micro-batch of the batch"
 
 
-def _complete(
-    schedule: Schedule, program: Program | None, links: Links, orders: Numbers
-) -> Iterator[Finding]:
+def _complete(program: Program | None, links: Links, orders: Numbers) -> Iterator[Finding]:
     """Every F, every B and W or BW, every SEND and RECV runs exactly once."""
-    size, trains = links.size, schedule.trains
+    size, trains = links.size, links.schedule.trains
     expected = [True] * size + [trains] * (2 * size)
-    for number in links.numbers(Action(Kind.W, *where) for where in schedule.fused):
+    for number in links.numbers(Action(Kind.W, *where) for where in links.schedule.fused):
         expected[number] = False
     if program is not None:
         crosses = [channel >= 0 for channel in links.channel[: 2 * size]]
@@ -142,26 +142,27 @@ def _complete(
     wrong = [number for number, once in enumerate(expected) if count[number] != once]
     last = {number: at for order in orders for at, number in enumerate(order)} if wrong else {}
     for number in wrong:
-        action, rest = links.action(number), "once" if expected[number] else "beside a BW"
-        ran = f"runs {count[number]} times, not {rest}"
-        rank = schedule.placement.rank_of(action.stage)
-        yield "complete", rank, last.get(number), ran if number in last else f"{action} {ran}"
+        action, wanted = links.action(number), "once" if expected[number] else "beside a BW"
+        ran = f"runs {count[number]} times, not {wanted}"
+        ran = ran if number in last else f"{action} {ran}"
+        rank = links.schedule.placement.rank_of(action.stage)
+        yield "complete", rank, last.get(number), ran
 
 
 def _precedence(program: Program | None, links: Links, orders: Numbers) -> Iterator[Finding]:
     """On its rank, an action follows those it needs: what makes or brings its input above all."""
-    brought = [n + links.receives if program else -1 for n in range(links.sends)]
-    inputs = zip(links.channel, links.source, brought, strict=True)
+    brought = links.receives if program else -links.end  # what is below 0 is none
+    inputs = enumerate(zip(links.channel, links.source, strict=True))
+    made = [source if channel < 0 else brought + n for n, (channel, source) in inputs]
     own = links.own + links.source[: 2 * links.size] + [-1] * links.receives
-    made = [source if channel < 0 else receive for channel, source, receive in inputs]
     made += [-1] * links.sharding
     done = bytearray(links.end)
     for rank, order in enumerate(orders):
-        for position, number in enumerate(order):
-            for needed in (own[number], made[number]):
-                if needed >= 0 and not done[needed]:
-                    message = f"comes before {links.action(needed)}, which it needs"
-                    yield "precedence", rank, position, message
+        for at, number in enumerate(order):
+            for need in (own[number], made[number]):
+                if need >= 0 and not done[need]:
+                    needed = f"comes before {links.action(need)}, which it needs"
+                    yield "precedence", rank, at, needed
             done[number] = True
 
 
