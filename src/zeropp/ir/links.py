@@ -55,13 +55,16 @@ class Links:
         inputs = [incoming(row, placement) for row in rows]
         used = [receive and channel_of(receive, placement) for receive in inputs]
         self.channels = sorted({channel for channel in used if channel})
-        place = {channel: index for index, channel in enumerate(self.channels)}
-        self.channel = [place.get(c, -1) if c else -1 for c in used for _ in range(self._batch)]
+        places = [self.channels.index(channel) if channel else -1 for channel in used]
+        self.channel = [place for place in places for _ in range(self._batch)]
 
     def _each(self, of_rows: Iterable[Action | None]) -> list[int]:
         """The numbers for every micro-batch, from the actions for micro-batch 0."""
-        firsts = (self.numbers([action])[0] if action else -1 for action in of_rows)
-        return [first + m if first >= 0 else -1 for first in firsts for m in range(self._batch)]
+        found: list[int] = []
+        for action in of_rows:
+            first = -1 if action is None else self.numbers([action])[0]
+            found += [-1] * self._batch if first < 0 else range(first, first + self._batch)
+        return found
 
     def numbers(self, order: Iterable[Action]) -> list[int]:
         """Of actions that exist, such as a rank's."""

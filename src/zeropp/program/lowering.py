@@ -58,7 +58,8 @@ def lower(
     else:
         program = shard(schedule, shard_policy, max_resident, prefetch)
     if expected is None:
-        expected = evaluate(schedule, lambda action: 1.0 + (action.kind is Kind.BW), MOMENT)
+        times = dict.fromkeys(COMPUTE, 1.0) | {Kind.BW: 2.0}
+        expected = evaluate(schedule, lambda action: times[action.kind], MOMENT)
     pairs = zip(program.actions, _receives(expected, Links(schedule)), strict=True)
     actions = tuple(tuple(_insert(*pair, schedule.placement)) for pair in pairs)
     return replace(program, actions=actions)

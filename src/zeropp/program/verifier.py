@@ -151,16 +151,16 @@ def _complete(program: Program | None, links: Links, orders: Numbers) -> Iterato
 
 def _precedence(program: Program | None, links: Links, orders: Numbers) -> Iterator[Finding]:
     """On its rank, an action follows those it needs: what makes or brings its input above all."""
-    brought = links.receives if program else -links.end  # what is below 0 is none
     inputs = enumerate(zip(links.channel, links.source, strict=True))
-    made = [source if channel < 0 else brought + n for n, (channel, source) in inputs]
-    own = links.own + links.source[: 2 * links.size] + [-1] * links.receives
+    brought = links.receives if program else -links.end
+    made = [source if channel < 0 else max(-1, brought + n) for n, (channel, source) in inputs]
     made += [-1] * links.sharding
-    done = bytearray(links.end)
+    own = links.own + links.source[: 2 * links.size] + [-1] * links.receives
+    done = bytearray(links.end) + b"\1"  # at -1, which is none
     for rank, order in enumerate(orders):
         for at, number in enumerate(order):
-            for need in (own[number], made[number]):
-                if need >= 0 and not done[need]:
+            if not (done[own[number]] and done[made[number]]):
+                for need in (n for n in (own[number], made[number]) if not done[n]):
                     needed = f"comes before {links.action(need)}, which it needs"
                     yield "precedence", rank, at, needed
             done[number] = True
@@ -248,11 +248,11 @@ def _stuck(
     links: Links, orders: Numbers, run: Numbers, awaits: Sequence[int], where: str
 ) -> Iterator[Finding]:
     """Where the ranks that run `run` block, if an action waits for what `awaits` says of it."""
-    done = bytearray(links.end)
+    done = bytearray(links.end) + b"\1"  # at -1, which is none
 
     def attempt(rank: int, number: int) -> int | None:
         awaited = awaits[number]
-        if awaited >= 0 and not done[awaited]:
+        if not done[awaited]:
             return awaited
         done[number] = 1
         return None

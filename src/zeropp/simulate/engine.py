@@ -72,39 +72,41 @@ class _Engine:
     def __init__(self, program: Program, costs: Costs) -> None:
         self.program, self.costs = program, costs
         self.links = links = Links(program.schedule)
+        self.sends, self.receives, self.sharding = links.sends, links.receives, links.sharding
         self.clocks = list(map(_Clocks, program.actions))
         self.batch = program.schedule.num_microbatches
         self.duration, self.transfer = self._durations(), self._transfers()
-        self.channel = [0.0 for _ in links.channels]  # is busy until
+        self.busy = [0.0 for _ in links.channels]  # until
         self.posted, self.arrived = ([NEVER] * (2 * links.size) for _ in range(2))  # messages
         self.gathered = [(0.0, _GATHER)] * program.placement.num_stages  # and why not before
 
     def _durations(self) -> list[float]:
         """Of every F, B and W."""
-        found = [NEVER] * self.links.sends
-        for order in self.program.schedule.actions:
-            for action, number in zip(order, self.links.numbers(order), strict=True):
-                found[number] = self.costs.duration(action)
+        stages = range(self.program.placement.num_stages)
+        rows = (Action(kind, stage) for kind in (Kind.F, Kind.B, Kind.W) for stage in stages)
+        found = [d for row in rows for d in [self.costs.duration(row)] * self.batch]
+        for where in self.program.schedule.fused:
+            fused = Action(Kind.BW, *where)
+            found[self.links.numbers([fused])[0]] = self.costs.duration(fused)
         return found
 
     def _transfers(self) -> list[float]:
         """Of every message."""
-        firsts = range(self.links.sends, self.links.receives, self.batch)
-        boundaries = (boundary_of(self.links.action(number)) for number in firsts)
-        return [self.costs.transfer[boundary] for boundary in boundaries for _ in range(self.batch)]
+        rows = map(self.links.action, range(self.sends, self.receives, self.batch))
+        return [t for row in rows for t in [self.costs.transfer[boundary_of(row)]] * self.batch]
 
     def attempt(self, rank: int, number: int) -> int | None:
-        clocks, links = self.clocks[rank], self.links
-        if number < links.sends:
+        clocks = self.clocks[rank]
+        if number < self.sends:
             return self._compute(clocks, number)
-        if number < links.receives:
-            return self._send(clocks, number - links.sends)
-        if number < links.sharding:
-            self.posted[number - links.receives] = clocks.compute
+        if number < self.receives:
+            return self._send(clocks, number - self.sends)
+        if number < self.sharding:
+            self.posted[number - self.receives] = clocks.compute
             clocks.posting += self.costs.host  # after the SENDs of its moment
             next(clocks.rest)
         else:
-            self._collect(clocks, number % links.size // self.batch)
+            self._collect(clocks, number % self.links.size // self.batch)
         return None
 
     def _compute(self, clocks: _Clocks, number: int) -> int | None:
@@ -112,7 +114,7 @@ class _Engine:
         if self.links.channel[number] >= 0:
             arrived = self.arrived[number]
             if arrived < 0:
-                return self.links.sends + number
+                return self.sends + number
             if arrived > free:
                 ready = arrived
                 clocks.idle[clocks.waits] += ready - free
@@ -133,12 +135,12 @@ class _Engine:
     def _send(self, clocks: _Clocks, message: int) -> int | None:
         posted = self.posted[message]
         if posted < 0:
-            return self.links.receives + message
+            return self.receives + message
         channel = self.links.channel[message]
         clocks.compute += self.costs.host
         clocks.idle[_HOST] += self.costs.host
-        start = max(clocks.compute, posted, self.channel[channel])
-        self.channel[channel] = sent = start + self.transfer[message]
+        start = max(clocks.compute, posted, self.busy[channel])
+        self.busy[channel] = sent = start + self.transfer[message]
         self.arrived[message] = arrival = sent + self.costs.latency
         clocks.spans.append(Span(next(clocks.rest), start, arrival))
         return None
