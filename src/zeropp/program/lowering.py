@@ -71,12 +71,12 @@ def _receives(expected: Timeline, links: Links) -> list[_Posts]:
     receivers = [channel.destination for channel in links.channels]
     messages = {made: n for n, made in enumerate(links.source) if links.channel[n] >= 0}
     posts: list[list[tuple[int, int]]] = [[] for _ in receivers]
-    every = list(chain.from_iterable(expected.spans))
-    numbers = links.numbers(span.action for span in every)
-    for number, span in zip(reversed(numbers), reversed(every), strict=True):
+    numbers = links.numbers(span.action for span in chain.from_iterable(expected.spans))
+    when = list(chain.from_iterable(ends))
+    for number, end in zip(reversed(numbers), reversed(when), strict=True):
         if (message := messages.get(number)) is not None:
             channel = links.channel[message]
-            position = bisect_right(ends[receivers[channel]], span.end)
+            position = bisect_right(ends[receivers[channel]], end)
             if later := posts[channel]:
                 position = min(position, later[-1][0])  # no RECV after one that is sent later
             later.append((position, message))

@@ -73,6 +73,7 @@ class _Engine:
         self.program, self.costs = program, costs
         self.links = links = Links(program.schedule)
         self.sends, self.receives, self.sharding = links.sends, links.receives, links.sharding
+        self.size, self.channel = links.size, links.channel
         self.clocks = list(map(_Clocks, program.actions))
         self.batch = program.schedule.num_microbatches
         self.duration, self.transfer = self._durations(), self._transfers()
@@ -106,21 +107,21 @@ class _Engine:
             clocks.posting += self.costs.host  # after the SENDs of its moment
             next(clocks.rest)
         else:
-            self._collect(clocks, number % self.links.size // self.batch)
+            self._collect(clocks, number % self.size // self.batch)
         return None
 
     def _compute(self, clocks: _Clocks, number: int) -> int | None:
         free = ready = clocks.compute + clocks.posting
-        if self.links.channel[number] >= 0:
+        if self.channel[number] >= 0:
             arrived = self.arrived[number]
             if arrived < 0:
                 return self.sends + number
             if arrived > free:
                 ready = arrived
                 clocks.idle[clocks.waits] += ready - free
-        start, size = ready, self.links.size
-        if number < 2 * size:  # F and B need parameters
-            gathered, cause = self.gathered[number % size // self.batch]
+        start = ready
+        if number < 2 * self.size:  # F and B need parameters
+            gathered, cause = self.gathered[number % self.size // self.batch]
             if gathered > ready:
                 start = gathered
                 clocks.idle[cause] += start - ready
@@ -136,9 +137,10 @@ class _Engine:
         posted = self.posted[message]
         if posted < 0:
             return self.receives + message
-        channel = self.links.channel[message]
-        clocks.compute += self.costs.host
-        clocks.idle[_HOST] += self.costs.host
+        channel = self.channel[message]
+        if self.costs.host:
+            clocks.compute += self.costs.host
+            clocks.idle[_HOST] += self.costs.host
         start = max(clocks.compute, posted, self.busy[channel])
         self.busy[channel] = sent = start + self.transfer[message]
         self.arrived[message] = arrival = sent + self.costs.latency
