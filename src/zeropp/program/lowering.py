@@ -72,8 +72,7 @@ def _receives(expected: Timeline, links: Links) -> list[_Posts]:
     messages = {made: n for n, made in enumerate(links.source) if links.channel[n] >= 0}
     posts: list[list[tuple[int, int]]] = [[] for _ in receivers]
     numbers = links.numbers(span.action for span in chain.from_iterable(expected.spans))
-    when = list(chain.from_iterable(ends))
-    for number, end in zip(reversed(numbers), reversed(when), strict=True):
+    for number, end in zip(reversed(numbers), reversed([*chain(*ends)]), strict=True):
         if (message := messages.get(number)) is not None:
             channel = links.channel[message]
             position = bisect_right(ends[receivers[channel]], end)

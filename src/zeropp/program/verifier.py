@@ -160,9 +160,8 @@ def _precedence(program: Program | None, links: Links, orders: Numbers) -> Itera
     for rank, order in enumerate(orders):
         for at, number in enumerate(order):
             if not (done[own[number]] and done[made[number]]):
-                for need in (n for n in (own[number], made[number]) if not done[n]):
-                    needed = f"comes before {links.action(need)}, which it needs"
-                    yield "precedence", rank, at, needed
+                needed = links.action(made[number] if done[own[number]] else own[number])
+                yield "precedence", rank, at, f"comes before {needed}, which it needs"
             done[number] = True
 
 
@@ -191,9 +190,8 @@ def _channels(links: Links, orders: Numbers) -> Iterator[Finding]:
 
 def _sharding(program: Program) -> Iterator[Finding]:
     """F, B and BW find their stage gathered, within the limit of stages; every gradient is reduced.
-
-    No stage stays gathered after the step, or the next would compute with its old parameters; and
-    none is reduced before it is gathered at all, as FSDP2 knows no full parameter earlier.
+    No stage stays gathered after the step, or the next would compute with its old parameters; none
+    is reduced before it is gathered at all, as FSDP2 knows no full parameter earlier.
     """
     if program.shard is None:
         return
