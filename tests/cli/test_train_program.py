@@ -96,7 +96,7 @@ def test_an_unsound_program_is_refused_with_its_place(
 ) -> None:
     edit(program, "3F0 1RECV_F2 3B0", "3B0 1RECV_F2 3F0")
     line = refused(program, capsys)
-    assert "rank 1, position 2: 3B0 comes before 3F0" in line
+    assert "rank 1, position 10: 3B0 comes before 3F0" in line
 
 
 def test_a_program_without_collectives_cannot_be_sharded(

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zeropp.generate import generate
-from zeropp.ir import Order, Schedule, format_program, format_schedule, parse
-from zeropp.program import lower, verify
+from zeropp.ir import Order, Program, Schedule, format_program, format_schedule, parse
+from zeropp.program import lower, verify, warnings
 
 MADE = [generate(Order(name), 2, 2, 4) for name in ("zeropp", "zb-v", "interleaved-1f1b")]
 TEXTS = [
@@ -18,6 +18,7 @@ TEXTS = [
 ]
 NUMBERS = ["0", "1", "2", "7", "99", "9999999999", "-1", "10" * 40]
 WORDS = [*TEXTS[3].split(), "9SEND_F0", "3SEND_F0", "0SEND_B1", "9UNSHARD", "77F3", "none", ":"]
+KEYS = [line.split(":")[0] for line in TEXTS[4].splitlines()[1:]] + ["split", "recompute"]
 Change = Callable[[list[str], int], None]
 
 
@@ -72,7 +73,10 @@ def answered(text: str) -> None:
         return
     found = verify(subject)
     if not found and isinstance(subject, Schedule):
-        found = verify(lower(subject))
+        subject = lower(subject)
+        found = verify(subject)
+    if not found and isinstance(subject, Program):
+        found = warnings(subject)
     assert all(map(str, found))
     assert time.monotonic() - start < 20
 
@@ -97,12 +101,31 @@ def test_no_program_at_all_is_answered(text: str) -> None:
     answered("zeropp program\n" + text)
 
 
-@pytest.mark.parametrize("key", ["pp_size", "num_chunks", "units", "max_resident"])
-@pytest.mark.parametrize("number", NUMBERS)
-def test_a_header_of_any_number_is_answered(key: str, number: str) -> None:
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", [*NUMBERS, "", "1 1 1 1", "9" * 7, "1 1 1 9999999", "banana"])
+def test_a_header_of_any_value_is_answered(key: str, value: str) -> None:
     for text in TEXTS:
-        lines = [f"{key}: {number}" if ln.startswith(f"{key}:") else ln for ln in text.splitlines()]
-        answered("\n".join(lines))
+        lines = [ln for ln in text.splitlines() if not ln.startswith(f"{key}:")]
+        answered("\n".join([lines[0], f"{key}: {value}", *lines[1:]]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("shard", "banana"),
+        ("recompute", "all"),
+        ("max_resident", "0"),
+        ("max_resident", "99999999"),
+        ("split", "1 1 1 99999999"),
+        ("pp_size", "99999999"),
+        ("num_chunks", "9999999"),
+        ("units", "9999999"),
+    ],
+)
+def test_what_no_header_can_mean_is_refused_by_its_name(field: str, value: str) -> None:
+    lines = [ln for ln in TEXTS[4].splitlines() if not ln.startswith(f"{field}:")]
+    with pytest.raises(ValueError, match=field):
+        parse("\n".join([lines[0], f"{field}: {value}", *lines[1:]]))
 
 
 def test_many_wrong_actions_are_told_soon() -> None:

@@ -4,11 +4,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from zeropp.generate import generate
 from zeropp.ir import Action, Kind, Order, Program, Schedule, format_program, parse
+from zeropp.program import warnings
 from zeropp.program.lowering import forward_only, forward_only_program, lower
 from zeropp.program.verifier import (
     InvalidProgramError,
@@ -134,23 +136,94 @@ def test_residency() -> None:
     assert rules(replace(lower(SCHEDULE, "step"), max_resident=1)) == {"residency"}
 
 
-def test_economy() -> None:
-    reduce = Action(Kind.REDUCE, 2)
-    assert "economy" in rules(edited(0, lambda order: order.insert(order.index(reduce), reduce)))
-    twice = Action(Kind.UNSHARD, 0)
-    assert "economy" in rules(edited(0, lambda order: order.insert(0, twice)))
+def test_gathered_stages_are_freed_and_known_before_they_are_reduced() -> None:
+    def never_freed(order: list[Action]) -> None:
+        order.remove(Action(Kind.RESHARD, 2))
 
+    def reduced_first(order: list[Action]) -> None:
+        order.insert(0, Action(Kind.REDUCE, 2))
+
+    at_once = lower(SCHEDULE, "step", max_resident=2)
+    assert rules(edited(0, never_freed, at_once)) == {"residency"}
+    assert rules(edited(0, reduced_first)) == {"residency"}
+
+
+def test_every_gradient_is_reduced() -> None:
     def never_reduced(order: list[Action]) -> None:
         order.reverse()
         order.remove(Action(Kind.REDUCE, 0))
         order.reverse()
 
-    assert "economy" in rules(edited(0, never_reduced))
+    assert rules(edited(0, never_reduced)) == {"reduced"}
+
+
+@pytest.mark.parametrize("message", ["0SEND_F1", "1RECV_F1", "0SEND_F1 1RECV_F1"])
+def test_a_message_comes_once(message: str) -> None:
+    program = lower(generate(Order("1f1b"), 2, 1, 4))
+    for one in message.split():
+        action = Action(Kind[one[1:-1]], int(one[0]), 1)
+        program = edited(
+            action.stage, lambda order, a=action: order.insert(order.index(a), a), program
+        )
+    found = verify(program)
+    assert {violation.message for violation in found} == {
+        f"{one} runs 2 times, not once" for one in message.split()
+    }
+
+
+def test_a_message_goes_from_rank_to_rank() -> None:
+    text = format_program(lower(generate(Order("breadth-first"), 1, 2, 1)))
+    program = parse(text.replace("0F0 1F0", "1RECV_F0 0F0 0SEND_F0 1F0"))
+    assert isinstance(program, Program)
+    assert [violation.message for violation in verify(program)] == [
+        f"{action} is between stages that do not both exist, or are on one rank"
+        for action in ("1RECV_F0", "0SEND_F0")
+    ]
+
+
+def test_collectives_are_of_the_ranks_own_stages_and_of_a_program_that_is_sharded() -> None:
+    gathers = Action(Kind.UNSHARD, 1)
+    assert rules(edited(0, lambda order: order.insert(0, gathers))) == {"complete"}
+    bare = lower(SCHEDULE)
+    assert rules(edited(1, lambda order: order.insert(0, gathers), bare)) == {"complete"}
+
+
+@pytest.mark.parametrize(
+    "change", [{"shard": "banana"}, {"max_resident": 0}, {"split": (1, 1, 1, 0)}]
+)
+def test_headers_are_checked(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{next(iter(change))} must"):
+        replace(PROGRAM, **change)
+
+
+WASTE: dict[str, Callable[[list[Action]], None]] = {
+    "gathers a stage that is gathered": lambda order: order.insert(0, Action(Kind.UNSHARD, 0)),
+    "frees a stage that is not gathered": lambda order: order.insert(0, Action(Kind.RESHARD, 0)),
+    "frees a stage that nothing used": lambda order: order.extend(
+        [Action(Kind.UNSHARD, 0), Action(Kind.RESHARD, 0)]
+    ),
+    "reduces no new gradient": lambda order: order.append(Action(Kind.REDUCE, 2)),
+}
+
+
+@pytest.mark.parametrize("waste", WASTE)
+def test_waste_is_sound_and_warned_of(waste: str) -> None:
+    program = require_valid(edited(0, WASTE[waste]))
+    (found,) = warnings(program)
+    assert found.rule == "economy"
+    assert found.message.endswith(waste)
+
+
+def test_what_hangs_where_sends_block_and_receives_hold_at_once_is_said() -> None:
+    assert warnings(lower(generate(Order("1f1b"), 2, 1, 4))) == ()
+    (found,) = warnings(lower(generate(Order("v-half"), 2, 2, 4)))
+    assert (found.rule, found.rank) == ("rendezvous", 0)
+    assert found.message.startswith("0SEND_F1 waits for ever for 1RECV_F1 where sends block and")
 
 
 def test_errors_list_the_violations() -> None:
-    with pytest.raises(InvalidProgramError, match=r"economy: rank 0, position 1: 0UNSHARD"):
-        require_valid(edited(0, lambda order: order.insert(0, Action(Kind.UNSHARD, 0))))
+    with pytest.raises(InvalidProgramError, match=r"complete: rank 0, position 0: 1UNSHARD"):
+        require_valid(edited(0, lambda order: order.insert(0, Action(Kind.UNSHARD, 1))))
 
 
 @pytest.mark.parametrize("policy", [None, "unit", "step", "microbatch"])

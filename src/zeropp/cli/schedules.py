@@ -25,7 +25,7 @@ from zeropp.ir import (
 )
 from zeropp.ir.files import check_output, write_text
 from zeropp.ir.numbers import Amount, Count, Positive, Size
-from zeropp.program import Policy, lower, require_valid, verify
+from zeropp.program import Policy, lower, require_valid, verify, warnings
 
 _OF_SCHEDULES = {field.name for field in fields(Order)} - {"schedule"}
 _OF_SCHEDULES |= {"pp", "chunks", "microbatches", "budget", "slot_bytes"}
@@ -165,7 +165,11 @@ class Generate(Made):
 
 @dataclass(frozen=True)
 class Verify(Verb):
-    """Check a schedule or program file; exit status 1 and the reasons if it is not sound."""
+    """Check a schedule or program file; exit status 1 and the reasons if it is not sound.
+
+    Of a sound one, warnings say what it does without need, and whether it hangs where sends block
+    and receives hold their rank at once.
+    """
 
     file: tyro.conf.Positional[Path]
     """What `zeropp generate -o` wrote."""
@@ -177,8 +181,12 @@ class Verify(Verb):
         subject = read_file("file", self.file)
         found = verify(subject, self.slots)
         if not found and isinstance(subject, Schedule):
-            found = verify(lower(subject), self.slots)
+            subject = lower(subject)
+            found = verify(subject, self.slots)
         print("\n".join(map(str, found)) or f"{self.file}: sound")
+        if isinstance(subject, Program) and not found:
+            for warning in warnings(subject):
+                print(f"warning: {warning}")
         return 1 if found else 0
 
 

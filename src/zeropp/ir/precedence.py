@@ -8,8 +8,7 @@ A message carries what crosses ranks: SEND_F of stage s is received as RECV_F of
 SEND_B of stage s as RECV_B of stage s-1.
 """
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from zeropp.ir.action import BACKWARD, RECEIVES, SENDS, Action, Kind
@@ -75,32 +74,25 @@ def matching_send(receive: Action) -> Action:
     return Action(Kind.SEND_B, receive.stage + 1, receive.microbatch)
 
 
-def sends_first(order: Sequence[Action]) -> Iterator[Action]:
+def sends_first(order: Iterable[Action]) -> Iterator[Action]:
     """A rank's actions as they are run: programs post a RECV before a SEND of the same moment, so
     that even senders that block until their message is received cannot deadlock; ours go on.
     """
-    for travels, run in groupby(order, key=lambda a: a.kind in SENDS or a.kind in RECEIVES):
-        actions = list(run)
-        yield from sorted(actions, key=lambda a: a.kind in RECEIVES) if travels else actions
-
-
-def producer(send: Action, schedule: Schedule) -> Action:
-    """The compute action that makes what `send` sends."""
-    if send.kind is Kind.SEND_F:
-        return Action(Kind.F, send.stage, send.microbatch)
-    return schedule.backward_of(send.stage, send.microbatch)
-
-
-def boundary_of(send: Action) -> int:
-    """The stage whose output, or the gradient of whose output, `send` sends."""
-    return send.stage if send.kind is Kind.SEND_F else send.stage - 1
+    posted: list[Action] = []
+    for action in order:
+        if action.kind in RECEIVES:
+            posted.append(action)
+            continue
+        if posted and action.kind not in SENDS:
+            yield from posted
+            posted.clear()
+        yield action
+    yield from posted
 
 
 def channel_of(action: Action, placement: Placement) -> Channel:
     """The channel that a SEND or RECV uses."""
     send = matching_send(action) if action.kind in RECEIVES else action
-    if send.kind not in SENDS:
-        raise ValueError(f"{action} uses no channel")
     source, destination = send.stage, matching_receive(send).stage
     kind = Kind.F if send.kind is Kind.SEND_F else Kind.B
     return Channel(placement.rank_of(source), placement.rank_of(destination), kind)

@@ -40,7 +40,7 @@ class Program:
         recompute: what of a block is run again in its B; None: likewise.
 
     Raises:
-        ValueError: the compute actions are not the schedule's, or `split` lists other stages.
+        ValueError: the compute actions are not the schedule's, or the policy or a size is none.
     """
 
     schedule: Schedule
@@ -57,6 +57,10 @@ class Program:
                 raise ValueError(
                     f"rank {rank}: the program's compute actions are not its schedule's"
                 )
+        if self.shard not in (None, *Policy):
+            raise ValueError(f"shard must be one of {', '.join(Policy)}, got {self.shard!r}")
+        if self.max_resident is not None and self.max_resident < 1:
+            raise ValueError(f"max_resident must be at least 1, got {self.max_resident}")
         stages = self.placement.num_stages
         if self.split is not None and (len(self.split) != stages or min(self.split) < 1):
             raise ValueError(f"split must list {stages} positive sizes, got {list(self.split)}")

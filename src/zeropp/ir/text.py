@@ -26,6 +26,7 @@ from zeropp.ir.program import Policy, Program, Recompute
 from zeropp.ir.schedule import Schedule
 
 _ACTION = re.compile(r"(\d{1,18})([A-Z_]+)(\d{0,18})")
+_LARGEST = 10**7  # of what the actions do not bound
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _SCHEDULE, _PROGRAM = "zeropp schedule", "zeropp program"
 
@@ -80,8 +81,8 @@ def parse(text: str) -> Schedule | Program:
         schedule=_to_schedule(header, compute),
         actions=actions,
         shard=None if shard == "none" else _one_of(Policy, "shard", shard),
-        max_resident=None if limit == "none" else _integer("max_resident", limit),
-        split=None if split is None else _integers("split", split),
+        max_resident=None if limit == "none" else _bounded("max_resident", limit),
+        split=None if split is None else tuple(_bounded("split", size) for size in split.split()),
         recompute=None if recompute is None else _one_of(Recompute, "recompute", recompute),
     )
 
@@ -141,7 +142,7 @@ def _to_schedule(header: Header, actions: Ranks) -> Schedule:
         raise ValueError(f"unknown field {next(iter(header))[:60]!r}")
     forwards, written = pp_size * num_chunks * sum(units), sum(map(len, actions))
     if forwards > 1000 + 10 * written:  # what lacks would be told one by one
-        needs = f"num_chunks, units: they need {forwards} forwards"
+        needs = f"pp_size, num_chunks, units: they need {forwards} forwards"
         raise ValueError(f"{needs}, the file has {written} actions; correct them")
     return Schedule(name, Placement(shape, pp_size, num_chunks), units, actions, params)
 
@@ -166,3 +167,10 @@ def _integer(field: str, text: str) -> int:
     if not text.isdecimal() or len(text) > 18:
         raise ValueError(f"{field} must be a whole number, got {text[:60]!r}")
     return int(text)
+
+
+def _bounded(field: str, text: str) -> int:
+    value = _integer(field, text)
+    if value > _LARGEST:
+        raise ValueError(f"{field} must be at most {_LARGEST}, got {value}")
+    return value

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from zeropp.ir.action import COMPUTE, Action, collector_paused
+from zeropp.ir.links import Links
 from zeropp.ir.placement import Placement
-from zeropp.ir.precedence import predecessors
 from zeropp.ir.schedule import Schedule
 
 MOMENT = 0.01  # the least that a message takes, in the shortest F, where messages come in order
+NEVER = -1.0  # times are 0 or more
+
+Attempt = Callable[[int, int], int | None]  # of a rank, to run the action of a number
 
 
 class Span(NamedTuple):
@@ -53,52 +56,46 @@ class Timeline:
         return 1.0 - sum(map(self.busy, range(len(self.spans)))) / total if total else 0.0
 
 
-class Blocked(NamedTuple):
-    """A rank that stopped: at which position of its order, and for which action it waits."""
-
-    rank: int
-    position: int
-    action: Action
-    awaits: Action
-
-    def __str__(self) -> str:
-        return f"rank {self.rank} at position {self.position} ({self.action}) awaits {self.awaits}"
-
-
 class DeadlockError(ValueError):
     """No rank can go on; the message names what each blocked rank awaits."""
 
 
-def run_in_order(
-    orders: Sequence[Sequence[Action]], attempt: Callable[[int, Action], Action | None]
-) -> list[Blocked]:
-    """Run the ranks' orders side by side; return the ranks that could not finish.
+def run_in_order(orders: Sequence[Sequence[int]], attempt: Attempt) -> list[tuple[int, int, int]]:
+    """Run the ranks' orders, of numbered actions, side by side; of each rank that could not finish,
+    its number, at which position it stands, and what it awaits.
 
     `attempt` runs an action on a rank and returns None, or returns the action that must run (on any
     rank) before it can. What it runs first never keeps another rank from running, so the order in
     which ranks are tried does not matter.
     """
     position = [0] * len(orders)
-    waiting: dict[Action, list[int]] = {}
+    waiting: dict[int, list[int]] = {}
     runnable = list(range(len(orders)))
     while runnable:
         rank = runnable.pop()
         order, index = orders[rank], position[rank]
         while index < len(order):
-            action = order[index]
-            awaited = attempt(rank, action)
+            number = order[index]
+            awaited = attempt(rank, number)
             if awaited is not None:
                 waiting.setdefault(awaited, []).append(rank)
                 break
             index += 1
-            if action in waiting:
-                runnable.extend(waiting.pop(action))
+            if number in waiting:
+                runnable.extend(waiting.pop(number))
         position[rank] = index
-    stopped = {rank: awaited for awaited, ranks in waiting.items() for rank in ranks}
-    return [
-        Blocked(rank, position[rank], orders[rank][position[rank]], awaited)
-        for rank, awaited in sorted(stopped.items())
+    stopped = ((rank, awaited) for awaited, ranks in waiting.items() for rank in ranks)
+    return [(rank, position[rank], awaited) for rank, awaited in sorted(stopped)]
+
+
+def run_all(actions: Sequence[Sequence[Action]], links: Links, attempt: Attempt) -> None:
+    """Run the ranks' actions in order, or raise DeadlockError."""
+    told = [
+        f"rank {rank} at position {at} ({actions[rank][at]}) awaits {links.action(awaited)}"
+        for rank, at, awaited in run_in_order(list(map(links.numbers, actions)), attempt)
     ]
+    if told:
+        raise DeadlockError("deadlock: " + "; ".join(told))
 
 
 @collector_paused()
@@ -115,21 +112,27 @@ def evaluate(
     Raises:
         DeadlockError: the ranks' orders contradict each other.
     """
-    spans: list[list[Span]] = [[] for _ in schedule.actions]
-    done: dict[Action, tuple[float, int]] = {}
+    links = Links(schedule)
+    own, source, channel = links.own, links.source, links.channel
+    rest = list(map(iter, schedule.actions))
+    spans: list[list[Span]] = [[] for _ in rest]
+    free, ended = [0.0] * len(rest), [NEVER] * links.sends
 
-    def attempt(rank: int, action: Action) -> Action | None:
-        start = spans[rank][-1].end if spans[rank] else 0.0
-        for needed in predecessors(action, schedule):
-            if needed not in done:
+    def attempt(rank: int, number: int) -> int | None:
+        start = free[rank]
+        if (needed := own[number]) >= 0 and ended[needed] < 0:
+            return needed
+        if (needed := source[number]) >= 0:
+            if (end := ended[needed]) < 0:
                 return needed
-            end, where = done[needed]
-            start = max(start, end if where == rank else end + latency)
-        end = start + duration(action)
+            if channel[number] >= 0:
+                end += latency
+            if end > start:
+                start = end
+        action = next(rest[rank])
+        free[rank] = ended[number] = end = start + duration(action)
         spans[rank].append(Span(action, start, end))
-        done[action] = (end, rank)
         return None
 
-    if blocked := run_in_order(schedule.actions, attempt):
-        raise DeadlockError("deadlock: " + "; ".join(map(str, blocked)))
+    run_all(schedule.actions, links, attempt)
     return Timeline(schedule.name, schedule.placement, tuple(map(tuple, spans)))

@@ -2,6 +2,7 @@
 
 from zeropp.ir.program import Policy
 from zeropp.program.lowering import forward_only_program, lower, without_collectives
+from zeropp.program.remarks import warnings
 from zeropp.program.verifier import (
     InvalidProgramError,
     Violation,
@@ -19,5 +20,6 @@ __all__ = [
     "require_collectives",
     "require_valid",
     "verify",
+    "warnings",
     "without_collectives",
 ]

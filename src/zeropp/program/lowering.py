@@ -17,8 +17,9 @@ from dataclasses import replace
 from itertools import chain
 
 from zeropp.ir.action import COMPUTE, SHARDING, Action, Kind, collector_paused
+from zeropp.ir.links import Links
 from zeropp.ir.placement import Placement
-from zeropp.ir.precedence import Channel, channel_of, matching_receive, outgoing
+from zeropp.ir.precedence import outgoing
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import MOMENT, Timeline, evaluate
@@ -57,31 +58,31 @@ def lower(
     else:
         program = shard(schedule, shard_policy, max_resident, prefetch)
     if expected is None:
-        expected = evaluate(schedule, lambda action: 1.0 + (action.kind is Kind.BW), MOMENT)
-    receives = _receives(expected)
-    actions = tuple(
-        tuple(_insert(order, receives[rank], schedule.placement))
-        for rank, order in enumerate(program.actions)
-    )
+        times = dict.fromkeys(COMPUTE, 1.0) | {Kind.BW: 2.0}
+        expected = evaluate(schedule, lambda action: times[action.kind], MOMENT)
+    pairs = zip(program.actions, _receives(expected, Links(schedule)), strict=True)
+    actions = tuple(tuple(_insert(*pair, schedule.placement)) for pair in pairs)
     return replace(program, actions=actions)
 
 
-def _receives(expected: Timeline) -> list[_Posts]:
+def _receives(expected: Timeline, links: Links) -> list[_Posts]:
     """For each rank, its RECVs, in send order."""
-    placement, spans = expected.placement, expected.spans
-    ends = [[span.end for span in rank] for rank in spans]
-    posts: dict[Channel, list[tuple[int, Action]]] = defaultdict(list)
-    for action, _, end in reversed(list(chain.from_iterable(spans))):
-        if (send := outgoing(action, placement)) is not None:
-            receive, channel = matching_receive(send), channel_of(send, placement)
-            position = bisect_right(ends[channel.destination], end)
+    ends = [[span.end for span in rank] for rank in expected.spans]
+    receivers = [channel.destination for channel in links.channels]
+    messages = {made: n for n, made in enumerate(links.source) if links.channel[n] >= 0}
+    posts: list[list[tuple[int, int]]] = [[] for _ in receivers]
+    numbers = links.numbers(span.action for span in chain.from_iterable(expected.spans))
+    for number, end in zip(reversed(numbers), reversed([*chain(*ends)]), strict=True):
+        if (message := messages.get(number)) is not None:
+            channel = links.channel[message]
+            position = bisect_right(ends[receivers[channel]], end)
             if later := posts[channel]:
                 position = min(position, later[-1][0])  # no RECV after one that is sent later
-            later.append((position, receive))
-    receives = [_Posts(list) for _ in spans]
-    for channel, last_first in sorted(posts.items()):
-        for position, receive in reversed(last_first):
-            receives[channel.destination][position].append(receive)
+            later.append((position, message))
+    receives = [_Posts(list) for _ in ends]
+    for receiver, last_first in zip(receivers, posts, strict=True):
+        for position, message in reversed(last_first):
+            receives[receiver][position].append(links.action(links.receives + message))
     return receives
 
 
@@ -92,7 +93,8 @@ def _insert(order: tuple[Action, ...], receives: _Posts, placement: Placement) -
         yield action
         if action.kind in COMPUTE:
             index += 1
-            yield from receives[index]  # first, or two ranks could block in SENDs to each other
+            if index in receives:  # first, or two ranks could block in SENDs to each other
+                yield from receives[index]
             if (send := outgoing(action, placement)) is not None:
                 yield send
 

@@ -1,43 +1,27 @@
 """Proof before launch: a schedule or a program is held against every rule, one function each."""
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain, product
 
-from zeropp.ir.action import (
-    NEEDS_PARAMETERS,
-    RECEIVES,
-    SENDS,
-    SHARDING,
-    WEIGHT,
-    Action,
-    Kind,
-    collector_paused,
-)
-from zeropp.ir.precedence import (
-    Channel,
-    channel_of,
-    incoming,
-    matching_receive,
-    matching_send,
-    predecessors,
-    producer,
-    sends_first,
-)
+from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, SHARDING, WEIGHT, Action, Kind
+from zeropp.ir.links import Links
+from zeropp.ir.precedence import incoming, outgoing, sends_first
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule, peak_slots_per_rank
-from zeropp.ir.timeline import DeadlockError, evaluate, run_in_order
+from zeropp.ir.timeline import run_in_order
 
 # The rule that is broken; on which rank and at which position of its order, None where there is
 # none; and what is wrong, in words that follow the action at this position.
 Finding = tuple[str, int | None, int | None, str]
 
 Orders = Sequence[Sequence[Action]]
+Numbers = Sequence[Sequence[int]]  # the same, as `Links` numbers them
 _AROUND = 4  # actions shown on either side
-_KINDS = (Kind.F, Kind.B, Kind.W, Kind.BW)
-_OTHER_END = dict.fromkeys(SENDS, matching_receive) | dict.fromkeys(RECEIVES, matching_send)
-_WHOLE = ((1, 1, 0), (0, 0, 1))  # split, fused
+_NOWHERE = dict.fromkeys(Kind, "is between stages that do not both exist, or are on one rank")
+_NOWHERE |= dict.fromkeys(COMPUTE, "names a stage that does not exist")
+_NOWHERE |= dict.fromkeys(SHARDING, "names no stage that exists, or is in what is not sharded")
+_UNSHARD, _RESHARD, _REDUCE = Kind.UNSHARD, Kind.RESHARD, Kind.REDUCE
 
 
 @dataclass(frozen=True)
@@ -58,6 +42,19 @@ class Violation:
     position: int | None = None
     context: str = ""
 
+    @classmethod
+    def of(cls, actions: Orders, finding: Finding) -> "Violation":
+        """With the actions around it."""
+        rule, rank, position, message = finding
+        if rank is None or position is None:
+            return cls(rule, message, rank)
+        order = actions[rank]
+        first, end = max(0, position - _AROUND), position + _AROUND + 1
+        around = enumerate(order[first:end], first)
+        shown = " ".join(f"[{a}]" if i == position else str(a) for i, a in around)
+        before, after = "... " if first else "", " ..." if end < len(order) else ""
+        return cls(rule, f"{order[position]} {message}", rank, position, before + shown + after)
+
     def __str__(self) -> str:
         where = "" if self.rank is None else f"rank {self.rank}"
         where += "" if self.position is None else f", position {self.position}"
@@ -69,42 +66,26 @@ class InvalidProgramError(ValueError):
     """A schedule or program breaks a rule; the message lists the first violations."""
 
 
-@collector_paused()
 def verify(subject: Schedule | Program, slots: int | None = None) -> tuple[Violation, ...]:
     """All violations of a schedule, or of a program and its schedule; empty if it is sound.
 
     `slots`: most activations, one chunk of one micro-batch each, on any rank; None: any number.
 
-    Rules on messages and collectives are checked only where the compute order is sound, since they
-    speak of its actions; rules on who blocks whom only where the others hold.
+    Each rule but the first is checked only where those before it hold, since it builds on them.
     """
-    schedule = subject.schedule if isinstance(subject, Program) else subject
-    found = list(_complete(schedule)) or [*_precedence(schedule), *_slots(schedule, slots)]
-    if found:
-        subject = schedule
-    elif isinstance(subject, Schedule):
-        found = list(_compute_deadlock(subject))
-    else:
-        found = [
-            *_messages_in_time(subject),
-            *_channels(subject),
-            *_residency(subject),
-            *_economy(subject),
-        ] or list(_deadlock(subject))
-    return tuple(_violation(subject.actions, *finding) for finding in found)
-
-
-def _violation(
-    actions: Orders, rule: str, rank: int | None, position: int | None, message: str
-) -> Violation:
-    if rank is None or position is None:
-        return Violation(rule, message, rank)
-    order = actions[rank]
-    first, end = max(0, position - _AROUND), position + _AROUND + 1
-    shown = [f"[{a}]" if i == position else str(a) for i, a in enumerate(order[first:end], first)]
-    before, after = "... " if first else "", " ..." if end < len(order) else ""
-    context = before + " ".join(shown) + after
-    return Violation(rule, f"{order[position]} {message}", rank, position, context)
+    program = subject if isinstance(subject, Program) else None
+    schedule = subject if isinstance(subject, Schedule) else subject.schedule
+    found = list(_placed(schedule, program))
+    if not found:
+        links = Links(schedule)
+        orders = list(map(links.numbers, subject.actions))
+        found = list(_complete(program, links, orders))
+    if not found:
+        found = [*_precedence(program, links, orders), *_slots(schedule, slots)]
+        if program is not None:
+            found += [*_channels(links, orders), *_sharding(program)]
+    found = found or list(_deadlock(program, links, orders))
+    return tuple(Violation.of(subject.actions, finding) for finding in found)
 
 
 def require_valid(program: Program) -> Program:
@@ -125,51 +106,63 @@ def require_collectives(program: Program) -> None:
         )
 
 
-def _complete(schedule: Schedule) -> Iterator[Finding]:
-    """Every stage runs every F, and its B and W or its BW, exactly once, on its rank."""
-    yield from _misplaced(schedule)
-    count = Counter(chain.from_iterable(schedule.actions))
-    last = [{action: i for i, action in enumerate(order)} for order in schedule.actions]
-    for stage, rank in enumerate(schedule.placement.ranks):
-        for m in range(schedule.num_microbatches):
-            actions = [Action(kind, stage, m) for kind in _KINDS]
-            forward, *backward = (count[action] for action in actions)
-            if forward != 1:
-                ran = f"{stage}F{m} runs {forward} times, not once"
-                yield _where(rank, last[rank], actions, ran)
-            if schedule.trains and tuple(backward) not in _WHOLE:
-                ran = ", ".join(f"{k} {n} times" for k, n in zip(_KINDS[1:], backward, strict=True))
-                ran = f"stage {stage} microbatch {m} runs {ran}; expected B and W once, or BW once"
-                yield _where(rank, last[rank], actions, ran)
-
-
-def _where(rank: int, last: Mapping[Action, int], actions: Sequence[Action], ran: str) -> Finding:
-    """What is wrong with a stage's micro-batch, at the last of its actions that are there."""
-    there = [last[action] for action in actions if action in last]
-    return "complete", rank, max(there, default=None), f"is there, and {ran}" if there else ran
-
-
-def _misplaced(schedule: Schedule) -> Iterator[Finding]:
-    ranks = schedule.placement.ranks
-    for rank, order in enumerate(schedule.actions):
-        for position, (_, stage, m) in enumerate(order):
-            if stage >= len(ranks):
-                yield "complete", rank, position, "names a stage that does not exist"
-            elif ranks[stage] != rank:
-                yield "complete", rank, position, f"belongs on rank {ranks[stage]}"
-            elif m is None or m >= schedule.num_microbatches:
+def _placed(schedule: Schedule, program: Program | None) -> Iterator[Finding]:
+    """Every action is of a stage that its rank has, of a micro-batch of the batch, if it is a
+    message, over a link, and if it is a collective, in a program that is sharded.
+    """
+    placement, batch = schedule.placement, range(schedule.num_microbatches)
+    kinds = COMPUTE | SHARDING if program and program.shard else COMPUTE
+    homes = {(kind, stage): rank for stage, rank in enumerate(placement.ranks) for kind in kinds}
+    for end, (kind, stage) in product((outgoing, incoming), list(homes)):
+        if program and (message := end(Action(kind, stage, 0), placement)):
+            homes[message.kind, stage] = placement.rank_of(stage)
+    batches = dict.fromkeys(Kind, batch) | dict.fromkeys(SHARDING, (None,))
+    for rank, order in enumerate((program or schedule).actions):
+        for position, (kind, stage, m) in enumerate(order):
+            home = homes.get((kind, stage))
+            if home != rank:
+                wrong = _NOWHERE[kind] if home is None else f"belongs on rank {home}"
+                yield "complete", rank, position, wrong
+            elif m not in batches[kind]:
                 yield "complete", rank, position, "names no micro-batch of the batch"
 
 
-def _precedence(schedule: Schedule) -> Iterator[Finding]:
-    """No compute action comes before a predecessor that runs on the same rank."""
-    ranks = schedule.placement.ranks
+def _complete(program: Program | None, links: Links, orders: Numbers) -> Iterator[Finding]:
+    """Every F, every B and W or BW, every SEND and RECV runs exactly once."""
+    size, trains = links.size, links.schedule.trains
+    expected = [True] * size + [trains] * (2 * size)
+    for number in links.numbers(Action(Kind.W, *where) for where in links.schedule.fused):
+        expected[number] = False
+    if program is not None:
+        crosses = [channel >= 0 for channel in links.channel[: 2 * size]]
+        expected += 2 * [*crosses[:size], *(trains and crosses for crosses in crosses[size:])]
+    count = [0] * links.end
+    for number in chain.from_iterable(orders):
+        count[number] += 1
+    wrong = [number for number, once in enumerate(expected) if count[number] != once]
+    last = {number: at for order in orders for at, number in enumerate(order)} if wrong else {}
+    for number in wrong:
+        action, wanted = links.action(number), "once" if expected[number] else "beside a BW"
+        ran = f"runs {count[number]} times, not {wanted}"
+        ran = ran if number in last else f"{action} {ran}"
+        rank = links.schedule.placement.rank_of(action.stage)
+        yield "complete", rank, last.get(number), ran
 
-    def needs(action: Action) -> list[Action]:
-        rank = ranks[action.stage]
-        return [needed for needed in predecessors(action, schedule) if ranks[needed.stage] == rank]
 
-    return _in_order(schedule.actions, needs)
+def _precedence(program: Program | None, links: Links, orders: Numbers) -> Iterator[Finding]:
+    """On its rank, an action follows those it needs: what makes or brings its input above all."""
+    inputs = enumerate(zip(links.channel, links.source, strict=True))
+    brought = links.receives if program else -links.end
+    made = [source if channel < 0 else max(-1, brought + n) for n, (channel, source) in inputs]
+    made += [-1] * links.sharding
+    own = links.own + links.source[: 2 * links.size] + [-1] * links.receives
+    done = bytearray(links.end) + b"\1"  # at -1, which is none
+    for rank, order in enumerate(orders):
+        for at, number in enumerate(order):
+            if not (done[own[number]] and done[made[number]]):
+                needed = links.action(made[number] if done[own[number]] else own[number])
+                yield "precedence", rank, at, f"comes before {needed}, which it needs"
+            done[number] = True
 
 
 def _slots(schedule: Schedule, limit: int | None) -> Iterator[Finding]:
@@ -179,158 +172,89 @@ def _slots(schedule: Schedule, limit: int | None) -> Iterator[Finding]:
             yield "slots", rank, None, f"holds {peak} slots, above the limit of {limit}"
 
 
-def _compute_deadlock(schedule: Schedule) -> Iterator[Finding]:
-    """The ranks' compute orders do not contradict each other."""
-    try:
-        evaluate(schedule, lambda action: 1.0)
-    except DeadlockError as error:
-        yield "deadlock", None, None, str(error)
-
-
-def _messages_in_time(program: Program) -> Iterator[Finding]:
-    """Compute comes after the RECV that it consumes, and a SEND after what it sends."""
-    placement = program.placement
-
-    def needs(action: Action) -> tuple[Action, ...]:
-        if action.kind in SENDS:
-            return (producer(action, program.schedule),)
-        receive = incoming(action, placement)
-        return (receive,) if receive else ()
-
-    return _in_order(program.actions, needs)
-
-
-def _in_order(orders: Orders, needs: Callable[[Action], Iterable[Action]]) -> Iterator[Finding]:
-    """On its own rank, an action comes after all that it `needs`."""
-    for rank, order in enumerate(orders):
-        done: set[Action] = set()
-        for position, action in enumerate(order):
-            for needed in needs(action):
-                if needed not in done:
-                    yield "precedence", rank, position, f"comes before {needed}, which it needs"
-            done.add(action)
-
-
-def _channels(program: Program) -> Iterator[Finding]:
-    """What is sent is received, once, in the same order; of a channel, the first difference."""
-    placement = program.placement
-    ends: dict[Channel, tuple[list[Action], list[Action]]] = defaultdict(lambda: ([], []))
-    stages = range(placement.num_stages)
-    for rank, order in enumerate(program.actions):
-        for position, action in enumerate(order):
-            if action.kind not in _OTHER_END:
-                continue
-            sends, other = action.kind in SENDS, _OTHER_END[action.kind](action)
-            if action.stage not in stages or other.stage not in stages:
-                yield "channels", rank, position, "is between stages that do not both exist"
-            else:
-                ends[channel_of(action, placement)][not sends].append(other if sends else action)
-    for channel, (sent, posted) in sorted(ends.items()):
-        for index, (left, right) in enumerate(zip_longest(sent, posted)):
+def _channels(links: Links, orders: Numbers) -> Iterator[Finding]:
+    """What is sent is received in the same order; of a channel, the first difference."""
+    ends = [(list[int](), list[int]()) for _ in links.channels]
+    for number in chain.from_iterable(orders):
+        if links.sends <= number < links.sharding:
+            received, taker = divmod(number - links.sends, 2 * links.size)
+            ends[links.channel[taker]][received].append(links.receives + taker)
+    for channel, (sent, posted) in zip(links.channels, ends, strict=True):
+        for index, (left, right) in enumerate(zip(sent, posted, strict=True)):
             if left != right:
-                message = (
-                    f"channel {channel}, message {index}: rank {channel.source} sends for "
-                    f"{left or 'nothing'}, rank {channel.destination} posts {right or 'nothing'}"
-                )
-                yield "channels", None, None, message
+                message = f"rank {channel.source} sends for {links.action(left)}, "
+                message += f"rank {channel.destination} posts {links.action(right)}"
+                yield "channels", None, None, f"channel {channel}, message {index}: {message}"
                 break
 
 
-def _residency(program: Program) -> Iterator[Finding]:
-    """F, B and BW find their stage gathered, and no rank gathers more stages than the limit."""
+def _sharding(program: Program) -> Iterator[Finding]:
+    """F, B and BW find their stage gathered, within the limit of stages; every gradient is reduced.
+    No stage stays gathered after the step, or the next would compute with its old parameters; none
+    is reduced before it is gathered at all, as FSDP2 knows no full parameter earlier.
+    """
     if program.shard is None:
         return
-    most = program.max_resident
+    most = program.max_resident or program.placement.num_chunks
     for rank, order in enumerate(program.actions):
-        resident: set[int] = set()
+        gathered: dict[int, int] = {}  # resident stage -> since which position
+        pending: dict[int, int] = {}  # stage -> position of its latest weight gradient
+        known: set[int] = set()
         for position, (kind, stage, _) in enumerate(order):
-            if kind is Kind.UNSHARD:
-                resident.add(stage)
-                if most is not None and len(resident) > most:
-                    message = f"makes {len(resident)} stages resident, above the limit of {most}"
-                    yield "residency", rank, position, message
-            elif kind is Kind.RESHARD:
-                resident.discard(stage)
-            elif kind in NEEDS_PARAMETERS and stage not in resident:
+            if kind in NEEDS_PARAMETERS and stage not in gathered:
                 yield "residency", rank, position, "runs while its stage is not gathered"
+            if kind in WEIGHT:
+                pending[stage] = position
+            elif kind is _UNSHARD:
+                known.add(stage)
+                gathered.setdefault(stage, position)
+                if len(gathered) > most:
+                    message = f"makes {len(gathered)} stages resident, above the limit of {most}"
+                    yield "residency", rank, position, message
+            elif kind is _RESHARD:
+                gathered.pop(stage, None)
+            elif kind is _REDUCE:
+                pending.pop(stage, None)
+                if stage not in known:
+                    yield "residency", rank, position, "comes before its stage is ever gathered"
+        for position in sorted(gathered.values()):
+            yield "residency", rank, position, "gathers a stage that is never freed"
+        for position in sorted(pending.values()):
+            yield "reduced", rank, position, "makes a gradient that is never reduced"
 
 
-def _economy(program: Program) -> Iterator[Finding]:
-    """Nothing is gathered or reduced twice without need, and every gradient is reduced."""
-    for rank, order in enumerate(program.actions):
-        if program.shard is None:
-            for position, action in enumerate(order):
-                if action.kind in SHARDING:
-                    yield "economy", rank, position, "in a program that is not sharded"
-        else:
-            yield from _gathers(rank, order)
-            yield from _reduces(rank, order)
-
-
-def _gathers(rank: int, order: Sequence[Action]) -> Iterator[Finding]:
-    used: dict[int, bool] = {}  # resident stage -> whether anything used it
-    for position, (kind, stage, _) in enumerate(order):
-        if kind is Kind.UNSHARD:
-            if stage in used:
-                yield "economy", rank, position, "gathers a stage that is gathered"
-            used[stage] = False
-        elif kind is Kind.RESHARD:
-            if stage not in used:
-                yield "economy", rank, position, "frees a stage that is not gathered"
-            elif not used[stage]:
-                yield "economy", rank, position, "frees a stage that nothing used"
-            used.pop(stage, None)
-        elif kind in NEEDS_PARAMETERS and stage in used:
-            used[stage] = True
-    for stage in used:
-        yield "economy", rank, None, f"stage {stage} is never freed"
-
-
-def _reduces(rank: int, order: Sequence[Action]) -> Iterator[Finding]:
-    pending: dict[int, int] = {}  # stage -> position of its latest weight gradient
-    for position, (kind, stage, _) in enumerate(order):
-        if kind in WEIGHT:
-            pending[stage] = position
-        elif kind is Kind.REDUCE and pending.pop(stage, None) is None:
-            yield "economy", rank, position, "reduces no new gradient"
-    for position in sorted(pending.values()):
-        yield "economy", rank, position, "makes a gradient that is never reduced"
-
-
-def _deadlock(program: Program) -> Iterator[Finding]:
-    """No rank blocks for ever, neither if every SEND blocks until its RECV is posted, nor if every
-    RECV, once posted, holds its rank until its message is sent.
+def _deadlock(program: Program | None, links: Links, orders: Numbers) -> Iterator[Finding]:
+    """No rank blocks for ever: in a schedule, on what others make; in a program, neither if every
+    SEND blocks until its RECV is posted, nor if every RECV, once posted, holds its rank until its
+    message is sent.
 
     Channels are in order at both ends by the rule `channels`, so a SEND meets its own RECV.
     """
-    placement = program.placement
-
-    def of_sends(action: Action) -> Action | None:
-        receive = incoming(action, placement)
-        if action.kind in SENDS:
-            return matching_receive(action)
-        return matching_send(receive) if receive else None
-
-    def of_receives(action: Action) -> Action | None:
-        return matching_send(action) if action.kind in RECEIVES else None
-
-    yield from _stuck(program, program.actions, of_sends, "")
-    as_run = [tuple(sends_first(order)) for order in program.actions]
-    yield from _stuck(program, as_run, of_receives, " where posted receives hold, as on a GPU")
+    if program is None:
+        yield from _stuck(links, orders, orders, links.source, "")
+        return
+    nothing = [-1] * links.size
+    sends, receives = range(links.sends, links.receives), range(links.receives, links.sharding)
+    sent = [n + links.sends if channel >= 0 else -1 for n, channel in enumerate(links.channel)]
+    yield from _stuck(links, orders, orders, [*sent, *receives, *nothing * 5], "")
+    as_run = [links.numbers(sends_first(order)) for order in program.actions]
+    where = " where posted receives hold, as on a GPU"
+    yield from _stuck(links, orders, as_run, [*nothing * 5, *sends, *nothing * 3], where)
 
 
 def _stuck(
-    program: Program, orders: Orders, awaits: Callable[[Action], Action | None], where: str
+    links: Links, orders: Numbers, run: Numbers, awaits: Sequence[int], where: str
 ) -> Iterator[Finding]:
-    done: set[Action] = set()
+    """Where the ranks that run `run` block, if an action waits for what `awaits` says of it."""
+    done = bytearray(links.end) + b"\1"  # at -1, which is none
 
-    def attempt(rank: int, action: Action) -> Action | None:
-        awaited = awaits(action)
-        if awaited is not None and awaited not in done:
+    def attempt(rank: int, number: int) -> int | None:
+        awaited = awaits[number]
+        if not done[awaited]:
             return awaited
-        done.add(action)
+        done[number] = 1
         return None
 
-    for rank, _, action, awaited in run_in_order(orders, attempt):
-        position = program.actions[rank].index(action)
-        yield "deadlock", rank, position, f"waits for ever for {awaited}{where}"
+    for rank, at, awaited in run_in_order(run, attempt):
+        position = orders[rank].index(run[rank][at])
+        yield "deadlock", rank, position, f"waits for ever for {links.action(awaited)}{where}"

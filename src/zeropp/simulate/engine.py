@@ -8,22 +8,17 @@ channel      ->  ->  ->           in order; a transfer starts when it is sent an
                                   posted, and arrives `transfer + latency` later
 """
 
-from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from zeropp.costs import Costs
-from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, RECEIVES, SENDS, Action, Kind
+from zeropp.ir.action import Action, Kind
 from zeropp.ir.cause import Cause
-from zeropp.ir.precedence import (
-    Channel,
-    boundary_of,
-    channel_of,
-    incoming,
-    matching_receive,
-    matching_send,
-)
+from zeropp.ir.links import Links
 from zeropp.ir.program import Program
-from zeropp.ir.timeline import DeadlockError, Span, run_in_order
+from zeropp.ir.timeline import NEVER, Span, run_all
+
+_RAMP, _PEER, _GATHER, _HOST = Cause.RAMP, Cause.PEER, Cause.GATHER, Cause.HOST
 
 
 @dataclass(frozen=True)
@@ -47,99 +42,136 @@ class Run:
 def run_program(program: Program, costs: Costs) -> Run:
     """Simulate one step, in which transfers wait for their receive to be posted."""
     engine = _Engine(program, costs)
-    if blocked := run_in_order(program.actions, engine.attempt):
-        raise DeadlockError("deadlock: " + "; ".join(map(str, blocked)))
+    run_all(program.actions, engine.links, engine.attempt)
     return engine.finish()
+
+
+def boundary_of(send: Action) -> int:
+    """The stage whose output, or the gradient of whose output, `send` sends."""
+    return send.stage if send.kind is Kind.SEND_F else send.stage - 1
+
+
+class _Clocks:
+    """Of one rank."""
+
+    def __init__(self, order: Iterable[Action]) -> None:
+        self.rest = iter(order)  # actions that have not run
+        self.compute = 0.0  # its compute stream is busy until
+        self.posting = 0.0  # receives, before the next compute action
+        self.collective = 0.0  # its collective stream is busy until
+        self.freed = -1  # the stage that was, since the latest compute action
+        self.waits = _RAMP  # what it waits for where an input is not there
+        self.idle = dict.fromkeys(Cause, 0.0)
+        self.spans: list[Span] = []
+        self.points: list[tuple[int, float]] = []
 
 
 class _Engine:
     """Clocks of all streams; `attempt` runs the next action of a rank."""
 
     def __init__(self, program: Program, costs: Costs) -> None:
-        ranks = range(program.placement.pp_size)
         self.program, self.costs = program, costs
-        self.compute = [0.0 for _ in ranks]  # the compute stream is busy until
-        self.posting = [0.0 for _ in ranks]  # receives, before the next compute action
-        self.collective = [0.0 for _ in ranks]
-        self.channel: dict[Channel, float] = defaultdict(float)
-        self.posted: dict[Action, float] = {}  # receives
-        self.arrived: dict[Action, float] = {}  # by the RECV
-        self.gathered: dict[int, tuple[float, Cause]] = {}  # by the stage; and why not before
-        self.freed: list[int | None] = [None for _ in ranks]  # since the latest compute action
-        self.spans: list[list[Span]] = [[] for _ in ranks]
-        self.points: list[list[tuple[int, float]]] = [[] for _ in ranks]
-        self.idle: list[dict[Cause, float]] = [dict.fromkeys(Cause, 0.0) for _ in ranks]
-        self.started = [False for _ in ranks]
+        self.links = links = Links(program.schedule)
+        self.sends, self.receives, self.sharding = links.sends, links.receives, links.sharding
+        self.size, self.channel = links.size, links.channel
+        self.clocks = list(map(_Clocks, program.actions))
+        self.batch = program.schedule.num_microbatches
+        self.duration, self.transfer = self._durations(), self._transfers()
+        self.busy = [0.0 for _ in links.channels]  # until
+        self.posted, self.arrived = ([NEVER] * (2 * links.size) for _ in range(2))  # messages
+        self.gathered = [(0.0, _GATHER)] * program.placement.num_stages  # and why not before
 
-    def attempt(self, rank: int, action: Action) -> Action | None:
-        kind = action.kind
-        if kind in COMPUTE:
-            return self._compute(rank, action)
-        if kind in SENDS:
-            return self._send(rank, action)
-        if kind in RECEIVES:
-            self.posted[action] = self.compute[rank]
-            self.posting[rank] += self.costs.host  # after the SENDs of its moment
-        elif kind is Kind.RESHARD:
-            self.points[rank].append((action.stage, self.compute[rank]))
-            self.freed[rank] = action.stage
+    def _durations(self) -> list[float]:
+        """Of every F, B and W."""
+        stages = range(self.program.placement.num_stages)
+        rows = (Action(kind, stage) for kind in (Kind.F, Kind.B, Kind.W) for stage in stages)
+        found = [d for row in rows for d in [self.costs.duration(row)] * self.batch]
+        for where in self.program.schedule.fused:
+            fused = Action(Kind.BW, *where)
+            found[self.links.numbers([fused])[0]] = self.costs.duration(fused)
+        return found
+
+    def _transfers(self) -> list[float]:
+        """Of every message."""
+        rows = map(self.links.action, range(self.sends, self.receives, self.batch))
+        return [t for row in rows for t in [self.costs.transfer[boundary_of(row)]] * self.batch]
+
+    def attempt(self, rank: int, number: int) -> int | None:
+        clocks = self.clocks[rank]
+        if number < self.sends:
+            return self._compute(clocks, number)
+        if number < self.receives:
+            return self._send(clocks, number - self.sends)
+        if number < self.sharding:
+            self.posted[number - self.receives] = clocks.compute
+            clocks.posting += self.costs.host  # after the SENDs of its moment
+            next(clocks.rest)
         else:
-            self._collect(rank, action)
+            self._collect(clocks, number % self.size // self.batch)
         return None
 
-    def _compute(self, rank: int, action: Action) -> Action | None:
-        free = self.compute[rank] + self.posting[rank]
-        receive = incoming(action, self.program.placement)
-        if receive is not None and receive not in self.arrived:
-            return matching_send(receive)
-        ready = free if receive is None else max(free, self.arrived[receive])
-        start, cause = ready, Cause.GATHER
-        if action.kind in NEEDS_PARAMETERS and action.stage in self.gathered:
-            gathered, cause = self.gathered[action.stage]
-            start = max(ready, gathered)
-        end = start + self.costs.duration(action)
-        waits = self.idle[rank]
-        waits[Cause.HOST] += self.posting[rank]
-        self.posting[rank] = 0.0
-        waits[Cause.PEER if self.started[rank] else Cause.RAMP] += ready - free
-        waits[cause] += start - ready
-        self.started[rank], self.freed[rank] = True, None
-        self.compute[rank] = end
-        self.spans[rank].append(Span(action, start, end))
+    def _compute(self, clocks: _Clocks, number: int) -> int | None:
+        free = ready = clocks.compute + clocks.posting
+        if self.channel[number] >= 0:
+            arrived = self.arrived[number]
+            if arrived < 0:
+                return self.sends + number
+            if arrived > free:
+                ready = arrived
+                clocks.idle[clocks.waits] += ready - free
+        start = ready
+        if number < 2 * self.size:  # F and B need parameters
+            gathered, cause = self.gathered[number % self.size // self.batch]
+            if gathered > ready:
+                start = gathered
+                clocks.idle[cause] += start - ready
+        if clocks.posting:
+            clocks.idle[_HOST] += clocks.posting
+            clocks.posting = 0.0
+        clocks.waits, clocks.freed = _PEER, -1
+        clocks.compute = end = start + self.duration[number]
+        clocks.spans.append(Span(next(clocks.rest), start, end))
         return None
 
-    def _send(self, rank: int, action: Action) -> Action | None:
-        receive = matching_receive(action)
-        if receive not in self.posted:
-            return receive
-        channel = channel_of(action, self.program.placement)
-        self.compute[rank] += self.costs.host
-        self.idle[rank][Cause.HOST] += self.costs.host
-        start = max(self.compute[rank], self.posted[receive], self.channel[channel])
-        self.channel[channel] = start + self.costs.transfer[boundary_of(action)]
-        arrival = self.channel[channel] + self.costs.latency
-        self.arrived[receive] = arrival
-        self.spans[rank].append(Span(action, start, arrival))
+    def _send(self, clocks: _Clocks, message: int) -> int | None:
+        posted = self.posted[message]
+        if posted < 0:
+            return self.receives + message
+        channel = self.channel[message]
+        if self.costs.host:
+            clocks.compute += self.costs.host
+            clocks.idle[_HOST] += self.costs.host
+        start = max(clocks.compute, posted, self.busy[channel])
+        self.busy[channel] = sent = start + self.transfer[message]
+        self.arrived[message] = arrival = sent + self.costs.latency
+        clocks.spans.append(Span(next(clocks.rest), start, arrival))
         return None
 
-    def _collect(self, rank: int, action: Action) -> None:
-        start = max(self.collective[rank], self.compute[rank])
+    def _collect(self, clocks: _Clocks, stage: int) -> None:
+        action = next(clocks.rest)
+        if action.kind is Kind.RESHARD:
+            clocks.points.append((stage, clocks.compute))
+            clocks.freed = stage
+            return
         gathers = action.kind is Kind.UNSHARD
-        end = start + (self.costs.gather if gathers else self.costs.reduce)[action.stage]
-        self.collective[rank] = end
-        self.spans[rank].append(Span(action, start, end))
+        start = max(clocks.collective, clocks.compute)
+        end = start + (self.costs.gather if gathers else self.costs.reduce)[stage]
+        clocks.collective = end
+        clocks.spans.append(Span(action, start, end))
         if gathers:
-            for_room = self.freed[rank] not in (None, action.stage)
-            self.gathered[action.stage] = end, Cause.MEMORY if for_room else Cause.GATHER
+            for_room = clocks.freed not in (-1, stage)
+            self.gathered[stage] = end, Cause.MEMORY if for_room else _GATHER
 
     def finish(self) -> Run:
-        ends = [max(c, k) for c, k in zip(self.compute, self.collective, strict=True)]
+        ends = [max(clocks.compute, clocks.collective) for clocks in self.clocks]
         last = max(ends)
-        for rank, end in enumerate(ends):
-            waits = self.idle[rank]
-            waits[Cause.REDUCE] += end - self.compute[rank]
-            waits[Cause.TAIL] += last - end
-            waits[Cause.OPTIMIZER] += self.costs.optimizer
-        spans = tuple(map(tuple, self.spans))
-        points = tuple(map(tuple, self.points))
-        return Run(spans, points, tuple(self.idle), last + self.costs.optimizer)
+        for clocks, end in zip(self.clocks, ends, strict=True):
+            clocks.idle[Cause.REDUCE] += end - clocks.compute
+            clocks.idle[Cause.TAIL] += last - end
+            clocks.idle[Cause.OPTIMIZER] += self.costs.optimizer
+        return Run(
+            spans=tuple(tuple(clocks.spans) for clocks in self.clocks),
+            points=tuple(tuple(clocks.points) for clocks in self.clocks),
+            idle=tuple(clocks.idle for clocks in self.clocks),
+            makespan=last + self.costs.optimizer,
+        )

@@ -1,14 +1,13 @@
 """What a simulation tells: time, its floor, idle time by cause, memory, collectives and bytes."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from zeropp.costs import Costs, floor
 from zeropp.ir.action import (
-    BACKWARD,
     NEEDS_PARAMETERS,
     SENDS,
     WEIGHT,
@@ -17,11 +16,10 @@ from zeropp.ir.action import (
     collector_paused,
 )
 from zeropp.ir.cause import Cause
-from zeropp.ir.precedence import boundary_of
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import peak_slots_per_rank
 from zeropp.ir.timeline import Timeline
-from zeropp.simulate.engine import Run, run_program
+from zeropp.simulate.engine import Run, boundary_of, run_program
 
 
 class Category(StrEnum):
@@ -181,23 +179,26 @@ def simulate(program: Program, costs: Costs) -> Report:
     most = max(peak_slots) if schedule.trains else None
     bound = floor(schedule.placement, schedule.num_microbatches, costs, most)
     run = run_program(program, costs)
-    ranks = range(schedule.placement.pp_size)
-    memory = tuple(_memory_of(program, run, costs, rank) for rank in ranks)
+    ranks, held_by = range(schedule.placement.pp_size), _held_by(costs)
+    memory = tuple(_memory_of(program, run, costs, held_by, rank) for rank in ranks)
     return Report(program, run, memory, bound, peak_slots, costs)
 
 
 _SAME = 1e-9  # of the makespan
 Change = tuple[float, float, Category]  # when, by how much, what; sorted, frees come first
+Held = tuple[Sequence[float], bool, Category]  # by how much on each stage, whether at an end, what
 
 
-def _memory_of(program: Program, run: Run, costs: Costs, rank: int) -> Memory:
+def _memory_of(
+    program: Program, run: Run, costs: Costs, held_by: Mapping[Kind, list[Held]], rank: int
+) -> Memory:
     """The memory of `rank`; what is freed and allocated at one time is freed first."""
     held = _always(program, costs, rank)
     total = peak = sum(held.values())
     at_peak = dict(held)
     curve = [(0.0, total)]
-    changes = _at_moments(_changes(run, costs, rank), _SAME * run.makespan)
-    for now, amount, category in sorted(changes):
+    changes = [*_changes(run, costs, held_by, rank), *_at_first_use(run, costs, rank)]
+    for now, amount, category in _at_moments(changes, _SAME * run.makespan):
         held[category] += amount
         total += amount
         if now == curve[-1][0]:
@@ -208,13 +209,14 @@ def _memory_of(program: Program, run: Run, costs: Costs, rank: int) -> Memory:
     return Memory(tuple(curve), peak, at_peak)
 
 
-def _at_moments(changes: Iterator[Change], apart: float) -> Iterator[Change]:
-    """Changes whose times differ by less than `apart`, as sums of floats do, get one time."""
-    moment = float("-inf")
-    for now, amount, category in sorted(change for change in changes if change[1]):
+def _at_moments(changes: list[Change], apart: float) -> list[Change]:
+    """In order; changes whose times differ by less than `apart`, as sums do, get one time."""
+    moment, at_once = float("-inf"), []
+    for now, amount, category in sorted(changes):
         if now - moment > apart:
             moment = now
-        yield moment, amount, category
+        at_once.append((moment, amount, category))
+    return sorted(at_once)
 
 
 def _always(program: Program, costs: Costs, rank: int) -> dict[Category, float]:
@@ -229,42 +231,71 @@ def _always(program: Program, costs: Costs, rank: int) -> dict[Category, float]:
     return held
 
 
-def _changes(run: Run, costs: Costs, rank: int) -> Iterator[Change]:
-    """Activations, messages on their way, gathered parameters, gradients, and flat buffers.
+def _held_by(costs: Costs) -> dict[Kind, list[Held]]:
+    """What an action allocates when it starts or ends, or frees, by its kind, if it is anything."""
 
-    Gradients are held from the first W after a REDUCE until the end of the next REDUCE. Flat
-    buffers: of a gather until its first use copies it out, of a REDUCE while it runs.
-    """
-    flat, summed = set[int](), set[int]()
+    def frees(sizes: Sequence[float], what: Category) -> Held:
+        return [-size for size in sizes], True, what
+
+    sent = {
+        kind: [costs.message[boundary_of(Action(kind, s))] for s in range(costs.num_stages)]
+        for kind in SENDS
+    }
+    activations = frees(costs.until_backward, Category.UNTIL_BACKWARD)
+    every: dict[Kind, list[Held]] = {
+        Kind.F: [(costs.until_backward, False, Category.UNTIL_BACKWARD)],
+        Kind.BW: [activations],
+        Kind.B: [activations, (costs.until_weight, True, Category.UNTIL_WEIGHT)],
+        Kind.W: [frees(costs.until_weight, Category.UNTIL_WEIGHT)],
+        Kind.UNSHARD: [
+            (costs.gathered, False, Category.GATHERED),
+            (costs.gather_staging, False, Category.STAGING),
+        ],
+        Kind.REDUCE: [
+            (costs.reduce_staging, False, Category.STAGING),
+            frees(costs.reduce_staging, Category.STAGING),
+            frees(costs.gradients, Category.GRADIENTS),
+        ],
+        **{
+            kind: [(sizes, False, Category.MESSAGES), frees(sizes, Category.MESSAGES)]
+            for kind, sizes in sent.items()
+        },
+    }
+    return {kind: [held for held in every[kind] if any(held[0])] for kind in every}
+
+
+def _changes(
+    run: Run, costs: Costs, held_by: Mapping[Kind, list[Held]], rank: int
+) -> Iterator[Change]:
+    """Activations, messages on their way, gathered parameters, and buffers of collectives."""
     for stage, time in run.points[rank]:
-        yield time, -costs.gathered[stage], Category.GATHERED
-    for action, start, end in sorted(
+        if size := costs.gathered[stage]:
+            yield time, -size, Category.GATHERED
+    for (kind, stage, _), start, end in run.spans[rank]:
+        for sizes, at_end, category in held_by[kind]:
+            if size := sizes[stage]:
+                yield end if at_end else start, size, category
+
+
+def _at_first_use(run: Run, costs: Costs, rank: int) -> Iterator[Change]:
+    """The buffer of a gather is freed where its first use copies it out; gradients, which a REDUCE
+    frees, are allocated by the first W after the last one.
+    """
+    if not any(costs.gather_staging) and not any(costs.gradients):
+        return
+    flat, summed = set[int](), set[int]()
+    for (kind, stage, _), start, _ in sorted(
         run.spans[rank], key=lambda s: (s.start, s.action.kind is not Kind.REDUCE)
     ):
-        kind, stage = action.kind, action.stage
-        if kind is Kind.F:
-            yield start, costs.until_backward[stage], Category.UNTIL_BACKWARD
-        elif kind in BACKWARD:
-            yield end, -costs.until_backward[stage], Category.UNTIL_BACKWARD
-        elif kind in SENDS:
-            yield start, costs.message[boundary_of(action)], Category.MESSAGES
-            yield end, -costs.message[boundary_of(action)], Category.MESSAGES
-        elif kind is Kind.UNSHARD:
+        if kind is Kind.UNSHARD:
             flat.add(stage)
-            yield start, costs.gathered[stage], Category.GATHERED
-            yield start, costs.gather_staging[stage], Category.STAGING
         elif kind is Kind.REDUCE:
             summed.discard(stage)
-            yield start, costs.reduce_staging[stage], Category.STAGING
-            yield end, -costs.reduce_staging[stage], Category.STAGING
-            yield end, -costs.gradients[stage], Category.GRADIENTS
-        if kind is Kind.B:
-            yield end, costs.until_weight[stage], Category.UNTIL_WEIGHT
-        elif kind is Kind.W:
-            yield end, -costs.until_weight[stage], Category.UNTIL_WEIGHT
         if kind in NEEDS_PARAMETERS and stage in flat:
             flat.discard(stage)
-            yield start, -costs.gather_staging[stage], Category.STAGING
+            if size := costs.gather_staging[stage]:
+                yield start, -size, Category.STAGING
         if kind in WEIGHT and stage not in summed:
             summed.add(stage)
-            yield start, costs.gradients[stage], Category.GRADIENTS
+            if size := costs.gradients[stage]:
+                yield start, size, Category.GRADIENTS
