@@ -133,3 +133,11 @@ def test_cutting_draws_no_random_numbers_and_leaves_the_model_as_it_is() -> None
     assert torch.equal(torch.get_rng_state(), before)
     assert list(model.state_dict()) == names
     assert torch.equal(x, model(input_ids=ids, use_cache=False).logits)
+
+
+def test_a_loss_that_is_not_of_the_next_token_is_refused() -> None:
+    config = transformers.BartConfig(
+        vocab_size=VOCAB, d_model=32, encoder_layers=2, decoder_layers=2
+    )
+    with pytest.raises(ValueError, match="BartForCausalLM has another loss than that of the next"):
+        hf.loss(transformers.BartForCausalLM(config))

@@ -64,9 +64,10 @@ LAYOUTS = (
 def _orders(chunks: int) -> list[tuple[str, int | None, str | None]]:
     every: list[tuple[str, int | None, str | None]]
     every = [("zeropp", unit, "drain") for unit in range(1, 8)]
-    every += [("zeropp", unit, "carry") for unit in (1, 2, 4)]
+    every += [("zeropp", unit, seam) for seam in ("eager", "strict") for unit in (1, 2, 4)]
     every += [("interleaved-1f1b", None, None), ("breadth-first", None, None)]
-    return every + ([("gpipe", None, None), ("1f1b", None, None)] if chunks == 1 else [])
+    alone = [("gpipe", None, None), ("1f1b", None, None)], [("vee", None, None)]
+    return every + list(alone[chunks - 1])
 
 
 def _ordered() -> list[Plan]:

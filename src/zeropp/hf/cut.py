@@ -83,8 +83,8 @@ class Opening(nn.Module):
         self._seam, self._balance = seam, balance
         gone = {name: Skipped() for name in seam.after}
         layers = nn.ModuleList([_Between(seam)])
-        base = with_children(seam.base, {**gone, seam.name: layers}, config=_quiet(seam.base))
-        self.hf = _along(model, seam.path, base, keep=False)
+        base = with_children(seam.base, {**gone, seam.name: layers}, config=quiet(seam.base))
+        self.hf = along(model, seam.path, base, keep=False)
         self._path = f"{seam.path}.{seam.name}.0"
 
     def forward(self, tokens: Tensor, *, positions: Tensor | None = None) -> Any:
@@ -113,7 +113,7 @@ class Layer(nn.Module):
         layers = [m if i == index else Skipped() for i, m in enumerate(seam.layers)]
         gone = {name: Skipped() for name, _ in seam.base.named_children()}
         base = with_children(seam.base, {**gone, seam.name: nn.ModuleList(layers)})
-        self.hf = _along(model, seam.path, base, keep=False)
+        self.hf = along(model, seam.path, base, keep=False)
 
     def forward(self, hidden: Tensor, *counted: Tensor, positions: Tensor | None = None) -> Any:
         """Hidden [samples, tokens, width] -> the same."""
@@ -142,9 +142,9 @@ class Closing(nn.Module):
         self._path = f"{seam.path}.{seam.name}.0"
         before = {name: StandIn(getattr(seam.base, name), seam.width) for name in seam.before}
         layers = nn.ModuleList([_Between(seam)])
-        base = with_children(seam.base, {**before, seam.name: layers}, config=_quiet(seam.base))
-        self.hf = _along(model, seam.path, base, keep=True)
-        self.hf.__dict__["config"] = _quiet(model)
+        base = with_children(seam.base, {**before, seam.name: layers}, config=quiet(seam.base))
+        self.hf = along(model, seam.path, base, keep=True)
+        self.hf.__dict__["config"] = quiet(model)
 
     def forward(self, hidden: Tensor, *counted: Tensor) -> Any:
         """Hidden [samples, tokens, width] -> logits [samples, tokens, vocabulary]."""
@@ -164,17 +164,17 @@ def _first(out: Any) -> Tensor:
     return first
 
 
-def _along(model: nn.Module, path: str, inner: nn.Module, *, keep: bool) -> Any:
+def along(model: nn.Module, path: str, inner: nn.Module, *, keep: bool) -> Any:
     """A copy of `model` with `inner` at `path`, and what else it has on the way if `keep`."""
     name, _, rest = path.partition(".")
-    child = _along(getattr(model, name), rest, inner, keep=keep) if rest else inner
+    child = along(getattr(model, name), rest, inner, keep=keep) if rest else inner
     if keep:
         return with_children(model, {name: child})
     others = {other: Skipped() for other, _ in model.named_children()}
     return with_children(model, {**others, name: child}, _parameters={}, _buffers={})
 
 
-def _quiet(model: Any) -> Any:
+def quiet(model: Any) -> Any:
     """Its configuration, for which transformers makes no mask and balances no experts."""
     config = copy.copy(model.config)
     config._attn_implementation_internal = "none: no attention in this block"

@@ -1,11 +1,14 @@
 """The loss of a decoder as transformers counts it, and its tokens."""
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zeropp.hf.cut import unwrapped
+from zeropp.hf.cut import along, quiet, unwrapped
+from zeropp.hf.seam import Seam, StandIn, find_layers
 
 IGNORED = -100  # a label that does not count
 
@@ -16,8 +19,17 @@ def loss(model: nn.Module) -> Callable[..., Tensor]:
     Labels [samples, tokens] are the tokens themselves, as transformers takes them: the loss shifts
     them, and leaves out those that are -100. Experts are balanced where the model's configuration
     has `output_router_logits`, each micro-batch by itself, weighted by its tokens.
+
+    Raises:
+        ValueError: transformers computes another loss for this model.
     """
-    config = unwrapped(model).config.get_text_config()
+    inner = unwrapped(model)
+    if not _is_of_next_token(inner):
+        raise ValueError(
+            f"hf.loss: {type(inner).__name__} has another loss than that of the next token; give "
+            "the pipeline a loss_fn of your own, a sum over tokens"
+        )
+    config = inner.config.get_text_config()
     coefficient = float(getattr(config, "router_aux_loss_coef", 0.0))
 
     def summed(logits: Tensor, *rest: Tensor) -> Tensor:
@@ -41,3 +53,31 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def count_tokens(labels: Tensor) -> Tensor:
     """By how many tokens the Trainer of transformers divides: `num_items_in_batch`."""
     return (labels[..., 1:] != IGNORED).sum()
+
+
+def _is_of_next_token(model: Any) -> bool:
+    """Whether the model's own code, with random logits from its head, makes our loss of them."""
+    shell = Seam(model).shell()[0]
+    path, head = find_layers(model)[0], model.get_output_embeddings()
+    whole = along(model, path, shell, keep=True)
+    name = next(name for name, module in model.named_modules() if module is head)
+    above, _, own = name.rpartition(".")
+    for child, real in model.named_children():
+        if child not in (path.split(".")[0], name.split(".")[0]):
+            whole._modules[child] = StandIn(real, shell.config.hidden_size)
+    whole.get_submodule(above)._modules[own] = _Head(head, head.weight.shape[0])
+    whole.__dict__["config"] = quiet(model)
+    labels = torch.arange(3, 13).view(2, 5) % head.weight.shape[0]
+    with torch.no_grad():
+        found = whole(input_ids=labels, labels=labels, use_cache=False)
+    wanted = cross_entropy(found.logits, labels) / count_tokens(labels)
+    return bool(torch.isclose(found.loss.float(), wanted, rtol=1e-4))
+
+
+class _Head(StandIn):
+    """In the place of a head: logits that mean nothing, but differ."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden [samples, tokens, width] -> [samples, tokens, vocabulary]."""
+        numbers = torch.arange(hidden[..., 0].numel() * self._width) % 7
+        return numbers.view(*hidden.shape[:-1], self._width).to(hidden.dtype)

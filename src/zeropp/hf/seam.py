@@ -47,11 +47,10 @@ class StandIn(nn.Module):
         super().__init__()
         self._known, self._width = _Known(real), width
         self.noise: torch.Generator | None = None  # None: zeros
-        self.calls = 0
+        self.device = torch.device("cpu")  # where it is asked to be
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Of the shape of an embedding, or, of what is no embedding, the first argument."""
-        self.calls += 1
         x = next((a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)), None)
         if x is None:
             raise NotCutError(f"{type(self._known.module).__name__} is called without a tensor")
@@ -66,7 +65,10 @@ class StandIn(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(self.__dict__["_known"].module, name)
+            value = getattr(self.__dict__["_known"].module, name)
+            if isinstance(value, Tensor) and value.is_meta:  # some look where a weight is
+                value = torch.zeros((), dtype=value.dtype, device=self.device).expand(value.shape)
+            return value
 
 
 class _Recorder(StandIn):
@@ -78,7 +80,6 @@ class _Recorder(StandIn):
         self.results = results
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        self.calls += 1
         if not args:
             raise NotCutError("a layer is not given its hidden state by position")
         self.call = args[1:], kwargs
@@ -234,9 +235,7 @@ class Seam:
 
     def _run(self, order: list[str] | None = None, **inputs: Tensor) -> list[Call]:
         """One forward of the base model without its layers; `order` gets what was called."""
-        recorders = [_Recorder(layer, self.results) for layer in self.layers]
-        children = {**self._parts, self.name: nn.ModuleList(recorders)}
-        shell = with_children(self.base, children)
+        shell, recorders = self.shell()
         hooks = [
             part.register_forward_pre_hook(lambda _m, _a, name=name: order.append(name))
             for name, part in shell.named_modules()
@@ -257,11 +256,19 @@ class Seam:
             raise NotCutError("its layers do not run once each, in their order")
         return calls
 
+    def shell(self) -> tuple[Any, list["_Recorder"]]:
+        """The base model without parameters, and what is in the place of its layers."""
+        recorders = [_Recorder(layer, self.results) for layer in self.layers]
+        children = {**self._parts, self.name: nn.ModuleList(recorders)}
+        return with_children(self.base, children), recorders
+
     def _move(self, device: torch.device) -> None:
         """Parts without parameters go where the layers are; those on meta are filled."""
         if self._device == device:
             return
         for part in self._parts.values():
+            if isinstance(part, StandIn):
+                part.device = device
             if any(buffer.is_meta for buffer in part.buffers()):
                 part.to_empty(device=device)
                 for module in part.modules():
