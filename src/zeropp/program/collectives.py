@@ -12,7 +12,8 @@ With one resident stage the paper's order gathers 1 + (2V-2)B/U times per rank.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from operator import attrgetter
+from itertools import groupby
+from operator import attrgetter, itemgetter
 from typing import NamedTuple
 
 from zeropp.ir.action import NEEDS_PARAMETERS, WEIGHT, Action, Kind
@@ -44,8 +45,8 @@ def shard(
     limit = min(residents, chunks)
     actions = []
     for order in schedule.actions:
-        uses = [Visit(a.stage, i, i) for i, a in enumerate(order) if a.kind in NEEDS_PARAMETERS]
-        gathers = uses if policy == Policy.MICROBATCH else visits(uses, limit, prefetch)
+        uses = [Visit(s, i, i) for i, (kind, s, _) in enumerate(order) if kind in NEEDS_PARAMETERS]
+        gathers = uses if policy == Policy.MICROBATCH else visits(_runs(uses), limit, prefetch)
         actions.append(tuple(_insert(order, gathers, _reduces(order, span_of))))
     return Program(schedule, tuple(actions), str(policy), limit)
 
@@ -58,10 +59,16 @@ class Visit(NamedTuple):
     last: int
 
 
+def _runs(uses: Iterable[Visit]) -> list[Visit]:
+    """Uses of the same stage, one after the other, as one."""
+    runs = (list(run) for _, run in groupby(uses, key=itemgetter(0)))
+    return [Visit(run[0].stage, run[0].first, run[-1].last) for run in runs]
+
+
 def visits(uses: Sequence[Visit], limit: int, prefetch: int | None = None) -> Iterable[Visit]:
     """Visits of stages, keeping the `limit` stages that are needed soonest (Belady's rule).
 
-    `uses` has one for each action of a rank that needs parameters; `prefetch` bounds how many
+    `uses` are of the actions of a rank that need parameters; `prefetch` bounds how many
     actions ahead a gather is issued.
     """
     later: dict[int, list[int]] = defaultdict(list)
@@ -83,7 +90,7 @@ def visits(uses: Sequence[Visit], limit: int, prefetch: int | None = None) -> It
 
 def _prefetched(found: list[Visit], limit: int, prefetch: int | None) -> Iterator[Visit]:
     """Move each gather ahead, while fewer than `limit` are resident."""
-    occupied: dict[int, int] = defaultdict(int)
+    occupied = [0] * (1 + max((visit.last for visit in found), default=0))
     freed: dict[int, int] = defaultdict(lambda: -1)
     for visit in found:
         for index in range(visit.first, visit.last + 1):
@@ -114,8 +121,10 @@ def _insert(order: Order, gathers: Iterable[Visit], reduces: dict[int, int]) -> 
         before[first].append(stage)
         after[last].append(stage)
     for index, action in enumerate(order):
-        yield from (Action(Kind.UNSHARD, stage) for stage in before[index])
+        if index in before:
+            yield from (Action(Kind.UNSHARD, stage) for stage in before[index])
         yield action
-        yield from (Action(Kind.RESHARD, stage) for stage in after[index])
+        if index in after:
+            yield from (Action(Kind.RESHARD, stage) for stage in after[index])
         if index in reduces:
             yield Action(Kind.REDUCE, reduces[index])

@@ -205,11 +205,7 @@ def assemble(
     timeout: float,
     transport: Transport,
 ) -> Machine:
-    """This rank's machine; collective, on all ranks of `mesh`.
-
-    Raises:
-        ValueError: a block of this rank is on the meta device and there is no `init`.
-    """
+    """This rank's machine; collective, on all ranks of `mesh`."""
     rank, precision = mesh[PP].get_local_rank(), model.precision
     travels = placement.pp_size > 1
     stages = model.stages if travels else ()

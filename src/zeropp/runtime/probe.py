@@ -38,10 +38,8 @@ class Probe:
         self._on_meta: bool | None = None  # whether the blocks run there; None: not known yet
 
     def find(self, works: Sequence[Work]) -> None:
-        """Make these micro-batches' shapes known; collective, on all ranks, where blocks are run.
-
-        Raises:
-            ValueError: on every rank, where a block fails.
+        """Make these micro-batches' shapes known; collective, on all ranks, where blocks are run,
+        with a ValueError on every rank where one fails.
         """
         if self._on_meta is None:
             self._on_meta = all(gathered(self._tried_on_meta(works[0])))

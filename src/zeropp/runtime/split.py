@@ -82,11 +82,7 @@ class Deferred(NamedTuple):
     version: int
 
     def add_to(self, gradients: GradientBuffers) -> None:
-        """The layer's W.
-
-        Raises:
-            ValueError: x is not any more what it was in B.
-        """
+        """The layer's W; ValueError where x is not any more what it was in B."""
         name, rule, weight, bias, _ = self.call
         if self.x._version != self.version:
             raise ValueError(
