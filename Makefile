@@ -1,6 +1,6 @@
 PYTHON ?= python3
 READY = .venv/.ready
-BENCHMARKS = schedules planning paper planner overhead split resident prediction adaptation soak peers real memory loading cluster
+BENCHMARKS = schedules paper planner overhead split resident prediction adaptation soak peers real memory cluster
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -58,8 +58,13 @@ def measure(wanted: argparse.Namespace) -> tuple[list[Row], list[Figure]]:
     return rows, figures
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Measure and report."""
     options = parser(CLAIM)
     options.add_argument("--before", default=BEFORE, help="the commit to compare with")
     wanted = options.parse_args()
-    sys.exit(report(CLAIM, *measure(wanted), wanted))
+    return report(CLAIM, *measure(wanted), wanted)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
