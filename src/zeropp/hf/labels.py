@@ -1,5 +1,6 @@
 """The loss of a decoder as transformers counts it, and its tokens."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,6 @@ class _Head(StandIn):
     """In the place of a head: logits that mean nothing, but differ."""
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Hidden [samples, tokens, width] -> [samples, tokens, vocabulary]."""
-        numbers = torch.arange(hidden[..., 0].numel() * self._width) % 7
-        return numbers.view(*hidden.shape[:-1], self._width).to(hidden.dtype)
+        """Hidden [samples, tokens, ...] -> [samples, tokens, vocabulary]."""
+        shape = *hidden.shape[:2], self._width
+        return (torch.arange(math.prod(shape)) % 7).view(shape).to(hidden.dtype)
