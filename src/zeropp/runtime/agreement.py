@@ -74,12 +74,13 @@ class Agreement:
         sums = torch.tensor([row.tokens + row.refuses * _REFUSED, self._difference(row)])
         dist.all_reduce(sums, group=self._hosts)
         total, few = sums[0], 0
-        if total >= _REFUSED or sums[1] != 0:
+        told, different = sums.tolist()  # at once: each look at a tensor takes a while
+        if told >= _REFUSED or different:
             rows = self._gathered(row)
-            if any(told.refuses for told in rows):
+            if any(row.refuses for row in rows):
                 _refuse(refusal)
             _compare(rows)
-            few = max(told.microbatches for told in rows) - len(own)
+            few = max(row.microbatches for row in rows) - len(own)
         if self._hosts is not None:
             total = tokens.to(self._device, non_blocking=True)
             dist.all_reduce(total)
