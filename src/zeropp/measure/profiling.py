@@ -203,7 +203,7 @@ class _Meter:
     def _stage(self, index: int, real: nn.Module, recompute: Recompute, lane: Lane) -> Stage:
         module = StageModule({index: real})
         precision = self._subject.precision
-        placed = place_parameters({0: module}, self._mesh, precision, lane, lambda _: None)[0]
+        placed = place_parameters({0: module}, self._mesh, precision, lane)[0]
         placed.unshard()
         placed.wait()
         return Stage(module, placed, precision, recompute)

@@ -162,7 +162,7 @@ def place_parameters(
     dp_mesh: DeviceMesh | None,
     precision: MixedPrecisionPolicy,
     lane: Lane,
-    fill: Callable[[nn.Module], None],
+    fill: Callable[[nn.Module], None] = lambda module: None,
 ) -> dict[int, Parameters]:
     """Shard the parameters of every stage over `dp_mesh`, or keep them whole without one, and then
     `fill` what is still on the meta device.
