@@ -146,7 +146,7 @@ def _changed(folder: Path, **values: Any) -> None:
 
 def _of_other_shapes(folder: Path) -> str:
     _changed(folder, intermediate_size=48)
-    return "gate_proj.weight is [64, 32], wanted [48, 32]"
+    return "model.layers.0.mlp.down_proj.weight is [32, 64], wanted [32, 48]"
 
 
 def _of_more_layers(folder: Path) -> str:

@@ -181,7 +181,7 @@ def _fill(folder: _Folder, index: int, block: Any) -> None:
     config = LoadStateDictConfig(weight_mapping=mapping, device_map={"": device})
     with _silent():
         found, _ = convert_and_load_state_dict_in_model(shell, dict(folder.slices), config)
-    for name, there, wanted in found.mismatched_keys:
+    for name, there, wanted in sorted(found.mismatched_keys):
         raise ValueError(f"{folder.path}: {name} is {list(there)}, wanted {list(wanted)}")
     for name, why in found.conversion_errors.items():
         raise ValueError(f"{folder.path}: {name} cannot be made of what is there: {why}")
