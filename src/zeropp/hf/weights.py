@@ -70,29 +70,6 @@ def load(folder: str | Path, model: nn.Module) -> Callable[[int, nn.Module], Non
     return partial(_fill, _Folder(Path(folder), unwrapped(model)))
 
 
-class _Slice:
-    """A tensor in a file, whose file is opened when it is read."""
-
-    def __init__(self, file: Path, name: str) -> None:
-        self._file, self._name = file, name
-
-    @property
-    def _opened(self) -> Any:
-        return safe_open(self._file, "pt").get_slice(self._name)
-
-    def __getitem__(self, at: Any) -> Tensor:
-        found: Tensor = self._opened[at]
-        return found
-
-    def get_shape(self) -> list[int]:
-        shape: list[int] = self._opened.get_shape()
-        return shape
-
-    def get_dtype(self) -> str:
-        dtype: str = self._opened.get_dtype()
-        return dtype
-
-
 class _Folder:
     """The tensors in a folder, and what a model calls them."""
 
@@ -132,8 +109,10 @@ class _Folder:
         )
 
 
-def _slices_in(path: Path) -> Iterator[tuple[str, _Slice]]:
-    """By name; raise ValueError, naming the file, for what is not there or not whole."""
+def _slices_in(path: Path) -> Iterator[tuple[str, Any]]:
+    """By name, read when they are indexed; raise ValueError, naming the file, for what is not there
+    or not whole.
+    """
     index = path / _INDEX
     if index.is_file():
         try:
@@ -141,7 +120,7 @@ def _slices_in(path: Path) -> Iterator[tuple[str, _Slice]]:
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{index}: it is no index of safetensors; copy it again") from error
     elif (path / _ONE).is_file():
-        files = dict.fromkeys(_names_in(path / _ONE), _ONE)
+        files = dict.fromkeys(_opened(path / _ONE).keys(), _ONE)
     else:
         pickled = sorted(p.name for p in path.glob("*.bin")) or sorted(
             p.name for p in path.glob("*.pt*")
@@ -151,20 +130,20 @@ def _slices_in(path: Path) -> Iterator[tuple[str, _Slice]]:
             f"{path}: it holds no {_ONE}{instead}; save the model by transformers' save_pretrained"
         )
     for file in sorted(set(files.values())):
-        there = _names_in(path / file)
+        opened = _opened(path / file)
+        there = frozenset(opened.keys())
         for name, own in files.items():
             if own == file:
                 if name not in there:
                     raise ValueError(f"{path / file}: it lacks {name}; copy it again")
-                yield name, _Slice(path / file, name)
+                yield name, opened.get_slice(name)
 
 
-def _names_in(file: Path) -> frozenset[str]:
+def _opened(file: Path) -> Any:
     if not file.is_file():
         raise ValueError(f"{file}: it is missing, though the index names it; copy it again")
     try:
-        with safe_open(file, "pt") as opened:
-            return frozenset(opened.keys())
+        return safe_open(file, "pt")
     except SafetensorError as error:
         raise ValueError(
             f"{file}: it is cut short or no safetensors ({error}); copy it again"

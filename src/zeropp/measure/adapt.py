@@ -1,9 +1,9 @@
 """Adapting while training: measured times make a new order, if it is worth the switch.
 
 Stages, sharding and memory stay as they are; the order of F, B and W changes, and with it the units
-of `zeropp`, which is made anew for the times. Other schedules are refined for them; a
-vee is also made anew. Every rank
-computes the same answer from the same times, and all switch between the same two steps.
+of `zeropp`, which is made anew for the times. Other schedules are refined for them; a vee is also
+made anew. Every rank computes the same answer from the same times, and all switch between the same
+two steps.
 """
 
 from collections.abc import Iterator
