@@ -10,7 +10,8 @@ import pytest
 from zeropp.cli.main import main
 from zeropp.generate import generate
 from zeropp.ir import Order, Placement, Shape, format_program, format_schedule
-from zeropp.program.lowering import forward_only, lower
+from zeropp.program.derived import forward_only
+from zeropp.program.lowering import lower
 
 SIZE = ["--pp", "4", "--chunks", "2", "--microbatches", "8", "--unit-size", "4"]
 SHARDED = ["--shard", "unit", "--max-resident", "1", "--gather", "0.3", "--reduce", "0.3"]

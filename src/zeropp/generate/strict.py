@@ -143,8 +143,8 @@ def keep(
     def start(arrivals: list[int]) -> Choice:
         i_of, j_of, k_of = ([0 for _ in counts] for _ in range(3))  # F's, B's and W's started
         resident = [
-            Residency(problem, orders, counts, rank)
-            for rank, counts in enumerate(before if problem.visited else ())
+            Residency(problem, orders, interleaving, rank)
+            for rank, interleaving in enumerate(before if problem.visited else ())
         ]
 
         def choose(rank: int, now: int) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """From a schedule to the program that ranks execute, and the proof that it is sound."""
 
 from zeropp.ir.program import Policy
-from zeropp.program.lowering import forward_only_program, lower, without_collectives
+from zeropp.program.derived import forward_only_program, without_collectives
+from zeropp.program.lowering import lower
 from zeropp.program.remarks import warnings
 from zeropp.program.verifier import (
     InvalidProgramError,

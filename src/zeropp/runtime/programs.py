@@ -8,7 +8,7 @@ from hashlib import sha256
 from operator import attrgetter
 
 from zeropp.ir.program import Program
-from zeropp.program.lowering import forward_only_program, without_collectives
+from zeropp.program.derived import forward_only_program, without_collectives
 from zeropp.program.verifier import require_collectives, require_valid
 from zeropp.runtime.instructions import Instruction, instructions
 from zeropp.runtime.mesh import require_same

@@ -180,7 +180,7 @@ class _Split(torch.autograd.Function):
         ctx.call, ctx.recorder, ctx.tape = call, recorder, recorder.tape
         y = call.rule.forward(x, weight, bias)
         # a view made in a function of ours could not be changed in place
-        return torch.ops.aten._unsafe_view.default(y, y.shape) if y._is_view() else y
+        return y.detach() if y._is_view() else y
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, Any, Any, None, None]:
@@ -199,6 +199,9 @@ class _Split(torch.autograd.Function):
         return gx, sums.get(call.weight), sums.get(call.bias), None, None
 
 
+_split: Any = super(torch.autograd.Function, _Split).apply  # past a look for functorch
+
+
 class SplitLayer(nn.Module):
     """What a split layer also is."""
 
@@ -214,7 +217,7 @@ class SplitLayer(nn.Module):
         recorder = self.split_recorder
         weight: Any = self.weight
         bias: Any = getattr(self, "bias", None)
-        own = isinstance(weight, nn.Parameter) and isinstance(bias, nn.Parameter | None)
+        own = isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))
         if recorder.tape is None or not torch.is_grad_enabled() or not own or transforming():
             return super().forward(*args, **kwargs)
         (x,) = (*args, *kwargs.values())
@@ -225,7 +228,8 @@ class SplitLayer(nn.Module):
                 require_right(self.split_name, self.split_rule, own, x, weight, bias)
         autocast = _autocast(x.device.type)
         call = Call(self.split_name, self.split_rule, weight, bias, autocast)
-        return _Split.apply(x, weight, bias, call, recorder)
+        y: Tensor = _split(x, weight, bias, call, recorder)
+        return y
 
     @uncompiled
     def _uncompiled(self, *args: Any, **kwargs: Any) -> Tensor:

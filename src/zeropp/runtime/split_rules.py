@@ -38,10 +38,14 @@ class GradientBuffers:
 
     def add_product(self, parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
         """Add `left @ right`, the weight gradient of a matrix product, in place where possible."""
-        held = self._sums.get(parameter)
+        held, dtype = self._sums.get(parameter), self._dtype_for(parameter)
+        wide = _widens(left, right, dtype)
         if held is None:
-            self._sums[parameter] = (left @ right).to(self._dtype_for(parameter))
-        elif held.dtype == left.dtype:
+            product = torch.mm(left, right, out_dtype=dtype) if wide else left @ right
+            self._sums[parameter] = product.to(dtype)
+        elif wide:
+            torch.addmm(held, left, right, out_dtype=dtype, out=held)
+        elif dtype == left.dtype:
             held.addmm_(left, right)
         else:
             held.add_(left @ right)
@@ -71,6 +75,12 @@ class GradientBuffers:
         """All sums; the buffers are empty afterwards."""
         sums, self._sums = self._sums, {}
         return sums
+
+
+def _widens(left: Tensor, right: Tensor, dtype: torch.dtype) -> bool:
+    """Whether products are added to wider sums in one kernel, without being rounded before."""
+    low = left.dtype == right.dtype and left.dtype in (torch.bfloat16, torch.float16)
+    return low and dtype is torch.float32 and left.is_cuda and torch.version.cuda is not None
 
 
 @dataclass(frozen=True)
