@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from zeropp.runtime.compat import new_group
+from zeropp.runtime.compat import host_group
 from zeropp.runtime.inputs import Microbatch, Nested
 from zeropp.runtime.mesh import T, as_carried, data_rank, gathered, own_pipeline
 
@@ -42,10 +42,7 @@ class Agreement:
         self._pipeline = own_pipeline(mesh)
         self._leads = self._pipeline[0] == dist.get_rank()
         self._data_rank = data_rank(mesh)
-        self._hosts: dist.ProcessGroup | None = None
-        if device.type != "cpu":
-            every = range(dist.get_world_size())
-            self._hosts = new_group(list(every), "hosts", dist.Backend(dist.Backend.GLOO))
+        self._hosts = host_group(range(dist.get_world_size()), "hosts", device)
 
     def meet(
         self, prepare: Callable[[], list[Microbatch]], divisor: int = 0

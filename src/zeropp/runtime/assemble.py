@@ -36,17 +36,7 @@ Init = Callable[[int, nn.Module], None]
 
 
 class Model:
-    """A model cut into the stages of a program.
-
-    Args:
-        blocks: all of them, on any device.
-        program: what they run.
-        split: number of blocks in each stage; None: the program's, or nearly equal.
-        recompute: what of a block is run again in its B; None: the program's, or nothing.
-        init: `init(index, block)` fills a block that was on the meta device.
-        load: the same, once its parameters are sharded.
-        precision: what blocks compute in.
-        derived: what is made of what they ask for by name.
+    """A model cut into the stages of a program; arguments as those of `Pipeline`.
 
     Attributes:
         stages: for each stage, the indices of its blocks.

@@ -10,7 +10,7 @@ to them and divides by the tokens of the whole batch.
 
 from torch import Tensor, nn
 
-from zeropp.runtime.split import Recorder, uncompiled
+from zeropp.runtime.tape import Recorder, uncompiled
 
 
 class AuxiliaryLoss(nn.Module):

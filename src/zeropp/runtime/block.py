@@ -26,12 +26,15 @@ from torch.utils.checkpoint import (
 )
 
 from zeropp.ir.program import Recompute
-from zeropp.runtime.compat import differentiating
+from zeropp.runtime.compat import differentiating, is_compiled
 from zeropp.runtime.keywords import asked_by
 from zeropp.runtime.shard import compute_dtype
-from zeropp.runtime.split import Recorder
+from zeropp.runtime.split import Called, tapped
+from zeropp.runtime.tape import Recorder, autocast_of
 
 Tensors = tuple[Tensor, ...]
+_Splitting = Callable[[], AbstractContextManager[object]]
+_uncompiled: _Splitting = partial(torch.compiler.set_stance, "force_eager")
 
 _KEPT = [  # by selective recomputation
     torch.ops.aten.mm.default,
@@ -91,15 +94,7 @@ class _Trial(TorchDispatchMode):
 
 
 class Block:
-    """A block of a stage.
-
-    Args:
-        index: its number in the model.
-        module: the block.
-        recorder: of its stage.
-        recompute: what of it is run again in its B.
-        shares: whether it shares a parameter with another block.
-    """
+    """A block of a stage, by its number in the model; `shares`: a parameter, with another one."""
 
     def __init__(
         self,
@@ -116,38 +111,72 @@ class Block:
         self._in_place: bool | None = None  # whether it changes its inputs; None: not known yet
         self._buffers = [(m, name) for m in module.modules() for name in m._buffers]
         self._changing: list[_Place] | None = None  # the buffers that it changes
+        self._compiled = is_compiled(module)
+        self._calls: dict[Any, tuple[Called, ...] | None] = {}  # of forwards, by what went in
 
     def __call__(self, inputs: Tensors, named: Mapping[str, Any], draw: Draw | None) -> Any:
-        """What the block makes of tensors.
+        """What the block makes of tensors, and of what it asks for by name.
 
         Args:
-            inputs: its positional arguments.
-            named: what it may ask for.
             draw: seeds the generators meanwhile; None: they go on, as in evaluation.
         """
         asked = {name: named[name] for name in self._names if name in named}
         if draw is not None and not self._tried:
             self._try(inputs, asked)
+        splitting = self._splitting(inputs, asked)
         if draw is None or self._recompute is Recompute.NONE:
-            return self._run(inputs, asked, draw)
+            return self._run(inputs, asked, draw, splitting)
         selective = partial(create_selective_checkpoint_contexts, _KEPT)
         contexts = selective if self._recompute is Recompute.SELECTIVE else noop_context_fn
         return checkpoint(
-            self._twice(asked, draw),
+            self._twice(asked, draw, splitting),
             *inputs,
             use_reentrant=False,
             preserve_rng_state=False,
             context_fn=contexts,
         )
 
-    def _run(self, inputs: Tensors, asked: dict[str, Any], draw: Draw | None) -> Any:
+    def _run(
+        self,
+        inputs: Tensors,
+        asked: dict[str, Any],
+        draw: Draw | None,
+        splitting: _Splitting = nullcontext,
+    ) -> Any:
         recorder = self._recorder
         outer, recorder.inside = recorder.inside, True
         try:
-            with nullcontext() if draw is None else draw.seeding(self.index, inputs):
+            seeding = nullcontext() if draw is None else draw.seeding(self.index, inputs)
+            with seeding, splitting():
                 return self.module(*inputs, **asked)
         finally:
             recorder.inside = outer
+
+    def _splitting(self, inputs: Tensors, asked: dict[str, Any]) -> _Splitting:
+        """How a compiled block runs: split at the calls that are known for such inputs."""
+        if not self._compiled or self._recorder.tape is None:
+            return nullcontext
+        tensors = [t for t in (*inputs, *asked.values()) if isinstance(t, Tensor)]
+        given = ((t.shape, t.dtype, t.requires_grad) for t in tensors)
+        devices = sorted({tensor.device.type for tensor in tensors})
+        key = *given, *map(autocast_of, devices), self.module.training
+        if key not in self._calls:
+            return partial(self._learning, key)
+        calls = self._calls[key]
+        return _uncompiled if calls is None else partial(tapped, calls, self._recorder)
+
+    @contextmanager
+    def _learning(self, key: Any) -> Iterator[None]:
+        """A forward that tells of its calls; None of what compiled code cannot be trusted with."""
+        recorder, seen = self._recorder, [_seen(place) for place in self._buffers]
+        recorder.odd, recorder.calls = False, list[Called]()
+        try:
+            with _uncompiled():
+                yield
+            odd = recorder.odd or seen != [_seen(place) for place in self._buffers]
+            self._calls[key] = None if odd else tuple(recorder.calls)
+        finally:
+            recorder.calls = None
 
     def _try(self, inputs: Tensors, asked: dict[str, Any]) -> None:
         """Run the block once, leaving nothing, to see whether selective recomputation can keep
@@ -170,7 +199,9 @@ class Block:
         if self._recompute is Recompute.SELECTIVE and (trial.differentiates or not same):
             self._recompute = Recompute.FULL
 
-    def _twice(self, asked: dict[str, Any], draw: Draw) -> Callable[..., Any]:
+    def _twice(
+        self, asked: dict[str, Any], draw: Draw, splitting: _Splitting
+    ) -> Callable[..., Any]:
         """The block as checkpointing runs it, first in F, then in B."""
         before: list[tuple[_Place, Tensor]] | None = None
 
@@ -178,22 +209,25 @@ class Block:
             nonlocal before
             if before is not None:
                 with _buffers_as(before):
-                    return self._run(_copies(inputs) if self._in_place else inputs, asked, draw)
+                    given = _copies(inputs) if self._in_place else inputs
+                    return self._run(given, asked, draw, splitting)
             before = _cloned(self._buffers if self._changing is None else self._changing)
-            outputs = self._first(inputs, asked, draw)
+            outputs = self._first(inputs, asked, draw, splitting)
             if self._changing is None:  # batch norm changes statistics without a new version
                 self._changing = [(m, n) for (m, n), b in before if not _same(m._buffers[n], b)]
             return outputs
 
         return run
 
-    def _first(self, inputs: tuple[Any, ...], asked: dict[str, Any], draw: Draw) -> Any:
+    def _first(
+        self, inputs: tuple[Any, ...], asked: dict[str, Any], draw: Draw, splitting: _Splitting
+    ) -> Any:
         """F of what will run again, which learns what the block changes."""
         given = _copies(inputs) if self._in_place is not False else inputs
         tensors = [one for one in given if isinstance(one, Tensor)]
         versions = [tensor._version for tensor in tensors]
         seen = [_seen(place) for place in self._buffers]
-        outputs = self._run(given, asked, draw)
+        outputs = self._run(given, asked, draw, splitting)
         wrote = any(t._version != v for t, v in zip(tensors, versions, strict=True))
         changed = [p for p, s in zip(self._buffers, seen, strict=True) if _seen(p) != s]
         if self._changing is None:

@@ -71,9 +71,7 @@ class Boundaries:
     Args:
         blocks: all blocks of the model, on any device; only their structure is kept.
         stages: for each stage, the indices of its blocks.
-        precision: the dtype in which blocks compute.
-        device: where they do.
-        derived: what is made of what blocks ask for by name.
+        device: where they compute.
     """
 
     def __init__(

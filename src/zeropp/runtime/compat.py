@@ -114,6 +114,11 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Whether something in it runs compiled: `compile()` in place, or torch.compile's wrapper."""
+    return any(m._compiled_call_impl or "_orig_mod" in m._modules for m in module.modules())
+
+
 def differentiating() -> bool:
     """Whether a backward is running."""
     return torch._C._current_graph_task_id() != -1
@@ -153,6 +158,15 @@ def new_group(
         )
     _world.pg_group_ranks[group] = {rank: index for index, rank in enumerate(ranks)}
     return group
+
+
+def host_group(
+    ranks: Sequence[int], purpose: str, device: torch.device
+) -> dist.ProcessGroup | None:
+    """A new group of the hosts of what is no CPU, if it has ranks; None: there is no need of it."""
+    if device.type == "cpu" or not ranks:
+        return None
+    return new_group([*ranks], purpose, dist.Backend(dist.Backend.GLOO))
 
 
 def forget_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.runtime.compat import new_group
+from zeropp.runtime.compat import host_group
 from zeropp.runtime.inputs import Microbatch
 from zeropp.runtime.mesh import PP, as_carried, own_pipeline
 from zeropp.runtime.shard import compute_dtype
@@ -79,12 +79,7 @@ def _arguments(function: Callable[..., Any]) -> list[str]:
 class Keywords:
     """Finds what blocks are given by name; one pipeline's constants are those of its first rank.
 
-    Args:
-        blocks: all blocks of the model, which say what they ask for.
-        derived: by name, functions of others.
-        mesh: of the pipeline.
-        device: where tensors are needed.
-        precision: the dtype in which blocks compute, to which floating-point tensors are cast.
+    Floating-point tensors are cast to the dtype in which blocks compute.
 
     Raises:
         ValueError: something is derived that no block asks for.
@@ -110,9 +105,8 @@ class Keywords:
         self._pipeline = own_pipeline(mesh)
         self._leads = self._pipeline[0] == dist.get_rank()
         self._axis = mesh[PP]
-        self._hosts: dist.ProcessGroup | None = None
-        if self._given and device.type != "cpu":
-            self._hosts = new_group(self._pipeline, "constants", dist.Backend(dist.Backend.GLOO))
+        hosts = self._pipeline if self._given else []
+        self._hosts = host_group(hosts, "constants", device)
 
     def require_own(self, constants: Constants | None, microbatches: Sequence[Microbatch]) -> None:
         """Raise ValueError if what is given by name is not what the blocks ask for.

@@ -14,11 +14,7 @@ _NONE = (None, False)
 
 
 class Look:
-    """At the parameters of a rank.
-
-    Args:
-        modules: its stages, parameters placed.
-    """
+    """At the parameters of a rank, which are placed."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self._modules = modules

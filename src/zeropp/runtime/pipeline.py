@@ -32,14 +32,13 @@ from zeropp.runtime.mesh import (
     own_pipeline,
     require_same,
 )
-from zeropp.runtime.norm import gradient_norm
 from zeropp.runtime.observer import Observer, Observers
 from zeropp.runtime.outcome import StepFailedError, StepOutput, outcome
 from zeropp.runtime.probe import Probe
 from zeropp.runtime.programs import Programs, accepted
 from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import Stage, StageModule
-from zeropp.runtime.ties import TiedCopies
+from zeropp.runtime.ties import TiedCopies, gradient_norm
 
 
 class Pipeline:

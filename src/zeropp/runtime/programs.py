@@ -18,14 +18,8 @@ Instructions = tuple[Instruction, ...]
 
 
 class Programs:
-    """What one rank runs.
-
-    Args:
-        program: the one to begin with, accepted.
-        program_for: makes that of another number of micro-batches; None: there are no others.
-        sharded: whether parameters are.
-        rank: of the pipeline.
-        stages: this rank's.
+    """What a rank runs: the program that it begins with, accepted, and those that `program_for`
+    makes of other numbers of micro-batches; None: there are none.
     """
 
     def __init__(

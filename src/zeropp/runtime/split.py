@@ -9,18 +9,20 @@ autograd. B frees every saved tensor but x and gy, so between B and W a micro-ba
 W needs; this is the split of zero-bubble pipeline parallelism (arXiv 2401.10241, section 3) done
 in the operators instead of by walking the autograd graph a second time.
 
-Blocks may be compiled, in place: `block.compile()`. Tapes are written between two compiled pieces,
-so a block is not one whole graph (`fullgraph=True` fails), and equal blocks share their pieces.
+Compiled code (`block.compile()`, in place) cannot write on a tape. There a layer takes two tensors
+of nothing, its taps, to which its backward gives gy and x as if they were their gradients; what
+made the taps, outside of the compiled code, writes them down. How large they are is known from the
+first forward of inputs of such shapes, which is not compiled. What differs from that forward later
+stops the compiled code, and goes on after it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from zeropp.runtime.compat import transforming
 from zeropp.runtime.split_rules import (
@@ -31,137 +33,21 @@ from zeropp.runtime.split_rules import (
     require_right,
     rule_of,
 )
-
-_Function = TypeVar("_Function", bound=Callable[..., object])
-
-
-def uncompiled(function: _Function) -> _Function:
-    """A decorator: compiled code stops before the function and goes on after it."""
-    return torch.compiler.disable(function)
+from zeropp.runtime.tape import Call, Deferred, Recorder, Tape, autocast_of, uncompiled
 
 
-class Call(NamedTuple):
-    """One call of a layer, as its backward needs it.
+class Called(NamedTuple):
+    """A call of a split layer, by which a later one of compiled code finds its taps."""
 
-    Attributes:
-        name: the layer's, global.
-        rule: how it is split.
-        weight: of the layer.
-        bias: of the layer.
-        autocast: of the forward: device type, and dtype, None where it is off.
-    """
-
-    name: str
-    rule: SplitRule
-    weight: nn.Parameter
-    bias: nn.Parameter | None
-    autocast: tuple[str, torch.dtype | None]
-
-    @property
-    def casting(self) -> AbstractContextManager[object]:
-        """The forward's autocast, under which its backward runs."""
-        device, dtype = self.autocast
-        same = _autocast(device) == self.autocast
-        return _AS_IT_IS if same else torch.autocast(device, dtype, dtype is not None)
-
-
-_AS_IT_IS = nullcontext()
-
-
-def _autocast(device: str) -> tuple[str, torch.dtype | None]:
-    on = torch.is_autocast_enabled(device)
-    return device, torch.get_autocast_dtype(device) if on else None
-
-
-class Deferred(NamedTuple):
-    """What one layer's W needs."""
-
+    layer: "SplitLayer"
     call: Call
-    x: Tensor
-    grad_output: Tensor
-    version: int
-
-    def add_to(self, gradients: GradientBuffers) -> None:
-        """The layer's W; ValueError where x is not any more what it was in B."""
-        name, rule, weight, bias, _ = self.call
-        if self.x._version != self.version:
-            raise ValueError(
-                f"{name}: its input was changed in place before its weight gradient was made (W); "
-                "give the layer a copy, or use a schedule that does not split B from W"
-            )
-        with self.call.casting:
-            if weight.requires_grad:
-                rule.add_weight_gradient(gradients, weight, self.x, self.grad_output)
-            if bias is not None and bias.requires_grad:
-                gradients.add(bias, as_rows(self.grad_output).sum(0))
+    y: Tensor  # of the output's shape and dtype, without memory
+    x: Tensor  # likewise of the input
 
 
-class Tape:
-    """What B of one micro-batch on one stage left for W.
-
-    Args:
-        gradients: where W adds to.
-        seed: scalar, the gradient of the loss: 1 / tokens of the whole batch.
-
-    Attributes:
-        fused: run W at once, inside the backward (a BW).
-        auxiliary: scalars from which B starts too, with the gradient of the loss.
-    """
-
-    def __init__(self, gradients: GradientBuffers, seed: Tensor) -> None:
-        self.fused = False
-        self.seed = seed
-        self.auxiliary: list[GradientEdge] = []
-        self._gradients = gradients
-        self._deferred: list[Deferred] = []
-
-    def record(self, deferred: Deferred) -> None:
-        """Keep one layer's work for W, or do it now in a fused backward."""
-        if self.fused:
-            deferred.add_to(self._gradients)
-        else:
-            self._deferred.append(deferred)
-
-    def run(self) -> None:
-        """W: add every weight gradient to its buffer, freeing what it needed as it goes."""
-        self._deferred.reverse()
-        with torch.no_grad():  # x is part of the forward's graph
-            while self._deferred:
-                self._deferred.pop().add_to(self._gradients)
-
-
-class Recorder:
-    """One stage's notebook while its blocks run.
-
-    Attributes:
-        tape: of the micro-batch whose forward is running now; None outside of training.
-        losses: the auxiliary ones of forwards so far, scalars in fp32.
-        inside: whether a forward is running, also one that is run again; what is differentiated
-            then is the model's own doing, and no B.
-    """
-
-    def __init__(self) -> None:
-        self.tape: Tape | None = None
-        self.losses: list[Tensor] = []
-        self.inside = False
-        self._counts = False
-
-    @contextmanager
-    def writing(self, tape: Tape | None, *, again: bool = False) -> Iterator[None]:
-        """Forwards inside write to `tape`; in a backward, checkpointing runs them `again`."""
-        held = self.tape, self._counts
-        self.tape, self._counts = tape, not again
-        try:
-            yield
-        finally:
-            self.tape, self._counts = held
-
-    def note(self, loss: Tensor) -> None:
-        """Count an auxiliary loss, once for each micro-batch, and train it."""
-        if self._counts:
-            self.losses.append(loss.detach().float())
-            if self.tape is not None and loss.requires_grad:
-                self.tape.auxiliary.append(get_gradient_edge(loss))
+def _as_saved(x: Tensor) -> Tensor:
+    """The copy that a product makes of what is not contiguous, and autograd keeps; or x."""
+    return x if x.dim() <= 2 or x.is_contiguous() else as_rows(x).view(x.shape)
 
 
 class _Split(torch.autograd.Function):
@@ -174,8 +60,7 @@ class _Split(torch.autograd.Function):
         call: Call,
         recorder: Recorder,
     ) -> Tensor:
-        if x.dim() > 2 and not x.is_contiguous():
-            x = as_rows(x).view(x.shape)  # the copy that the product would make, and torch save
+        x = _as_saved(x)
         ctx.save_for_backward(x)
         ctx.call, ctx.recorder, ctx.tape = call, recorder, recorder.tape
         y = call.rule.forward(x, weight, bias)
@@ -193,6 +78,7 @@ class _Split(torch.autograd.Function):
         if not ctx.recorder.inside:
             ctx.tape.record(deferred)
             return gx, None, None, None, None
+        ctx.recorder.odd = True
         own = GradientBuffers(None)
         deferred.add_to(own)
         sums = own.take()
@@ -202,6 +88,67 @@ class _Split(torch.autograd.Function):
 _split: Any = super(torch.autograd.Function, _Split).apply  # past a look for functorch
 
 
+class _Traced(torch.autograd.Function):
+    """The same in compiled code, without an effect outside of it."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        gy_tap: Tensor,
+        x_tap: Tensor,
+        rule: SplitRule,
+    ) -> Tensor:
+        x = _as_saved(x)
+        ctx.save_for_backward(x, weight)
+        ctx.rule = rule
+        y = rule.forward(x, weight, bias)
+        return torch.ops.aten._unsafe_view.default(y, y.shape)  # as above
+
+    @staticmethod
+    def backward(ctx: Any, gy: Tensor) -> tuple[Tensor, None, None, Tensor, Tensor, None]:
+        x, weight = ctx.saved_tensors
+        return ctx.rule.input_gradient(gy, weight), None, None, gy, x, None
+
+
+class _Taps(torch.autograd.Function):
+    """The taps of a block's calls; their gradients are what is left for W."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, anchor: Tensor, tape: Tape, calls: Sequence[Called]
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.tape, ctx.calls = tape, calls
+        return tuple(tap.detach() for called in calls for tap in (called.y, called.x))
+
+    @staticmethod
+    def backward(ctx: Any, *pairs: Tensor | None) -> tuple[None, None, None]:
+        for called, gy, x in zip(ctx.calls, pairs[::2], pairs[1::2], strict=True):
+            if gy is not None and x is not None:
+                ctx.tape.record(Deferred(called.call, x, gy, x._version))
+        return None, None, None
+
+
+def _nothing_like(tensor: Tensor) -> Tensor:
+    return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
+
+
+@contextmanager
+def tapped(calls: Sequence[Called], recorder: Recorder) -> Iterator[None]:
+    """Compiled forwards inside make these calls, in this order."""
+    taps = _Taps.apply(recorder.anchor, recorder.tape, calls) if calls else ()
+    for called, *pair in reversed([*zip(calls, taps[::2], taps[1::2], strict=True)]):
+        called.layer.split_taps.append(pair)
+    try:
+        yield
+    finally:
+        for called in calls:
+            called.layer.split_taps.clear()
+
+
 class SplitLayer(nn.Module):
     """What a split layer also is."""
 
@@ -209,16 +156,19 @@ class SplitLayer(nn.Module):
     split_recorder: Recorder
     split_name: str
     split_untried: bool
+    split_taps: list[list[Tensor]]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own forward, whose backward is cut in two while a tape is there."""
         if torch.compiler.is_compiling():
-            return self._uncompiled(*args, **kwargs)
+            return self._compiling(*args, **kwargs)
         recorder = self.split_recorder
+        if recorder.tape is None or not torch.is_grad_enabled():
+            return super().forward(*args, **kwargs)
         weight: Any = self.weight
         bias: Any = getattr(self, "bias", None)
-        own = isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))
-        if recorder.tape is None or not torch.is_grad_enabled() or not own or transforming():
+        if not _own(weight, bias) or transforming():
+            recorder.odd = True
             return super().forward(*args, **kwargs)
         (x,) = (*args, *kwargs.values())
         if self.split_untried and x.numel():
@@ -226,14 +176,31 @@ class SplitLayer(nn.Module):
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
                 own = super().forward(x)
                 require_right(self.split_name, self.split_rule, own, x, weight, bias)
-        autocast = _autocast(x.device.type)
+        autocast = autocast_of(x.device.type)
+        recorder.odd |= autocast[1] is not None
         call = Call(self.split_name, self.split_rule, weight, bias, autocast)
         y: Tensor = _split(x, weight, bias, call, recorder)
+        if recorder.calls is not None and x.is_floating_point():
+            recorder.calls.append(Called(self, call, _nothing_like(y), _nothing_like(x)))
         return y
 
+    def _compiling(self, *args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(*args, **kwargs)
+        weight: Any = self.weight
+        bias: Any = getattr(self, "bias", None)
+        (x,) = (*args, *kwargs.values())
+        if self.split_taps and _own(weight, bias):
+            gy_tap, x_tap = self.split_taps.pop()
+            if x.shape == x_tap.shape and x.dtype == x_tap.dtype:
+                y: Tensor = _Traced.apply(x, weight, bias, gy_tap, x_tap, self.split_rule)
+                if y.dtype == gy_tap.dtype:
+                    return y
+        return self._uncompiled(x)
+
     @uncompiled
-    def _uncompiled(self, *args: Any, **kwargs: Any) -> Tensor:
-        return self.forward(*args, **kwargs)
+    def _uncompiled(self, x: Tensor) -> Tensor:
+        return self.forward(x)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copied and saved as the layer that it was."""
@@ -241,6 +208,10 @@ class SplitLayer(nn.Module):
         added = SplitLayer.__annotations__
         own = {name: value for name, value in vars(self).items() if name not in added}
         return kind.__new__, (kind,), own
+
+
+def _own(weight: Any, bias: Any) -> bool:
+    return isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))
 
 
 @cache
@@ -261,4 +232,4 @@ def split_layers(module: nn.Module, recorder: Recorder) -> None:
             if not issubclass(kind, SplitLayer):
                 layer.__class__ = _split_class(kind)
             layer.split_rule, layer.split_recorder, layer.split_name = rule, recorder, name
-            layer.split_untried = untried
+            layer.split_untried, layer.split_taps = untried, []

@@ -14,7 +14,8 @@ from zeropp.runtime.auxiliary import AuxiliaryLoss
 from zeropp.runtime.block import Block, Draw, Tensors, buffers_kept, require_tensors, run_blocks
 from zeropp.runtime.compat import set_version
 from zeropp.runtime.shard import Parameters
-from zeropp.runtime.split import Recorder, Tape, split_layers
+from zeropp.runtime.split import split_layers
+from zeropp.runtime.tape import Recorder, Tape
 
 Head = Callable[[Tensors], Tensors]
 _LOSS = -1  # the number of no block, for which the loss draws
@@ -99,7 +100,6 @@ class Stage:
             Block(i, b, self._recorder, recompute, i in tied) for i, b in module.numbered
         ]
         self._changes_inputs: bool | None = None  # None: before its first forward
-        self._anchor = torch.zeros((), requires_grad=True)
         split_layers(module, self._recorder)
         for layer in module.modules():
             if isinstance(layer, AuxiliaryLoss):
@@ -119,12 +119,8 @@ class Stage:
         return outputs
 
     def tried(self, inputs: Tensors, named: Mapping[str, Any], *, run: bool) -> Tensors:
-        """What F would give, gathering the parameters for it; nothing is left of it.
-
-        Args:
-            inputs: as for `forward`.
-            named: what blocks may ask for.
-            run: whether blocks are run, or parameters only gathered, as on other ranks.
+        """What F would give, gathering the parameters for it; nothing is left of it. Without `run`
+        they are only gathered, as on other ranks.
         """
         self.parameters.unshard()
         self.parameters.wait()
@@ -152,12 +148,9 @@ class Stage:
         """F: the roots from which B will start, which are the outputs or what `head` makes of them.
 
         Args:
-            microbatch: not in flight on this stage yet.
             inputs: those that require a gradient are leaves, of which B returns the gradients.
-            named: what blocks may ask for.
             seed: scalar, the gradient of the loss, auxiliary ones included.
             head: on the last stage, the loss; what it returns first is trained.
-            draw: what its random numbers depend on.
         """
         tape = self._tapes[microbatch] = Tape(self.parameters.gradients, seed)
         inputs, entered = self._entered(inputs)
@@ -203,7 +196,7 @@ class Stage:
                     where = x.requires_grad_()
                 else:
                     version = x._version
-                    x = _Enter.apply(self._anchor, x)
+                    x = _Enter.apply(self._recorder.anchor, x)
                     set_version(x, version)
                     where = get_gradient_edge(x)
                 entered.append(_Entered(where, x.shape, x.dtype))
@@ -221,25 +214,22 @@ class Stage:
         return losses
 
     def backward(self, microbatch: int, grad_outputs: Tensors, *, fused: bool) -> Tensors:
-        """B, or BW if `fused`: the gradients of the inputs that want one.
-
-        Args:
-            microbatch: one that has run F.
-            grad_outputs: for each differentiable root, its gradient.
-            fused: add the weight gradients too, leaving nothing for W.
+        """B, or BW if `fused`: the gradients of the inputs that want one, from those of the
+        differentiable roots.
         """
         entered, roots = self._flights.pop(microbatch)
         tape = self._tapes.pop(microbatch) if fused else self._tapes[microbatch]
         tape.fused = fused
         trained = self.parameters.trained()
-        wanted: list[Any] = [*(x.where for x in entered), *trained]  # edges and parameters
+        ends = *trained, self._recorder.anchor
+        wanted: list[Any] = [*(x.where for x in entered), *ends]  # edges and leaves
         starts = [*roots, *tape.auxiliary]
         gradients = [*grad_outputs, *(tape.seed for _ in tape.auxiliary)]
         found: Sequence[Tensor | None] = [None] * len(wanted)
         if starts and wanted:
             with self._recorder.writing(tape, again=True):
                 found = torch.autograd.grad(starts, wanted, gradients, allow_unused=True)
-        for parameter, gradient in zip(trained, found[len(entered) :], strict=True):
+        for parameter, gradient in zip(trained, found[len(entered) : -1], strict=True):
             if gradient is not None:  # the split layers' comes later, in W
                 self.parameters.gradients.add(parameter, gradient)
         pairs = zip(entered, found, strict=False)

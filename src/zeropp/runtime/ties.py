@@ -10,7 +10,7 @@ hold its name. Ties are found by identity, also on the meta device.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,9 +88,8 @@ class TiedCopies:
 
     Args:
         ties: of the whole model.
-        placement: stage -> rank.
-        pipeline: the global ranks of this rank's pipeline, in order.
-        modules: stages of this rank, parameters placed and, where they are, sharded.
+        placement: stage -> rank of the `pipeline`, whose global ranks are given.
+        modules: stages of this rank, parameters placed.
     """
 
     def __init__(
@@ -170,6 +169,28 @@ def _equalise(copies: list[nn.Parameter], group: dist.ProcessGroup | None, sourc
         dist.broadcast(value, source, group=group)
     for copy in copies[1:]:
         local_part(copy.detach()).copy_(value)
+
+
+def gradient_norm(
+    parameters: Iterable[nn.Parameter], copies: TiedCopies, replicas: int, device: torch.device
+) -> Tensor:
+    """Of the parameters of all ranks; collective, on all of them; scalar, fp32.
+
+    `copies` tells which parameters another rank counts; `replicas` ranks hold the same shards.
+    """
+    squares = torch.zeros((), device=device)
+    for parameter in parameters:
+        if parameter.grad is not None and copies.owns(parameter):
+            squares += _squares(local_part(parameter.grad))
+    dist.all_reduce(squares)
+    return (squares / replicas).sqrt()
+
+
+def _squares(gradient: Tensor) -> Tensor:
+    """The sum of a gradient's squares in fp32; of a sparse one, of its summed values."""
+    values = gradient.coalesce().values() if gradient.is_sparse else gradient
+    values = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    return torch.linalg.vector_norm(values, dtype=torch.float32) ** 2
 
 
 def local_part(tensor: Tensor) -> Tensor:

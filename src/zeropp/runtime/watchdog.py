@@ -33,9 +33,7 @@ class Watchdog:
     """Watches one rank.
 
     Args:
-        placement: stage -> rank.
-        rank: this rank's position in its pipeline.
-        store: what the ranks share.
+        placement: stage -> rank, of which this is one.
         timeout: seconds that one action may take; above 0.
         name: of the pipeline, the same on all its ranks, unlike any other's.
         stop: ends the process.
