@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -37,7 +36,8 @@ Step = Callable[[], object]
 
 def timed(steps: dict[str, Step], repeats: int = REPEATS) -> dict[str, tuple[float, float]]:
     """Of each by name, in turns: median seconds of the device, and of the host until it is free."""
-    clock, found = clock_of(GPU), {name: ([], []) for name in steps}
+    clock = clock_of(GPU)
+    found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in steps}
     for turn in range(WARM_UP + repeats):
         for name, step in steps.items():
             clock.settle()
@@ -60,8 +60,8 @@ def layers_of(family: str, hidden: int, seq_len: int, count: int) -> list[nn.Mod
     own = {"GPT": SIZES["6.2b"], "Llama": replace(SIZES["llama-8b"], ffn=None)}[family]
     heads = hidden // 128
     kv_heads = None if own.kv_heads is None else max(1, heads // 4)
-    shape = {"seq_len": seq_len, "hidden": hidden, "heads": heads, "kv_heads": kv_heads}
-    config = replace(own, layers=count, vocab_size=256, **shape)
+    shape = replace(own, hidden=hidden, heads=heads, kv_heads=kv_heads)
+    config = replace(shape, layers=count, vocab_size=256, seq_len=seq_len)
     with GPU:
         made = gpt_blocks(config)[1:-1]
     return [block.to(torch.bfloat16) for block in made]
@@ -84,7 +84,7 @@ def layer_row(family: str, hidden: int, seq_len: int, compiled: bool) -> Row:
         hidden_state = x
         for block in plain:
             hidden_state = block(hidden_state)
-        hidden_state.backward(grad)
+        torch.autograd.backward(hidden_state, grad)
         x.grad = None
 
     def forward() -> None:
@@ -94,7 +94,9 @@ def layer_row(family: str, hidden: int, seq_len: int, compiled: bool) -> Row:
         stage.backward(0, (grad,), fused=False)
 
     def split() -> None:
-        forward(), backward(), stage.weight(0)
+        forward()
+        backward()
+        stage.weight(0)
 
     whole = timed({"fused": fused, "split": split})
     parts = timed({"F": forward, "B": backward, "W": lambda: stage.weight(0)})
@@ -178,9 +180,14 @@ def llama() -> Trained:
 
     from zeropp import hf
 
-    sizes: dict[str, Any] = {"hidden_size": 1024, "intermediate_size": 2816, "vocab_size": 32_000}
-    heads = {"num_attention_heads": 16, "num_key_value_heads": 4}
-    config = LlamaConfig(**sizes, **heads, num_hidden_layers=12)
+    config = LlamaConfig(
+        hidden_size=1024,
+        intermediate_size=2816,
+        vocab_size=32_000,
+        num_hidden_layers=12,
+        num_attention_heads=16,
+        num_key_value_heads=4,
+    )
 
     def model() -> nn.Module:
         torch.manual_seed(0)
@@ -217,13 +224,13 @@ def training_row(subject: Trained, compiled: bool) -> Row:
         for part in batch.chunk(4):
             with torch.autocast("cuda", torch.bfloat16):
                 logits = plain(part)
-            (subject.loss_fn(logits, part) / every).backward()
+            torch.autograd.backward(subject.loss_fn(logits, part) / every)
         nn.utils.clip_grad_norm_(plain.parameters(), 1.0)
         adam.step()
         adam.zero_grad()
 
     policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-    pipe = pipeline(blocks, subject.loss_fn, Plan(1, 1, 4, "zeropp"), precision=policy)
+    pipe = pipeline(blocks, subject.loss_fn, Plan(1, 1, 4, shard="step"), precision=policy)
     own = torch.optim.AdamW(pipe.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
@@ -268,7 +275,7 @@ if __name__ == "__main__":
     options.add_argument("what", choices=["layers", "training"])
     options.add_argument("--compile", action="store_true", help="blocks compiled by inductor")
     wanted = options.parse_args()
-    dist.init_process_group("nccl", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
     measure = {"layers": layers, "training": training}[wanted.what]
     try:
         sys.exit(report(CLAIM, *measure(wanted.compile), wanted))
