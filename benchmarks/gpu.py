@@ -270,7 +270,8 @@ def training(compiled: bool) -> tuple[list[Row], list[Figure]]:
     ]
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Measure what was asked for, as the only rank of a process group."""
     options = parser(CLAIM)
     options.add_argument("what", choices=["layers", "training"])
     options.add_argument("--compile", action="store_true", help="blocks compiled by inductor")
@@ -278,6 +279,10 @@ if __name__ == "__main__":
     dist.init_process_group("nccl", store=torch.distributed.HashStore(), rank=0, world_size=1)
     measure = {"layers": layers, "training": training}[wanted.what]
     try:
-        sys.exit(report(CLAIM, *measure(wanted.compile), wanted))
+        return report(CLAIM, *measure(wanted.compile), wanted)
     finally:
         dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
