@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from zeropp.matrices import WholeMatrices
     from zeropp.measure.adapt import Adapter
     from zeropp.measure.trace import Trace
+    from zeropp.pieces import HeadInPieces, LossInPieces
     from zeropp.plan import Plan
     from zeropp.runtime import (
         AuxiliaryLoss,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "Adapter": "measure.adapt",
     "AuxiliaryLoss": "runtime",
+    "HeadInPieces": "pieces",
+    "LossInPieces": "pieces",
     "Pipeline": "runtime",
     "Plan": "plan",
     "StepFailedError": "runtime",
@@ -48,6 +51,8 @@ def __getattr__(name: str) -> Any:
 __all__ = [
     "Adapter",
     "AuxiliaryLoss",
+    "HeadInPieces",
+    "LossInPieces",
     "Pipeline",
     "Plan",
     "StepFailedError",

@@ -1,6 +1,7 @@
 """The loss of a micro-batch: a sum over its tokens, which the pipeline divides by those of all."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +48,7 @@ class Loss:
                 once, twice = (self._of_first(outputs, targets, times) for times in (1, 2))
         except Exception:  # it takes no such batch, so that nothing can be said
             return
-        if once != 0 and abs(twice / once - 1) < 1e-3:
-            raise ValueError(
-                "loss_fn gives a mean: of a sample that is repeated it is the same, where a sum "
-                'doubles; use reduction="sum", the pipeline divides by the tokens of all ranks'
-            )
+        refuse_mean(once, twice)
 
     def _of_first(self, outputs: Tensors, targets: Nested, times: int) -> float:
         def first(tensor: Tensor) -> Tensor:
@@ -59,6 +56,20 @@ class Loss:
 
         compared = tuple(map(first, targets)) if isinstance(targets, tuple) else first(targets)
         return float(self._loss_fn(*map(first, outputs), compared))
+
+
+def refuse_mean(once: float, twice: float) -> None:
+    """Raise ValueError where the loss of something that is given twice is that of one."""
+    if once != 0 and abs(twice / once - 1) < 1e-3:
+        raise ValueError(
+            "loss_fn gives a mean: of a sample that is repeated it is the same, where a sum "
+            'doubles; use reduction="sum", the pipeline divides by the tokens of all ranks'
+        )
+
+
+def finished(output: Any) -> Any:
+    """An output of the last block, made now where it is to be made in pieces."""
+    return output.whole() if hasattr(output, "whole") else output
 
 
 def count_valid(targets: Nested) -> Tensor | int:

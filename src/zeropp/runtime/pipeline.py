@@ -20,7 +20,7 @@ from zeropp.runtime.executor import Execution, Feed, Work
 from zeropp.runtime.inputs import Batch, Microbatch, Nested, microbatches_of
 from zeropp.runtime.keywords import Constants, Derived, Keywords
 from zeropp.runtime.look import Look
-from zeropp.runtime.loss import Loss, LossFn, count_valid
+from zeropp.runtime.loss import Loss, LossFn, count_valid, finished
 from zeropp.runtime.mesh import (
     PP,
     REPLICATE,
@@ -262,7 +262,9 @@ class Pipeline:
         """
         batch = inputs, inputs, keywords or {}
         microbatches, tokens = self._met(batch, num_microbatches, constants)
-        outputs, execution = self._infer(microbatches, lambda _, outputs: outputs, constants)
+        outputs, execution = self._infer(
+            microbatches, lambda _, made: tuple(map(finished, made)), constants
+        )
         outcome(execution, [], tokens)
         return outputs if self.holds_last_stage else None
 

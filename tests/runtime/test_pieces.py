@@ -1,0 +1,109 @@
+"""Head and loss in pieces of tokens: plain PyTorch's numbers, in every layout, and never whole."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed.fsdp import MixedPrecisionPolicy
+
+import zeropp
+from support.exactness import relative_error
+from support.features import gpt
+from support.ranks import run_ranks
+from zeropp.build import pipeline
+from zeropp.plan import Plan
+from zeropp.runtime.mesh import data_rank
+
+B, VOCAB = 4, 11
+
+
+def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), targets, reduction="sum", ignore_index=-100)
+
+
+def batch_of(rank: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(rank)
+    inputs, targets = torch.randint(VOCAB, (2, 2 * B, 5), generator=generator)
+    return inputs, targets.masked_fill(targets == 3, -100)
+
+
+class Summed:
+    """`token_loss` as plain PyTorch calls it, of all logits at once."""
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return token_loss(logits.flatten(0, -2), targets.flatten())
+
+
+def step_errors(plan: Plan, tied: bool, low: bool) -> dict[str, float]:
+    """In pieces of 3 of 10 tokens, against a pipeline of whole logits on the same ranks."""
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if low else None
+    torch.manual_seed(1)
+    blocks = gpt(tied=tied)
+    others: list[Any] = copy.deepcopy(blocks)
+    others[-1] = zeropp.HeadInPieces(others[-1], tokens=3)
+    whole = pipeline(blocks, Summed(), plan, precision=policy)
+    pieces = pipeline(others, zeropp.LossInPieces(token_loss), plan, precision=policy)
+    own = batch_of(data_rank(whole.mesh))
+    wanted, found = whole.step(own), pieces.step(own)
+    errors = {"loss": relative_error(found.loss, wanted.loss)}
+    gradients = {name.replace("head.", "", 1): p.grad for name, p in pieces.named_parameters()}
+    for name, parameter in whole.named_parameters():
+        if parameter.grad is not None:
+            other = gradients[name]
+            assert other is not None, name
+            mine, theirs = (_local(t) for t in (other, parameter.grad))
+            errors[name] = relative_error(mine, theirs)
+    errors["eval"] = relative_error(pieces.eval(own, 2).loss, whole.eval(own, 2).loss)
+    outputs, wholes = pieces.predict(own[0]), whole.predict(own[0])
+    for (one,), (other,) in zip(outputs or [], wholes or [], strict=True):
+        errors["logits"] = relative_error(one.float(), other.float())
+    whole.close()
+    pieces.close()
+    return errors
+
+
+def _local(tensor: Any) -> Tensor:
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+@pytest.mark.parametrize(
+    ("plan", "tied", "low"),
+    [
+        (Plan(1, 2, B), True, False),
+        (Plan(2, 2, B), False, False),
+        (Plan(2, 2, B, "zb-v", recompute="full"), True, False),
+        (Plan(1, 2, B, dp_shard=2, max_resident=1), False, False),
+        (Plan(2, 1, B), False, True),
+    ],
+    ids=str,
+)
+def test_pieces_give_the_numbers_of_the_whole(plan: Plan, tied: bool, low: bool) -> None:
+    for errors in run_ranks(plan.world_size, step_errors, plan, tied, low):
+        assert max(errors.values()) < (2e-2 if low else 1e-5), errors
+
+
+def refusals() -> list[str]:
+    said = []
+    for loss, targets in (
+        (zeropp.LossInPieces(F.cross_entropy), torch.zeros(8, 5, dtype=torch.int64)),
+        (zeropp.LossInPieces(token_loss), torch.zeros(8, 4, dtype=torch.int64)),
+    ):
+        blocks: list[Any] = gpt()
+        blocks[-1] = zeropp.HeadInPieces(blocks[-1])
+        pipe = pipeline(blocks, loss, Plan(1, 1, 2))
+        with pytest.raises((ValueError, zeropp.StepFailedError)) as error:
+            pipe.step((torch.ones(8, 5, dtype=torch.int64), targets))
+        said.append(str(error.value))
+        pipe.close()
+    return said
+
+
+def test_a_mean_and_other_targets_are_refused() -> None:
+    mean, shape = run_ranks(1, refusals)[0]
+    assert "loss_fn gives a mean" in mean
+    assert "targets must be of shape [4, 5], one for each token" in shape
+    with pytest.raises(ValueError, match="tokens must be at least 1, got 0"):
+        zeropp.HeadInPieces(torch.nn.Identity(), 0)
