@@ -212,6 +212,7 @@ def test_a_folder_that_is_there_is_not_written_over(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "something").touch()
     for line in run_ranks(2, _saved, folders["llama"], tmp_path / "there"):
         assert "it is there already; name a new folder" in line
     assert not list(tmp_path.glob(".*"))

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 
+from zeropp.cli.export import Export
 from zeropp.cli.plan import Planned
 from zeropp.cli.profile import Profiled
 from zeropp.cli.schedules import Generate, Schedules, Verify
@@ -19,7 +20,8 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
     "show": (Show, "draw a schedule's timeline"),
     "plan": (Planned, "find the fastest layout of a model on a cluster, and say why"),
     "profile": (Profiled, "measure a model's blocks and the links, for the planner"),
-    "train": (Train, "train a GPT"),
+    "train": (Train, "train a GPT, or a model of Hugging Face transformers"),
+    "export": (Export, "write a run's weights as safetensors, for transformers or peft"),
 }
 
 _LONGEST = 240  # characters of a line that says what is wrong

@@ -1,4 +1,4 @@
-"""`zeropp train`: train a GPT on text, from one command."""
+"""`zeropp train`: train a model on text, from one command."""
 
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -12,13 +12,15 @@ from zeropp.ir import Program
 from zeropp.ir.files import new_folder
 from zeropp.launch import launched, leads
 from zeropp.planner import write_plan
+from zeropp.train.choice import checked_sizes, model_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
 from zeropp.train.task import Task, plan_like, read_program, refuse_contradictions, task_of
 
 
 @dataclass(frozen=True)
 class Train(Config, Verb):
-    """Train a GPT on text; options override the files that are named."""
+    """Train a GPT, or a decoder of Hugging Face transformers, on text; options override the files
+    that are named."""
 
     config: Path | None = None
     """A TOML file that sets fields, such as the config.toml of an earlier run."""
@@ -67,7 +69,8 @@ def _fields(config: Config) -> dict[str, Any]:
 
 
 def _task(config: Config, program: Program | None) -> Task:
-    task = task_of(config, config.saved_plan(), program)
+    sizes = checked_sizes(config.model, config.data.seq_len, "data.seq_len")
+    task = task_of(config, config.saved_plan(), sizes.num_blocks, program)
     if (given := launched()) is not None:
         from zeropp.runtime import check_world_size
 
@@ -99,10 +102,7 @@ def _train(ranks: int, config: Config, task: Task | None) -> None:
 
 def _prepared(config: Config, task: Task) -> Config:
     """The configuration as it will be kept, in a folder of its own; what cannot run is refused."""
-    import torch
-
     from zeropp import checkpoint
-    from zeropp.models import gpt_blocks
     from zeropp.tokens import load_corpus
 
     folder = config.folder
@@ -112,9 +112,9 @@ def _prepared(config: Config, task: Task) -> Config:
             f"with --run.resume {folder}/checkpoints/step-N"
         )
     load_corpus(config.data.path, seq_len=config.data.seq_len)
+    model = model_of(config.model)
     if config.run.resume:
-        with torch.device("meta"):
-            checkpoint.check(Path(config.run.resume), gpt_blocks(config.model.gpt()))
+        checkpoint.check(Path(config.run.resume), model.blocks)
     with new_folder("run.folder", folder):
         if config.plan not in (None, AUTO):
             write_plan(task.saved, folder / "plan.toml")

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from zeropp import checkpoint
 from zeropp.costs import Costs
@@ -18,7 +17,6 @@ from zeropp.measure.links import SMALL, measure_hop
 from zeropp.measure.memory import held_bytes, peak_bytes
 from zeropp.measure.rehearsal import rehearse
 from zeropp.measure.trace import Trace, predicted
-from zeropp.models import init_block
 from zeropp.planner.plan_file import COMPARED
 from zeropp.runtime import (
     Observers,
@@ -29,17 +27,14 @@ from zeropp.runtime import (
     make_mesh,
     pipelines,
 )
+from zeropp.runtime.inputs import Part
 from zeropp.runtime.mesh import gathered
 from zeropp.show import show
 from zeropp.tokens import Split, decode, load_corpus
+from zeropp.train.choice import model_of
 from zeropp.train.config import Config
-from zeropp.train.model import (
-    learning_rate,
-    make_optimizer,
-    meta_blocks,
-    precision_of,
-    token_loss,
-)
+from zeropp.train.model import Model, precision_of
+from zeropp.train.optimizer import learning_rate, make_optimizer
 from zeropp.train.task import Task
 
 _REHEARSED_S = 0.010  # of every action in a rehearsal
@@ -48,7 +43,7 @@ _MIB = 2**20
 
 def train_task(config: Config, task: Task | None) -> None:
     """Train as one rank of an initialised process group; the first one's task is everybody's."""
-    Trainer(config, _of_first_rank(task)).run()
+    Trainer(config, _of_first_rank(task), model_of(config.model, config.run.seed)).run()
 
 
 def rehearse_task(task: Task | None) -> None:
@@ -77,19 +72,20 @@ def _of_first_rank(task: Task | None) -> Task:
 class Trainer:
     """One rank's pipeline, optimizer and data."""
 
-    def __init__(self, config: Config, task: Task) -> None:
-        self.config, self.saved = config, task.saved
+    def __init__(self, config: Config, task: Task, model: Model) -> None:
+        self.config, self.saved, self.model = config, task.saved, model
         self.before = held_bytes(default_device())
-        gpt, plan = config.model.gpt(), task.saved.plan
+        plan = task.saved.plan
         self.mesh = make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard)
         self.pipe = Pipeline(
-            meta_blocks(gpt, config.run.compile),
-            token_loss,
+            model.compiled(config.run.compile).blocks,
+            model.loss_fn,
             task.program,
             self.mesh,
+            tokens=model.tokens,
             precision=precision_of(config.run.precision),
-            init=lambda index, block: init_block(block, gpt, index, config.run.seed),
             seed=config.run.seed,
+            **model.fill,
         )
         self.corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)
         self.optimizer = make_optimizer(self.pipe.parameters(), config.optim)
@@ -131,16 +127,17 @@ class Trainer:
             print(f"\nsample:\n{text}\n")
         self.pipe.close()
 
-    def _batch(self, split: Split, step: int) -> tuple[Tensor, Tensor]:
+    def _batch(self, split: Split, step: int) -> Part:
         data, world = self.config.data, data_size(self.mesh)
         size = self.saved.micro_batch_size * self.pipe.num_microbatches * world
         what = split, step, size, data.seq_len, self.config.run.seed
-        inputs, targets = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
-        return torch.from_numpy(inputs), torch.from_numpy(targets)
+        inputs, _ = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
+        return self.model.batch(torch.from_numpy(inputs), torch.from_numpy(inputs), None)
 
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
+        rate = self.config.highest_rate, self.config.optim.warmup
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optim, step, self.config.run.steps)
+            group["lr"] = learning_rate(*rate, step, self.config.run.steps)
         start = time.perf_counter()
         times = self.adapter.times if self.adapter else None
         observers = Observers(*filter(None, (trace, times)))
