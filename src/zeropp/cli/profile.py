@@ -11,10 +11,8 @@ from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
 from zeropp.ir.program import Recompute
 from zeropp.planner.profile import Setting
-from zeropp.train.choice import checked_sizes, model_of, sizes_of
+from zeropp.train.choice import length_of, model_of
 from zeropp.train.config import Backend, ModelConfig
-
-_LONGEST = 2048  # tokens that are measured, unless asked for
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Profiled(Verb):
         if self.output.suffix != ".toml":
             raise ValueError(f"output must be a .toml file, got {str(self.output)!r}")
         check_output("output", self.output)
-        checked_sizes(self.model, self.seq_len, "seq_len")
+        length_of(self.model, self.seq_len, "seq_len")
 
     def perform(self) -> int:
         """Check, then measure on every rank."""
@@ -57,8 +55,7 @@ class Profiled(Verb):
         from zeropp.train.measuring import run_profile
 
         model_of(self.model)  # or why it is none
-        longest = sizes_of(self.model).seq_len or _LONGEST
-        length = self.seq_len or (longest if self.model.hf is None else min(longest, _LONGEST))
+        length = length_of(self.model, self.seq_len, "seq_len")
         sizes = self.micro_batch_sizes
         settings = tuple(Setting(s, Recompute(how)) for s in sizes for how in self.recompute)
         what = self.output, self.model, length, settings, self.precision, self.compile

@@ -12,7 +12,7 @@ from zeropp.ir import Program
 from zeropp.ir.files import new_folder
 from zeropp.launch import launched, leads
 from zeropp.planner import write_plan
-from zeropp.train.choice import checked_sizes, model_of
+from zeropp.train.choice import length_of, model_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
 from zeropp.train.task import Task, plan_like, read_program, refuse_contradictions, task_of
 
@@ -69,8 +69,9 @@ def _fields(config: Config) -> dict[str, Any]:
 
 
 def _task(config: Config, program: Program | None) -> Task:
-    sizes = checked_sizes(config.model, config.data.seq_len, "data.seq_len")
-    task = task_of(config, config.saved_plan(), sizes.num_blocks, program)
+    length_of(config.model, config.data.seq_len, "data.seq_len")
+    num_blocks = sizes_of(config.model).num_blocks
+    task = task_of(config, config.saved_plan(), num_blocks, program)
     if (given := launched()) is not None:
         from zeropp.runtime import check_world_size
 

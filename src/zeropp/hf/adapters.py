@@ -40,7 +40,7 @@ def adapt(model: nn.Module, rank: int, alpha: int, targets: Sequence[str] = ()) 
             adapted: nn.Module = peft.get_peft_model(model, config, low_cpu_mem_usage=True)
     except ValueError as error:
         line = str(error).split("\n")[0]
-        raise ValueError(f"model.lora_targets: {line}; name layers, or all-linear") from error
+        raise ValueError(f"targets: {line}; name layers, or all-linear") from error
     return adapted
 
 

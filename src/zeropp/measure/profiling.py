@@ -66,7 +66,8 @@ class Subject:
         """The last block of a kind, filled."""
         index = self.last_of(kind)
         block = copy.deepcopy(self.blocks[index]).to_empty(device=device)
-        self.init(index, block)
+        with torch.no_grad():
+            self.init(index, block)
         return block
 
 

@@ -121,7 +121,7 @@ def analytic_profile(
 
 def _seconds(gpu: GPU, share: Efficiency, work: Work | None) -> float:
     """Of work on one GPU; of none, nothing."""
-    if work is None:
+    if work is None or work == Work():  # weights that are frozen have no W
         return 0.0
     time = work.products / (gpu.peak_flops * share.products)
     time += work.attention / (gpu.peak_flops * share.attention)

@@ -1,12 +1,17 @@
 """The model that a configuration names: the demo GPT, or a decoder from a folder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from zeropp.ir.model import Sizes
 from zeropp.train.config import ModelConfig
 
 if TYPE_CHECKING:
+    from zeropp.planner.decoder import DecoderShape
     from zeropp.train.model import Model
+
+_USUAL = 2048  # tokens of a sequence, where a model's longest may be far too long
 
 
 def sizes_of(config: ModelConfig) -> Sizes:
@@ -18,19 +23,36 @@ def sizes_of(config: ModelConfig) -> Sizes:
     if config.hf is None:
         gpt = config.gpt()
         return Sizes(gpt.num_blocks, gpt.vocab_size, gpt.seq_len)
-    try:
+    with _explained():
         from zeropp import hf
-    except ImportError as error:
-        raise ValueError(f"model.hf: {error}") from error
-    return hf.sizes(config.hf)
+
+        return hf.sizes(config.hf)
 
 
-def checked_sizes(config: ModelConfig, seq_len: int | None, what: str) -> Sizes:
-    """The same, once sequences of `seq_len` tokens are not too long; a ValueError names `what`."""
-    sizes = sizes_of(config)
-    if seq_len is not None and sizes.seq_len is not None and seq_len > sizes.seq_len:
-        raise ValueError(f"{what} must be at most the model's {sizes.seq_len}, got {seq_len}")
-    return sizes
+def length_of(config: ModelConfig, seq_len: int | None, what: str) -> int:
+    """`seq_len`; without it, the model's longest sequence, at most 2048 tokens of a folder's.
+
+    Raises:
+        ValueError: it is longer than the longest; begins with `what`.
+    """
+    longest = sizes_of(config).seq_len or seq_len or _USUAL
+    if seq_len is None:
+        return longest if config.hf is None else min(longest, _USUAL)
+    if seq_len > longest:
+        raise ValueError(f"{what} must be at most the model's {longest}, got {seq_len}")
+    return seq_len
+
+
+def shape_of(config: ModelConfig) -> "DecoderShape":
+    """What the analytic profile asks of a folder's model; its weights are not looked at.
+
+    Raises:
+        ValueError: why it cannot be said, in one line.
+    """
+    with _explained():
+        from zeropp.train.decoder import decoder_shape
+
+        return decoder_shape(config)
 
 
 def model_of(config: ModelConfig, seed: int = 0) -> "Model":
@@ -43,6 +65,17 @@ def model_of(config: ModelConfig, seed: int = 0) -> "Model":
         from zeropp.train.gpt import demo_gpt
 
         return demo_gpt(config.gpt(), seed)
-    from zeropp.train.decoder import decoder
+    with _explained():
+        from zeropp.train.decoder import decoder
 
-    return decoder(config, config.hf, seed)
+        return decoder(config, seed)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What is wrong with a folder, or that zeropp[hf] is not installed, after the option's name."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        named = str(error).startswith("model.")
+        raise ValueError(str(error) if named else f"model.hf: {error}") from error

@@ -6,21 +6,20 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from zeropp import checkpoint, hf
+from zeropp.planner.decoder import DecoderShape
 from zeropp.runtime.inputs import Part
 from zeropp.train.config import ModelConfig
 from zeropp.train.model import Model
 
 
-def decoder(config: ModelConfig, folder: str, seed: int = 0) -> Model:
+def decoder(config: ModelConfig, seed: int = 0) -> Model:
     """With the folder's weights, and adapters where the configuration asks for them.
 
     Raises:
         ValueError: why this folder's model cannot be trained, in one line.
     """
-    model: nn.Module = hf.on_meta(folder)
-    if config.lora is not None:
-        alpha = config.lora_alpha or 2 * config.lora
-        model = hf.adapt(model, config.lora, alpha, config.lora_targets)
+    folder = str(config.hf)
+    model = _on_meta(config)
     blocks = hf.blocks(model)
     hf.check(folder, model)
     return Model(
@@ -33,6 +32,23 @@ def decoder(config: ModelConfig, folder: str, seed: int = 0) -> Model:
         hf.sizes(folder).vocab_size,
         partial(_export, model, blocks, config.lora is not None),
     )
+
+
+def decoder_shape(config: ModelConfig) -> DecoderShape:
+    """What the analytic profile asks of the folder's model; ValueError as for `decoder`."""
+    model = _on_meta(config)
+    return hf.decoder_shape(model, hf.blocks(model))
+
+
+def _on_meta(config: ModelConfig) -> nn.Module:
+    model = hf.on_meta(str(config.hf))
+    if config.lora is None:
+        return model
+    alpha = config.lora_alpha or 2 * config.lora
+    try:
+        return hf.adapt(model, config.lora, alpha, config.lora_targets)
+    except ValueError as error:
+        raise ValueError(f"model.lora_{error}") from error
 
 
 def _batch(tokens: Tensor, labels: Tensor, positions: Tensor | None) -> Part:
