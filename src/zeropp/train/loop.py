@@ -31,8 +31,9 @@ from zeropp.runtime import (
 )
 from zeropp.runtime.mesh import gathered
 from zeropp.show import show
-from zeropp.tokens import Split, decode, load_corpus
+from zeropp.tokens import Split, decode
 from zeropp.train.config import Config
+from zeropp.train.data import open_corpus
 from zeropp.train.model import (
     learning_rate,
     make_optimizer,
@@ -91,7 +92,7 @@ class Trainer:
             init=lambda index, block: init_block(block, gpt, index, config.run.seed),
             seed=config.run.seed,
         )
-        self.corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)
+        self.corpus = open_corpus(config)
         self.optimizer = make_optimizer(self.pipe.parameters(), config.optim)
         self.first_step = 0
         if config.run.resume:
@@ -132,11 +133,11 @@ class Trainer:
         self.pipe.close()
 
     def _batch(self, split: Split, step: int) -> tuple[Tensor, Tensor]:
-        data, world = self.config.data, data_size(self.mesh)
+        world = data_size(self.mesh)
         size = self.saved.micro_batch_size * self.pipe.num_microbatches * world
-        what = split, step, size, data.seq_len, self.config.run.seed
-        inputs, targets = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
-        return torch.from_numpy(inputs), torch.from_numpy(targets)
+        what = split, step, size, self.config.run.seed
+        batch = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
+        return torch.from_numpy(batch.tokens[:, :-1]), torch.from_numpy(batch.labels[:, 1:])
 
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
         for group in self.optimizer.param_groups:
@@ -206,7 +207,7 @@ class Trainer:
         return found | {f"idle_{cause}": ratio for cause, ratio in step.idle_ratios().items()}
 
     def _sample(self) -> str:
-        tokens = self.corpus.batch("validation", 0, 1, self.config.data.seq_len, 0)[0]
+        tokens = self.corpus.batch("validation", 0, 1).tokens
         prompt = torch.from_numpy(tokens[:, : self.config.data.seq_len // 4])
         text = prompt.to(self.pipe.device)
         generator = torch.Generator().manual_seed(self.config.run.seed)
