@@ -69,10 +69,14 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which text to learn; bytes are tokens."""
+    """Which text to learn; bytes are tokens, where it is not of tokens already."""
 
     path: str | None = None
-    """A text file or folder; None: the Python standard library's sources."""
+    """Text, .jsonl, .parquet, or a folder of such; what `zeropp tokenize` made, other .ds files of
+    datatrove, or .bin; None: the Python standard library's sources."""
+    field: str | None = None
+    """Of .jsonl and .parquet, the field that holds the text; None: messages, prompt and completion,
+    or text, whichever a record has."""
     seq_len: Size = 128
     """Tokens in a sequence."""
     micro_batch_size: Size = 2

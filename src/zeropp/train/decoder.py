@@ -1,8 +1,12 @@
 """A decoder of Hugging Face transformers, from a folder, as the trainer sees it."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from zeropp import checkpoint, hf
@@ -29,7 +33,9 @@ def decoder(config: ModelConfig, seed: int = 0) -> Model:
         hf.loss(model),
         hf.count_tokens,
         _batch,
+        0,
         hf.sizes(folder).vocab_size,
+        _text(Path(folder) / "tokenizer.json"),
         partial(_export, model, blocks, config.lora is not None),
     )
 
@@ -49,6 +55,16 @@ def _on_meta(config: ModelConfig) -> nn.Module:
         return hf.adapt(model, config.lora, alpha, config.lora_targets)
     except ValueError as error:
         raise ValueError(f"model.lora_{error}") from error
+
+
+def _text(file: Path) -> Callable[[NDArray[Any]], str] | None:
+    if not file.is_file():
+        return None
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises no narrower class
+        raise ValueError(f"{file}: it is no tokenizer: {error}") from error
+    return lambda tokens: str(tokenizer.decode(tokens.tolist()))
 
 
 def _batch(tokens: Tensor, labels: Tensor, positions: Tensor | None) -> Part:

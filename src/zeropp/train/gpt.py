@@ -11,9 +11,8 @@ from zeropp import checkpoint
 from zeropp.ir.model import GPTConfig
 from zeropp.models import gpt_blocks, init_block
 from zeropp.runtime.inputs import Part
+from zeropp.tokens import decode
 from zeropp.train.model import Model
-
-IGNORED = -100  # a target that does not count
 
 
 def demo_gpt(gpt: GPTConfig, seed: int = 0) -> Model:
@@ -27,7 +26,9 @@ def demo_gpt(gpt: GPTConfig, seed: int = 0) -> Model:
         token_loss,
         None,
         _batch,
+        1,
         gpt.vocab_size,
+        decode,
         partial(_export, blocks),
     )
 
@@ -38,8 +39,8 @@ def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def _batch(tokens: Tensor, labels: Tensor, positions: Tensor | None) -> Part:
-    """Targets are the tokens that follow; the GPT sees a packed row as one document."""
-    return tokens, F.pad(labels, (0, 1), value=IGNORED)[:, 1:]
+    """Targets are the tokens that follow; the GPT takes what is packed into a row as one text."""
+    return tokens[:, :-1], labels[:, 1:]
 
 
 def _export(blocks: list[nn.Module], path: Path, folder: Path) -> str:

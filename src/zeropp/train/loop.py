@@ -2,11 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 
 from zeropp import checkpoint
 from zeropp.costs import Costs
@@ -30,9 +32,10 @@ from zeropp.runtime import (
 from zeropp.runtime.inputs import Part
 from zeropp.runtime.mesh import gathered
 from zeropp.show import show
-from zeropp.tokens import Split, decode, load_corpus
+from zeropp.tokens import Split
 from zeropp.train.choice import model_of
 from zeropp.train.config import Config
+from zeropp.train.data import open_corpus
 from zeropp.train.model import Model, precision_of
 from zeropp.train.optimizer import learning_rate, make_optimizer
 from zeropp.train.task import Task
@@ -87,7 +90,7 @@ class Trainer:
             seed=config.run.seed,
             **model.fill,
         )
-        self.corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)
+        self.corpus = open_corpus(config, model)
         self.optimizer = make_optimizer(self.pipe.parameters(), config.optim)
         self.first_step = 0
         if config.run.resume:
@@ -121,18 +124,21 @@ class Trainer:
                 self._say(switch)
         path = self.config.folder / "checkpoints" / f"step-{steps}"
         checkpoint.save(path, self.pipe, self.optimizer, steps)
-        text = self._sample()
-        if self.leads:
-            write_text("run.folder", self.config.folder / "sample.txt", text)
-            print(f"\nsample:\n{text}\n")
+        if self.model.text is not None:
+            text = self._sample(self.model.text)
+            if self.leads:
+                write_text("run.folder", self.config.folder / "sample.txt", text)
+                print(f"\nsample:\n{text}\n")
         self.pipe.close()
 
     def _batch(self, split: Split, step: int) -> Part:
-        data, world = self.config.data, data_size(self.mesh)
+        world = data_size(self.mesh)
         size = self.saved.micro_batch_size * self.pipe.num_microbatches * world
-        what = split, step, size, data.seq_len, self.config.run.seed
-        inputs, _ = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
-        return self.model.batch(torch.from_numpy(inputs), torch.from_numpy(inputs), None)
+        what = split, step, size, self.config.run.seed
+        given = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
+        tokens, labels = map(torch.from_numpy, given[:2])
+        positions = None if given.positions is None else torch.from_numpy(given.positions)
+        return self.model.batch(tokens, labels, positions)
 
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
         rate = self.config.highest_rate, self.config.optim.warmup
@@ -202,20 +208,21 @@ class Trainer:
         found = {"bubble_predicted": ideal.bubble_ratio, "bubble": step.timeline.bubble_ratio}
         return found | {f"idle_{cause}": ratio for cause, ratio in step.idle_ratios().items()}
 
-    def _sample(self) -> str:
-        tokens = self.corpus.batch("validation", 0, 1, self.config.data.seq_len, 0)[0]
+    def _sample(self, text: Callable[[NDArray[Any]], str]) -> str:
+        """The text of some held-out tokens, and of those that the model makes of them."""
+        tokens = self.corpus.batch("validation", 0, 1).tokens
         prompt = torch.from_numpy(tokens[:, : self.config.data.seq_len // 4])
-        text = prompt.to(self.pipe.device)
+        seen = prompt.to(self.pipe.device)
         generator = torch.Generator().manual_seed(self.config.run.seed)
         placement = self.pipe.placement
         source = pipelines(self.mesh)[0][placement.rank_of(placement.num_stages - 1)]
         for _ in range(self.config.run.sample):
-            outputs = self.pipe.predict(text[:, -self.config.data.seq_len :])
+            outputs = self.pipe.predict(seen[:, -self.config.data.seq_len :])
             token = torch.zeros(1, 1, dtype=torch.int64)
             if outputs is not None:
                 odds = torch.softmax(outputs[0][0][0, -1].float().cpu() / 0.8, dim=-1)
                 token = torch.multinomial(odds, 1, generator=generator)[None]
             token = token.to(self.pipe.device)
             dist.broadcast(token, source)
-            text = torch.cat([text, token], dim=1)
-        return decode(text.cpu().numpy())
+            seen = torch.cat([seen, token], dim=1)
+        return text(seen[0].cpu().numpy())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
@@ -28,7 +29,9 @@ class Model:
         tokens: as for `Pipeline`.
         batch: what a step is given of tokens, labels (the tokens themselves, -100 where nothing is
             to be said) and, of packed documents, positions; each [samples, tokens].
+        ahead: how many tokens more than a sequence `batch` wants.
         vocab_size: tokens in the vocabulary.
+        text: of tokens; None: nothing is known that makes it.
         export: writes what a checkpoint holds into a new folder, and says what it is then.
     """
 
@@ -38,7 +41,9 @@ class Model:
     loss_fn: Callable[..., Tensor]
     tokens: Callable[..., Tensor | int] | None
     batch: Callable[[Tensor, Tensor, Tensor | None], Part]
+    ahead: int
     vocab_size: int
+    text: Callable[[NDArray[Any]], str] | None
     export: Callable[[Path, Path], str]
 
     def compiled(self, backend: str) -> "Model":
@@ -62,7 +67,7 @@ def subject_of(
     """What is profiled: random sequences of `seq_len` tokens, the rest as for training."""
 
     def batch(size: int) -> Microbatch:
-        tokens = torch.randint(model.vocab_size, (size, seq_len))
+        tokens = torch.randint(model.vocab_size, (size, seq_len + model.ahead))
         return microbatches_of(model.batch(tokens, tokens, None), 1)[0]
 
     (fill,) = model.fill.values()

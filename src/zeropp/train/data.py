@@ -1,0 +1,38 @@
+"""Which tokens a run reads: made before its ranks start, mapped by each of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from zeropp.tokens import BYTES, Corpus, are_tokens, cached, load_corpus
+from zeropp.train.config import Config
+
+if TYPE_CHECKING:
+    from zeropp.train.model import Model
+
+
+def make_tokens(config: Config) -> Path:
+    """Where the run's token files are, made if they are not there; shared by all of `run.folder`.
+
+    Raises:
+        ValueError: no text, a document that cannot be used, or a model without a tokenizer.
+    """
+    path, hf = config.data.path, config.model.hf
+    if path is not None and are_tokens(Path(path)):
+        return Path(path)
+    if hf is not None and not (Path(hf) / "tokenizer.json").is_file():
+        raise ValueError(
+            f"model.hf: {hf} holds no tokenizer.json, which would make tokens of text; set "
+            "data.path to token files"
+        )
+    return cached(path, hf or BYTES, Path(config.run.folder) / "tokens", config.data.field)
+
+
+def open_corpus(config: Config, model: "Model") -> Corpus:
+    """Windows for the model.
+
+    Raises:
+        ValueError: too little text, or tokens outside of the model's vocabulary.
+    """
+    length, stride = config.data.seq_len + model.ahead, config.data.seq_len
+    path = make_tokens(config)
+    return load_corpus(path, length=length, stride=stride, vocab_size=model.vocab_size)
