@@ -10,8 +10,8 @@ except ImportError as error:
 from zeropp.hf.adapters import adapt
 from zeropp.hf.cut import blocks, hf_name
 from zeropp.hf.export import save, save_states
-from zeropp.hf.kinds import decoder_shape, kinds, sizes
 from zeropp.hf.labels import count_tokens, loss
+from zeropp.hf.parts import decoder_shape, kinds, sizes
 from zeropp.hf.weights import check, load, on_meta
 
 __all__ = [

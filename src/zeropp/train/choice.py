@@ -39,7 +39,7 @@ def length_of(config: ModelConfig, seq_len: int | None, what: str) -> int:
     if seq_len is None:
         return longest if config.hf is None else min(longest, _USUAL)
     if seq_len > longest:
-        raise ValueError(f"{what} must be at most the model's {longest}, got {seq_len}")
+        raise ValueError(f"{what} must be from 1 to the model's {longest}, got {seq_len}")
     return seq_len
 
 
