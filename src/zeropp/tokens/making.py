@@ -30,7 +30,7 @@ from zeropp.ir.files import explained, new_folder, write_text
 from zeropp.tokens.documents import BadDocumentError, Text, documents, placed
 from zeropp.tokens.files import MANIFEST, read_file, read_manifest, writing
 from zeropp.tokens.sources import Part, Source, part_size, parts_of
-from zeropp.tokens.tokenizer import fingerprint, load_tokenizer
+from zeropp.tokens.tokenizer import BYTES, fingerprint, load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,6 @@ def _alone(job: Job, folder: Path) -> Iterator[None]:
 
 def _make_parts(job: Job, folder: Path) -> list[Path]:
     """Make those that are not there; the files of all."""
-    for left in folder.glob(".zeropp-*"):  # by a process that was killed
-        left.unlink()
     parts = parts_of(job.sources)
     paths = [folder / f"{number:05d}.ds" for number in range(len(parts))]
     missing = [pair for pair in zip(parts, paths, strict=True) if not pair[1].exists()]
@@ -128,15 +126,25 @@ def _make_parts(job: Job, folder: Path) -> list[Path]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         total, rest = (sum(map(part_size, some)) for some in (parts, (p for p, _ in missing)))
         bar = progress.add_task(f"tokens of {job.tokenizer}", total=total, completed=total - rest)
-        for part in _made(replace(job, sources=()), missing):
-            progress.advance(bar, part_size(part))
+        try:
+            _sweep(folder)
+            for part in _made(replace(job, sources=()), missing):
+                progress.advance(bar, part_size(part))
+        finally:
+            _sweep(folder)
     return paths
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes have left that were killed over it."""
+    for left in folder.glob(".zeropp-*"):
+        left.unlink()
 
 
 def _made(job: Job, missing: Sequence[tuple[Part, Path]]) -> Iterator[Part]:
     """Parts, as they are made by as many processes as there are cores for."""
     workers = min(len(os.sched_getaffinity(0)), len(missing))
-    if workers < 2:
+    if workers < 2 or job.tokenizer == BYTES:  # which are read faster than processes start
         for part, path in missing:
             _make(job, part, path)
             yield part
