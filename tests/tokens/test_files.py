@@ -77,9 +77,9 @@ def test_nanogpt(tmp_path: Path) -> None:
     batch = corpus.batch("validation", 0, 5)
     assert sorted(batch.tokens.flatten().tolist()) == list(range(100, 150))
     assert batch.positions is None
-    assert are_tokens(tmp_path)
-    assert are_tokens(tmp_path / "val.bin")
-    assert not are_tokens(tmp_path / "meta.pkl")
+    assert are_tokens("x", tmp_path)
+    assert are_tokens("x", tmp_path / "val.bin")
+    assert not are_tokens("x", tmp_path / "meta.pkl")
     one = load_corpus(tmp_path / "val.bin", length=10, stride=10)
     assert (len(one.train), len(one.validation)) == (40, 10)
 

@@ -116,6 +116,10 @@ def test_a_fingerprint_is_of_what_decides(model: Path, tmp_path: Path) -> None:
     assert fingerprint(str(folder)) == first
     (folder / "chat_template.jinja").write_text("other")
     assert fingerprint(str(folder)) != first
+    (tmp_path / "own.json").write_text("{}")
+    found = fingerprint(str(tmp_path / "own.json"))
+    (tmp_path / "own.json").write_text("[]")
+    assert fingerprint(str(tmp_path / "own.json")) != found
     assert fingerprint(BYTES) == fingerprint(BYTES) != first
 
 

@@ -106,7 +106,7 @@ def _prepared(config: Config, task: Task) -> Config:
 
     from zeropp import checkpoint
     from zeropp.models import gpt_blocks
-    from zeropp.train.data import open_corpus
+    from zeropp.train.data import check_corpus
 
     folder = config.folder
     if (folder / "metrics.jsonl").exists() and config.run.resume is None:
@@ -118,7 +118,7 @@ def _prepared(config: Config, task: Task) -> Config:
         with torch.device("meta"):
             checkpoint.check(Path(config.run.resume), gpt_blocks(config.model.gpt()))
     with new_folder("run.folder", folder):
-        open_corpus(config)
+        check_corpus(config)
         if config.plan not in (None, AUTO):
             write_plan(task.saved, folder / "plan.toml")
             config = replace(config, plan=str(folder / "plan.toml"))

@@ -45,9 +45,14 @@ class Encoded(NamedTuple):
     learned: NDArray[np.bool_] | None = None
 
 
-def are_tokens(path: Path) -> bool:
-    """Whether a file, or a folder by the files that lie in it, is of tokens."""
-    return any(_inside(path)) if path.is_dir() else path.suffix in SUFFIXES
+def are_tokens(what: str, path: Path) -> bool:
+    """Whether a file, or a folder by the files that lie in it, is of tokens.
+
+    Raises:
+        ValueError: a folder that cannot be read; begins with `what`, an option.
+    """
+    with explained(f"{what}: cannot read", path):
+        return any(_inside(path)) if path.is_dir() else path.suffix in SUFFIXES
 
 
 def read_tokens(what: str, path: Path) -> list[TokenFile]:
@@ -75,8 +80,9 @@ def read_manifest(what: str, folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: it cannot be understood.
     """
-    if not (folder / MANIFEST).is_file():
-        return {}
+    with explained(what, folder):
+        if not (folder / MANIFEST).is_file():
+            return {}
     try:
         told: dict[str, Any] = json.loads(read_text(what, folder / MANIFEST))
     except json.JSONDecodeError as error:

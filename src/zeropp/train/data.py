@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from zeropp.ir.files import new_folder
 from zeropp.tokens import BYTES, Corpus, cached, load_corpus
 from zeropp.train.config import Config
 
@@ -12,7 +13,17 @@ def make_tokens(config: Config) -> Path:
     Raises:
         ValueError: no text, or a document that cannot be used.
     """
-    return cached(config.data.path, BYTES, Path(config.run.folder) / "tokens", config.data.field)
+    return cached(config.data.path, BYTES, _folder(config), config.data.field)
+
+
+def check_corpus(config: Config) -> None:
+    """Make the tokens and refuse what `open_corpus` would; where it fails, all is as before.
+
+    Raises:
+        ValueError: as `open_corpus` does.
+    """
+    with new_folder("run.folder", _folder(config)):
+        open_corpus(config)
 
 
 def open_corpus(config: Config) -> Corpus:
@@ -24,3 +35,7 @@ def open_corpus(config: Config) -> Corpus:
     seq_len, vocab_size = config.data.seq_len, config.model.gpt().vocab_size
     path = make_tokens(config)
     return load_corpus(path, length=seq_len + 1, stride=seq_len, vocab_size=vocab_size)
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.run.folder) / "tokens"
