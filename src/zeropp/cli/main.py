@@ -9,6 +9,7 @@ from zeropp.cli.plan import Planned
 from zeropp.cli.profile import Profiled
 from zeropp.cli.schedules import Generate, Schedules, Verify
 from zeropp.cli.simulate import Show, Simulate
+from zeropp.cli.tokenize import Tokenize
 from zeropp.cli.train import Train
 from zeropp.cli.verb import Verb
 
@@ -20,6 +21,7 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
     "show": (Show, "draw a schedule's timeline"),
     "plan": (Planned, "find the fastest layout of a model on a cluster, and say why"),
     "profile": (Profiled, "measure a model's blocks and the links, for the planner"),
+    "tokenize": (Tokenize, "make token files of text, for training"),
     "train": (Train, "train a GPT, or a model of Hugging Face transformers"),
     "export": (Export, "write a run's weights as safetensors, for transformers or peft"),
 }

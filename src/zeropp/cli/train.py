@@ -108,7 +108,7 @@ def _train(ranks: int, config: Config, task: Task | None) -> None:
 def _prepared(config: Config, task: Task) -> Config:
     """The configuration as it will be kept, in a folder of its own; what cannot run is refused."""
     from zeropp import checkpoint
-    from zeropp.train.data import open_corpus
+    from zeropp.train.data import check_corpus
 
     folder = config.folder
     if (folder / "metrics.jsonl").exists() and config.run.resume is None:
@@ -120,7 +120,7 @@ def _prepared(config: Config, task: Task) -> Config:
     if config.run.resume:
         checkpoint.check(Path(config.run.resume), model.blocks)
     with new_folder("run.folder", folder):
-        open_corpus(config, model)
+        check_corpus(config, model)
         if config.plan not in (None, AUTO):
             write_plan(task.saved, folder / "plan.toml")
             config = replace(config, plan=str(folder / "plan.toml"))

@@ -26,7 +26,7 @@ def cached(path: str | None, tokenizer: str, folder: Path, field: str | None = N
     Raises:
         ValueError: no text, or a document or tokenizer that cannot be used.
     """
-    if path is not None and are_tokens(Path(path)):
+    if path is not None and are_tokens("data.path", Path(path)):
         return Path(path)
     found = standard_library() if path is None else find_sources("data.path", [Path(path)])
     if not any(source.size for source in found):

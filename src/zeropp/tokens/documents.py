@@ -67,6 +67,11 @@ def placed(what: str, place: Place) -> Iterator[None]:
     """ValueErrors of the body with `what`, an option, and the place."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise BadDocumentError(
+            f"{what}: {place}: it is no text in UTF-8 (byte {place.at + error.start}); convert it, "
+            "or leave it out"
+        ) from error
     except ValueError as error:
         raise BadDocumentError(f"{what}: {place}: {error}") from error
 
@@ -85,25 +90,25 @@ def documents(what: str, part: Part, field: str | None) -> Iterator[tuple[Place,
     """
     for each in part:
         if each.source.kind == "text":
-            place = Place(each.source, each.start)
             with open(each.source.path, "rb") as file:
-                yield from ((place, text) for text in _pieces(file, *each))
+                found = _pieces(file, *each)
+                yield from ((Place(each.source, at), text) for at, text in found)
             continue
         for place, record in _records(each):
             with placed(what, place):
-                found = list(_of_record(record, field))
-            yield from ((place, document) for document in found)
+                made = list(_of_record(record, field))
+            yield from ((place, document) for document in made)
 
 
-def _pieces(file: BinaryIO, source: Source, start: int, stop: int) -> Iterator[Text]:
-    """Of a range, which is a document of its own."""
+def _pieces(file: BinaryIO, source: Source, start: int, stop: int) -> Iterator[tuple[int, Text]]:
+    """Of a range, which is a document of its own; each with where it begins."""
     first = start = _cut(file, start) if start else 0
     stop = _cut(file, stop) if stop < source.length else stop
     while start < stop:
         end = _cut(file, start + _PIECE) if start + _PIECE < stop else stop
         end = min(end, stop)
         file.seek(start)
-        yield Text(file.read(end - start), start == first, end == stop)
+        yield start, Text(file.read(end - start), start == first, end == stop)
         start = end
 
 
@@ -160,13 +165,13 @@ def _of_record(record: Any, field: str | None) -> Iterator[Document]:
     else:
         text = _text_in(record, field or "text").encode()
         source = Source("", "text", len(text), len(text), 0)
-        yield from _pieces(io.BytesIO(text), source, 0, len(text)) if text else ()
+        yield from (piece for _, piece in _pieces(io.BytesIO(text), source, 0, len(text)))
 
 
 def _text_in(record: dict[str, Any], field: str) -> str:
     if field not in record:
         raise ValueError(
-            f"it has no field {field!r}, and names none of {', '.join(record) or 'any'}"
+            f"it has no field {field!r}, but {', '.join(record) or 'none'}; name its text's"
         )
     if not isinstance(record[field], str):
         raise ValueError(f"its {field!r} must be text, got {type(record[field]).__name__}")

@@ -45,11 +45,14 @@ class Encoded(NamedTuple):
     learned: NDArray[np.bool_] | None = None
 
 
-def are_tokens(path: Path) -> bool:
-    """Whether a file, or a folder by the files that lie in it, is of tokens."""
-    if path.is_dir():
-        return any(file.suffix in SUFFIXES for file in path.iterdir())
-    return path.suffix in SUFFIXES
+def are_tokens(what: str, path: Path) -> bool:
+    """Whether a file, or a folder by the files that lie in it, is of tokens.
+
+    Raises:
+        ValueError: a folder that cannot be read; begins with `what`, an option.
+    """
+    with explained(f"{what}: cannot read", path):
+        return any(_inside(path)) if path.is_dir() else path.suffix in SUFFIXES
 
 
 def read_tokens(what: str, path: Path) -> list[TokenFile]:
@@ -59,11 +62,16 @@ def read_tokens(what: str, path: Path) -> list[TokenFile]:
         ValueError: none is there, or one is cut short.
     """
     with explained(f"{what}: cannot read", path):
-        inside = path.is_dir()
-        files = sorted(f for f in path.iterdir() if f.suffix in SUFFIXES) if inside else [path]
+        files = sorted(_inside(path)) if path.is_dir() else [path]
     if (told := read_manifest(what, path)) and "tokens" not in told:
         raise ValueError(f"{what}: the tokens in {path} are not complete; {_FIX}")
     return [read_file(what, file) for file in files]
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """Token files in a folder; hidden ones are not whole."""
+    files = (file for file in folder.iterdir() if not file.name.startswith("."))
+    return (file for file in files if file.suffix in SUFFIXES)
 
 
 def read_manifest(what: str, folder: Path) -> dict[str, Any]:
@@ -72,8 +80,9 @@ def read_manifest(what: str, folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: it cannot be understood.
     """
-    if not (folder / MANIFEST).is_file():
-        return {}
+    with explained(what, folder):
+        if not (folder / MANIFEST).is_file():
+            return {}
     try:
         told: dict[str, Any] = json.loads(read_text(what, folder / MANIFEST))
     except json.JSONDecodeError as error:
@@ -96,11 +105,10 @@ def read_file(what: str, path: Path) -> TokenFile:
     ends, learned = beside(".index", "<u8"), beside(".loss", np.bool_)
     if ends is None:
         ends = np.array([len(tokens)] if len(tokens) else [], np.uint64)
-    last = int(ends[-1]) if len(ends) else 0
-    if last != len(tokens) or (learned is not None and len(learned) != len(tokens)):
+    counted = [int(ends[-1]) if len(ends) else 0, len(tokens if learned is None else learned)]
+    if other := [count for count in counted if count != len(tokens)]:
         raise ValueError(
-            f"{what}: {path} has {len(tokens)} tokens, what lies beside it is of "
-            f"{last if learned is None else len(learned)}; {_FIX}"
+            f"{what}: {path} has {len(tokens)} tokens, what lies beside it is of {other[0]}; {_FIX}"
         )
     return TokenFile(path, tokens, ends, learned)
 
@@ -109,7 +117,7 @@ def _dtype(what: str, path: Path) -> np.dtype[Any]:
     metadata = path.with_name(path.name + ".metadata")
     if not metadata.exists():
         return np.dtype("<u2")
-    size = read_text(what, metadata).splitlines()[0].rpartition("|")[2]
+    size = read_text(what, metadata).partition("\n")[0].rpartition("|")[2]
     if size not in ("2", "4"):
         raise ValueError(f"{what}: {metadata}: a token has 2 or 4 bytes, got {size!r}; {_FIX}")
     return np.dtype(f"<u{size}")

@@ -30,7 +30,10 @@ from zeropp.ir.files import explained, new_folder, write_text
 from zeropp.tokens.documents import BadDocumentError, Text, documents, placed
 from zeropp.tokens.files import MANIFEST, read_file, read_manifest, writing
 from zeropp.tokens.sources import Part, Source, part_size, parts_of
-from zeropp.tokens.tokenizer import fingerprint, load_tokenizer
+from zeropp.tokens.tokenizer import BYTES, fingerprint, load_tokenizer
+
+_LOCK = ".lock"
+_LEFT = ".zeropp-*"  # as zeropp.ir.files names what is not whole
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def make_tokens(job: Job, folder: Path) -> None:
 def _refuse_others(job: Job, folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     """What is known of a folder that this job has begun; ValueError for any other."""
     there = read_manifest(job.output, folder)
-    if not there and folder.is_dir() and any(not f.name.startswith(".") for f in folder.iterdir()):
+    if not there and folder.is_dir() and not all(map(_is_own, folder.iterdir())):
         raise ValueError(f"{job.output}: {folder} is not empty; name another folder")
     others = [name for name in wanted if there and there.get(name) != wanted[name]]
     if others:
@@ -99,6 +102,11 @@ def _refuse_others(job: Job, folder: Path, wanted: dict[str, Any]) -> dict[str, 
     return there
 
 
+def _is_own(file: Path) -> bool:
+    """Whether it may be there before anything is made: the lock, or what a killed process left."""
+    return file.name == _LOCK or file.match(_LEFT)
+
+
 def _write_manifest(job: Job, folder: Path, told: dict[str, Any]) -> None:
     write_text(job.output, folder / MANIFEST, json.dumps(told, indent=2) + "\n")
 
@@ -107,7 +115,7 @@ def _write_manifest(job: Job, folder: Path, told: dict[str, Any]) -> None:
 def _alone(job: Job, folder: Path) -> Iterator[None]:
     """No other process makes parts in the folder; the lock of one that is killed ends with it."""
     with explained(job.output, folder):
-        file = (folder / ".lock").open("w")
+        file = (folder / _LOCK).open("w")
     with file:
         try:
             flock(file, LOCK_EX | LOCK_NB)
@@ -119,8 +127,6 @@ def _alone(job: Job, folder: Path) -> Iterator[None]:
 
 def _make_parts(job: Job, folder: Path) -> list[Path]:
     """Make those that are not there; the files of all."""
-    for left in folder.glob(".zeropp-*"):  # by a process that was killed
-        left.unlink()
     parts = parts_of(job.sources)
     paths = [folder / f"{number:05d}.ds" for number in range(len(parts))]
     missing = [pair for pair in zip(parts, paths, strict=True) if not pair[1].exists()]
@@ -128,15 +134,25 @@ def _make_parts(job: Job, folder: Path) -> list[Path]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         total, rest = (sum(map(part_size, some)) for some in (parts, (p for p, _ in missing)))
         bar = progress.add_task(f"tokens of {job.tokenizer}", total=total, completed=total - rest)
-        for part in _made(replace(job, sources=()), missing):
-            progress.advance(bar, part_size(part))
+        try:
+            _sweep(folder)
+            for part in _made(replace(job, sources=()), missing):
+                progress.advance(bar, part_size(part))
+        finally:
+            _sweep(folder)
     return paths
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes have left that were killed over it."""
+    for left in folder.glob(_LEFT):
+        left.unlink()
 
 
 def _made(job: Job, missing: Sequence[tuple[Part, Path]]) -> Iterator[Part]:
     """Parts, as they are made by as many processes as there are cores for."""
     workers = min(len(os.sched_getaffinity(0)), len(missing))
-    if workers < 2:
+    if workers < 2 or job.tokenizer == BYTES:  # which are read faster than processes start
         for part, path in missing:
             _make(job, part, path)
             yield part

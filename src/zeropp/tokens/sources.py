@@ -65,7 +65,11 @@ def find_sources(what: str, paths: Sequence[Path]) -> list[Source]:
     Raises:
         ValueError: a path that is not there, or holds nothing of the kind; it begins with `what`.
     """
-    return [_source(what, *found) for path in paths for found in _at(what, path)]
+    found = []
+    for path in paths:
+        with explained(f"{what}: cannot read", path):
+            found += [_source(*pair) for pair in _at(what, path)]
+    return found
 
 
 def standard_library() -> list[Source]:
@@ -73,7 +77,7 @@ def standard_library() -> list[Source]:
     root = Path(sysconfig.get_paths()["stdlib"])
     # `site-packages`, for one, is no package
     files = _below(root, lambda name: name.isidentifier() and name not in _TEST_FOLDERS)
-    found = [_source("data.path", file, "text") for file in files if file.suffix == ".py"]
+    found = [_source(file, "text") for file in files if file.suffix == ".py"]
     before = accumulate((source.size for source in found), initial=0)
     return [source for source, size in zip(found, before, strict=False) if size < _STDLIB_BYTES]
 
@@ -124,12 +128,11 @@ def _below(root: Path, enter: Callable[[str], bool]) -> list[Path]:
     return sorted(filter(Path.is_file, found), key=lambda file: file.relative_to(root).as_posix())
 
 
-def _source(what: str, path: Path, kind: Kind) -> Source:
-    with explained(f"{what}: cannot read", path):
-        file = path / "state.json" if kind == "dataset" else path
-        file.open("rb").close()
-        told = file.stat()
-        length, size = told.st_size, told.st_size
-        if kind in ("parquet", "dataset"):
-            length, size = table_size(kind, path)
-        return Source(str(path), kind, length, size, told.st_mtime_ns)
+def _source(path: Path, kind: Kind) -> Source:
+    file = path / "state.json" if kind == "dataset" else path
+    file.open("rb").close()
+    told = file.stat()
+    length, size = told.st_size, told.st_size
+    if kind in ("parquet", "dataset"):
+        length, size = table_size(kind, path)
+    return Source(str(path), kind, length, size, told.st_mtime_ns)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from zeropp.ir.files import explained
 from zeropp.tokens.chat import encode_chat
 from zeropp.tokens.documents import Chat, Document, Text
 from zeropp.tokens.files import Encoded
@@ -16,6 +17,7 @@ from zeropp.tokens.files import Encoded
 BYTES = "bytes"
 _ENDS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")  # as a lone tokenizer.json has them
 _TELLING = frozenset({".json", ".jinja", ".model", ".txt"})
+_BESIDE = "tokenizer_config.json"
 _FIX = "name a tokenizer.json, a model's folder, or bytes"
 
 
@@ -102,9 +104,10 @@ def load_tokenizer(name: str) -> Tokenizer:
     path = Path(name)
     if name == BYTES:
         return ByteTokenizer()
-    if not (path.is_file() or (path / "tokenizer.json").is_file()):
-        said = "holds no tokenizer.json" if path.is_dir() else "is no file or folder"
-        raise ValueError(f"tokenizer: {name!r} {said}; {_FIX}")
+    with explained("tokenizer: cannot read", path):
+        if not (path.is_file() or (path / "tokenizer.json").is_file()):
+            said = "holds no tokenizer.json" if path.is_dir() else "is no file or folder"
+            raise ValueError(f"tokenizer: {name!r} {said}; {_FIX}")
     try:
         return _of_model(path) if path.is_dir() else _of_file(path)
     except ImportError as error:
@@ -124,7 +127,7 @@ def _of_model(folder: Path) -> Tokenizer:
 def _of_file(path: Path) -> Tokenizer:
     from tokenizers import Tokenizer as Library
 
-    library, beside = Library.from_file(str(path)), path.with_name("tokenizer_config.json")
+    library, beside = Library.from_file(str(path)), path.with_name(_BESIDE)
     if beside.is_file():
         end = json.loads(beside.read_text("utf-8")).get("eos_token")
         return LibraryTokenizer(library, end["content"] if isinstance(end, dict) else end)
@@ -133,14 +136,23 @@ def _of_file(path: Path) -> Tokenizer:
 
 
 def fingerprint(name: str) -> str:
-    """Of all that decides what a tokenizer makes."""
-    path = Path(name)
-    files = path.iterdir() if path.is_dir() else path.parent.glob("tokenizer*.json")
-    digest = hashlib.sha256(name.encode())
-    for file in sorted(files) if name != BYTES else ():
-        if file.suffix in _TELLING:
+    """Of all that decides what a tokenizer makes.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    path, digest = Path(name), hashlib.sha256(name.encode())
+    with explained("tokenizer: cannot read", path):
+        for file in _files_of(path) if name != BYTES else ():
             digest.update(file.name.encode() + file.read_bytes())
     return digest.hexdigest()
+
+
+def _files_of(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix in _TELLING)
+    beside = path.with_name(_BESIDE)
+    return [path, beside] if beside.is_file() else [path]
 
 
 def decode(tokens: NDArray[Any]) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zeropp.ir.files import new_folder
 from zeropp.tokens import BYTES, Corpus, are_tokens, cached, load_corpus
 from zeropp.train.config import Config
 
@@ -17,14 +18,24 @@ def make_tokens(config: Config) -> Path:
         ValueError: no text, a document that cannot be used, or a model without a tokenizer.
     """
     path, hf = config.data.path, config.model.hf
-    if path is not None and are_tokens(Path(path)):
+    if path is not None and are_tokens(path):
         return Path(path)
     if hf is not None and not (Path(hf) / "tokenizer.json").is_file():
         raise ValueError(
             f"model.hf: {hf} holds no tokenizer.json, which would make tokens of text; set "
             "data.path to token files"
         )
-    return cached(path, hf or BYTES, Path(config.run.folder) / "tokens", config.data.field)
+    return cached(path, hf or BYTES, _folder(config), config.data.field)
+
+
+def check_corpus(config: Config, model: "Model") -> None:
+    """Make the tokens and refuse what `open_corpus` would; where it fails, all is as before.
+
+    Raises:
+        ValueError: as `open_corpus` does.
+    """
+    with new_folder("run.folder", _folder(config)):
+        open_corpus(config, model)
 
 
 def open_corpus(config: Config, model: "Model") -> Corpus:
@@ -36,3 +47,7 @@ def open_corpus(config: Config, model: "Model") -> Corpus:
     length, stride = config.data.seq_len + model.ahead, config.data.seq_len
     path = make_tokens(config)
     return load_corpus(path, length=length, stride=stride, vocab_size=model.vocab_size)
+
+
+def _folder(config: Config) -> Path:
+    return Path(config.run.folder) / "tokens"
