@@ -158,21 +158,21 @@ def test_the_gpt_goes_out_under_global_names(tmp_path: Path) -> None:
     assert {name: tensor.shape for name, tensor in held.items()} == wanted
 
 
-def test_frozen_weights_cost_no_reduction_and_no_state(folder: Path) -> None:
+def test_frozen_weights_cost_no_reduction_and_no_state(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     sizes = ["--model.hf", "MODEL", "--seq-len", "32", "--micro-batch-sizes", "2"]
     zeropp(folder, "profile", *sizes, "--model.lora", "4", "-o", "lora.toml")
     found = read_profile(folder / "lora.toml")
     assert found.kinds == ("opening", *("LlamaDecoderLayer",) * 4, "closing")
     assert found.trained == {"opening": 0, "LlamaDecoderLayer": 4 * (32 * 3 + 16), "closing": 0}
     batch = ["--gpus", "2", "--gpus-per-node", "2", "--global-batch", "16", "--json"]
-    plans = [
-        json.loads(zeropp(folder, "plan", *what, *batch))
-        for what in (
-            ["--profile", "lora.toml"],
-            ["--model.hf", "MODEL", "--model.lora", "4"],
-            ["--model.hf", "MODEL"],
-        )
-    ]
+    monkeypatch.chdir(folder)
+    plans, model = [], ["--model.hf", "MODEL"]
+    for what in (["--profile", "lora.toml"], [*model, "--model.lora", "4"], model):
+        capsys.readouterr()
+        assert main(["plan", *what, *batch]) == 0
+        plans.append(json.loads(capsys.readouterr().out))
     assert "LlamaForCausalLM: 4 layers alike, 32 wide" in plans[2]["assumptions"][0]
     state = [max(rank["optimizer"] for rank in p["predicted"]["memory"]) for p in plans]
     assert max(state[:2]) < 0.1 * state[2]

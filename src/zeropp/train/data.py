@@ -18,7 +18,7 @@ def make_tokens(config: Config) -> Path:
         ValueError: no text, a document that cannot be used, or a model without a tokenizer.
     """
     path, hf = config.data.path, config.model.hf
-    if path is not None and are_tokens(path):
+    if path is not None and are_tokens("data.path", Path(path)):
         return Path(path)
     if hf is not None and not (Path(hf) / "tokenizer.json").is_file():
         raise ValueError(
