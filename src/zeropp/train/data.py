@@ -1,9 +1,11 @@
 """Which tokens a run reads: made before its ranks start, mapped by each of them."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from zeropp.ir.files import new_folder
 from zeropp.tokens import BYTES, Corpus, cached, load_corpus
+from zeropp.tokens.files import are_tokens
 from zeropp.train.config import Config
 
 
@@ -22,7 +24,9 @@ def check_corpus(config: Config) -> None:
     Raises:
         ValueError: as `open_corpus` does.
     """
-    with new_folder("run.folder", _folder(config)):
+    path = config.data.path
+    there = path is not None and are_tokens("data.path", Path(path))
+    with nullcontext() if there else new_folder("run.folder", _folder(config)):
         open_corpus(config)
 
 
