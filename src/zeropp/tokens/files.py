@@ -61,11 +61,11 @@ def read_tokens(what: str, path: Path) -> list[TokenFile]:
     Raises:
         ValueError: none is there, or one is cut short.
     """
-    with explained(f"{what}: cannot read", path):
-        files = sorted(_inside(path)) if path.is_dir() else [path]
     if (told := read_manifest(what, path)) and "tokens" not in told:
         raise ValueError(f"{what}: the tokens in {path} are not complete; {_FIX}")
-    return [read_file(what, file) for file in files]
+    with explained(f"{what}: cannot read", path):
+        files = sorted(_inside(path)) if path.is_dir() else [path]
+        return [read_file(what, file) for file in files]
 
 
 def _inside(folder: Path) -> Iterator[Path]:
