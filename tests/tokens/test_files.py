@@ -105,6 +105,12 @@ def test_damaged_files_are_refused(
     assert str(error.value).startswith("data.path: ")
 
 
+def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "x.ds", tmp_path / "x.bin", tmp_path / "nowhere"):
+        with pytest.raises(ValueError, match=r"data.path: cannot read .*: No such file"):
+            load_corpus(path, length=2, stride=2)
+
+
 def test_what_is_not_complete_is_refused(tmp_path: Path) -> None:
     write_datatrove(tmp_path / "x.ds", DOCUMENTS)
     (tmp_path / "tokens.json").write_text('{"sources": 1}')

@@ -102,10 +102,14 @@ def test_a_template_that_does_not_tell(
 def test_the_end_is_told_by_a_configuration_beside(bpe: Path, tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     shutil.copy(bpe, path)
-    for told in ("<|end|>", {"content": "<|end|>"}):
+    for told in ("<|end|>", {"content": "<|end|>"}, None, "<|no|>"):
         (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": told}))
         load_tokenizer.cache_clear()
-        assert load_tokenizer(str(path)).end == "<|end|>"
+        if told == "<|no|>":
+            with pytest.raises(ValueError, match="with which documents shall end"):
+                load_tokenizer(str(path))
+        else:
+            assert load_tokenizer(str(path)).end == (told and "<|end|>")
 
 
 def test_a_fingerprint_is_of_what_decides(model: Path, tmp_path: Path) -> None:

@@ -91,19 +91,18 @@ def documents(what: str, part: Part, field: str | None) -> Iterator[tuple[Place,
     for each in part:
         if each.source.kind == "text":
             with open(each.source.path, "rb") as file:
-                found = _pieces(file, *each)
+                found = _pieces(file, each.start, each.stop, each.source.length)
                 yield from ((Place(each.source, at), text) for at, text in found)
-            continue
         for place, record in _records(each):
             with placed(what, place):
                 made = list(_of_record(record, field))
             yield from ((place, document) for document in made)
 
 
-def _pieces(file: BinaryIO, source: Source, start: int, stop: int) -> Iterator[tuple[int, Text]]:
-    """Of a range, which is a document of its own; each with where it begins."""
+def _pieces(file: BinaryIO, start: int, stop: int, length: int) -> Iterator[tuple[int, Text]]:
+    """Of a range of all that is in a file, which is a document of its own; each with its place."""
     first = start = _cut(file, start) if start else 0
-    stop = _cut(file, stop) if stop < source.length else stop
+    stop = _cut(file, stop) if stop < length else stop
     while start < stop:
         end = _cut(file, start + _PIECE) if start + _PIECE < stop else stop
         end = min(end, stop)
@@ -138,16 +137,14 @@ def _lines(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, bytes]]
 
 
 def _records(each: Range) -> Iterator[tuple[Place, Any]]:
-    source = each.source
-    if source.kind == "text":
-        raise AssertionError("text has no records")
+    source, start, stop = each
     if source.kind == "jsonl":
         with open(source.path, "rb") as file:
-            found = _lines(file, each.start, each.stop)
+            found = _lines(file, start, stop)
             yield from ((Place(source, at), line) for at, line in found if line.strip())
-        return
-    for at, row in enumerate(rows(source.kind, Path(source.path), each.start, each.stop)):
-        yield Place(source, each.start + at), row
+    elif source.kind != "text":
+        for at, row in enumerate(rows(source.kind, Path(source.path), start, stop), start):
+            yield Place(source, at), row
 
 
 def _of_record(record: Any, field: str | None) -> Iterator[Document]:
@@ -164,8 +161,7 @@ def _of_record(record: Any, field: str | None) -> Iterator[Document]:
         yield Pair(_text_in(record, "prompt"), _text_in(record, "completion"))
     else:
         text = _text_in(record, field or "text").encode()
-        source = Source("", "text", len(text), len(text), 0)
-        yield from (piece for _, piece in _pieces(io.BytesIO(text), source, 0, len(text)))
+        yield from (piece for _, piece in _pieces(io.BytesIO(text), 0, len(text), len(text)))
 
 
 def _text_in(record: dict[str, Any], field: str) -> str:

@@ -61,11 +61,11 @@ def read_tokens(what: str, path: Path) -> list[TokenFile]:
     Raises:
         ValueError: none is there, or one is cut short.
     """
-    with explained(f"{what}: cannot read", path):
-        files = sorted(_inside(path)) if path.is_dir() else [path]
     if (told := read_manifest(what, path)) and "tokens" not in told:
         raise ValueError(f"{what}: the tokens in {path} are not complete; {_FIX}")
-    return [read_file(what, file) for file in files]
+    with explained(f"{what}: cannot read", path):
+        files = sorted(_inside(path)) if path.is_dir() else [path]
+        return [read_file(what, file) for file in files]
 
 
 def _inside(folder: Path) -> Iterator[Path]:
@@ -146,13 +146,13 @@ class Writer:
         tokens, learned = encoded
         if learned is not None and self._loss is None:
             self._loss = self._open(".loss")
-            np.ones(self.count, np.bool_).tofile(self._loss)
+            self._loss.write(b"\1" * self.count)
         if self._loss is not None:
-            (np.ones(len(tokens), np.bool_) if learned is None else learned).tofile(self._loss)
-        tokens.astype(self._dtype, copy=False).tofile(self._tokens)
+            self._loss.write(b"\1" * len(tokens) if learned is None else learned.tobytes())
+        self._tokens.write(tokens.astype(self._dtype, copy=False).tobytes())
         self.count += len(tokens)
         if ends:
-            np.array(self.count, "<u8").tofile(self._index)
+            self._index.write(self.count.to_bytes(8, "little"))
 
     def _open(self, suffix: str) -> BinaryIO:
         path = self._path.with_name(self._path.name + suffix)

@@ -146,7 +146,7 @@ def _make_parts(job: Job, folder: Path) -> list[Path]:
 def _sweep(folder: Path) -> None:
     """Remove what processes have left that were killed over it."""
     for left in folder.glob(_LEFT):
-        left.unlink()
+        left.unlink(missing_ok=True)
 
 
 def _made(job: Job, missing: Sequence[tuple[Part, Path]]) -> Iterator[Part]:

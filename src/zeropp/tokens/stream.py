@@ -35,17 +35,12 @@ class Stream:
     def __init__(self, runs: Sequence[Run]) -> None:
         self._runs = [run for run in runs if run.start < run.stop]
         self._firsts = np.cumsum([0, *(run.stop - run.start for run in self._runs)])
+        inside = (_ends(file, start + 1, stop).size for file, start, stop in self._runs)
+        self.packed = len(self._runs) > 1 or any(inside)  # whether there are two documents
 
     def __len__(self) -> int:
         """Tokens."""
         return int(self._firsts[-1])
-
-    @property
-    def packed(self) -> bool:
-        """Whether a document ends before the last token."""
-        return len(self._runs) > 1 or any(
-            _ends(file, start + 1, stop).size for file, start, stop in self._runs
-        )
 
     def read(self, start: int, stop: int) -> Piece:
         """Tokens `start` to `stop`."""
@@ -56,7 +51,7 @@ class Stream:
             here = slice(at, at + high - low)
             tokens[here] = file.tokens[low:high]
             begins[at] |= first
-            begins[_ends(file, low, high) - low + at] = True
+            begins[_ends(file, low, high).astype(np.int64) - low + at] = True
             if file.learned is not None:
                 learned[here] = file.learned[low:high]
             at = here.stop
@@ -73,11 +68,11 @@ class Stream:
             start, number = start + end - begin, number + 1
 
 
-def _ends(file: TokenFile, start: int, stop: int) -> NDArray[np.int64]:
-    """Where documents end from `start` on and before `stop`."""
+def _ends(file: TokenFile, start: int, stop: int) -> NDArray[np.uint64]:
+    """Where documents end from `start` on and before `stop`; mapped as the index is."""
     # needles of the same type: numpy would turn a whole index of another one into floats
     low, high = np.searchsorted(file.ends, np.array([start, stop], np.uint64))
-    return file.ends[low:high].astype(np.int64)
+    return file.ends[low:high]
 
 
 def held_out(
@@ -94,11 +89,12 @@ def held_out(
         return _whole(compress(files, map(not_, named))), _whole(compress(files, named))
     count = sum(len(file.ends) for file in files)
     if count < 2:
-        cuts = [max(0, run.stop - max(round(run.stop * fraction), least)) for run in _whole(files)]
-        runs = list(zip(_whole(files), cuts, strict=True))
-        return [run._replace(stop=cut) for run, cut in runs], [
-            run._replace(start=cut) for run, cut in runs
-        ]
+        train, validation = _whole(files), _whole(files)
+        for at, (_, _, stop) in enumerate(train):
+            cut = max(0, stop - max(round(stop * fraction), least))
+            train[at] = train[at]._replace(stop=cut)
+            validation[at] = validation[at]._replace(start=cut)
+        return train, validation
     edges = [0, *_edges(count, min(max(round(count * fraction), 1), count - 1)), count]
     between = [_documents(files, *pair) for pair in pairwise(edges)]
     return list(chain(*between[::2])), list(chain(*between[1::2]))

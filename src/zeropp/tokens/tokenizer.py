@@ -71,7 +71,10 @@ class LibraryTokenizer:
         bare, framed = (library.encode("a", add_special_tokens=add).ids for add in (False, True))
         at = next(at for at in range(len(framed)) if framed[at : at + len(bare)] == bare)
         self._before, self._after = framed[:at], framed[at + len(bare) :]
-        if end is not None and (last := library.token_to_id(end)) not in self._after:
+        last = None if end is None else library.token_to_id(end)
+        if last is None and end is not None:
+            raise ValueError(f"it has no token {end!r}, with which documents shall end")
+        if last is not None and last not in self._after:
             self._after = [*self._after, last]
 
     def encode(self, document: Document) -> Encoded:

@@ -1,5 +1,6 @@
 """Which tokens a run reads: made before its ranks start, mapped by each of them."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,13 @@ def make_tokens(config: Config) -> Path:
     Raises:
         ValueError: no text, a document that cannot be used, or a model without a tokenizer.
     """
-    path, hf = config.data.path, config.model.hf
-    if path is not None and are_tokens("data.path", Path(path)):
-        return Path(path)
-    if hf is not None and not (Path(hf) / "tokenizer.json").is_file():
+    hf = config.model.hf
+    if hf is not None and not _are_tokens(config) and not (Path(hf) / "tokenizer.json").is_file():
         raise ValueError(
             f"model.hf: {hf} holds no tokenizer.json, which would make tokens of text; set "
             "data.path to token files"
         )
-    return cached(path, hf or BYTES, _folder(config), config.data.field)
+    return cached(config.data.path, hf or BYTES, _folder(config), config.data.field)
 
 
 def check_corpus(config: Config, model: "Model") -> None:
@@ -34,7 +33,7 @@ def check_corpus(config: Config, model: "Model") -> None:
     Raises:
         ValueError: as `open_corpus` does.
     """
-    with new_folder("run.folder", _folder(config)):
+    with nullcontext() if _are_tokens(config) else new_folder("run.folder", _folder(config)):
         open_corpus(config, model)
 
 
@@ -47,6 +46,11 @@ def open_corpus(config: Config, model: "Model") -> Corpus:
     length, stride = config.data.seq_len + model.ahead, config.data.seq_len
     path = make_tokens(config)
     return load_corpus(path, length=length, stride=stride, vocab_size=model.vocab_size)
+
+
+def _are_tokens(config: Config) -> bool:
+    path = config.data.path
+    return path is not None and are_tokens("data.path", Path(path))
 
 
 def _folder(config: Config) -> Path:
