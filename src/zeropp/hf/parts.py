@@ -62,7 +62,7 @@ def decoder_shape(model: nn.Module, blocks: Sequence[nn.Module]) -> DecoderShape
     inner = unwrapped(model)
     config = inner.config.get_text_config()
     odd = set(getattr(config, "layer_types", None) or ()) - _ATTENTION
-    stated = ("hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+    stated = ("hidden_size", "num_attention_heads", "vocab_size")
     missing = [name for name in stated if not isinstance(getattr(config, name, None), int)]
     if odd or missing:
         why = f"its layers are {', '.join(sorted(odd))}" if odd else f"it states no {missing[0]}"
@@ -123,9 +123,8 @@ def _matrices(layer: nn.Module, share: float) -> float:
 
 def _experts(config: Any) -> tuple[int, int, int]:
     """How many a token goes through, of how many, and how wide one is."""
-    names = ("num_experts", "num_local_experts", "n_routed_experts")
-    experts = next((n for name in names if (n := getattr(config, name, None))), 1)
-    if experts == 1:
-        return 1, 1, config.intermediate_size
-    own = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
-    return config.num_experts_per_tok, experts, own
+    numbers = ("num_experts", "num_local_experts", "n_routed_experts")
+    experts = next((n for name in numbers if (n := getattr(config, name, None))), 1)
+    widths = ("moe_intermediate_size", "intermediate_size")[experts == 1 :]
+    own = next((n for name in widths if (n := getattr(config, name, None))), 4 * config.hidden_size)
+    return (config.num_experts_per_tok if experts > 1 else 1), experts, own
