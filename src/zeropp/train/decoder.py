@@ -27,16 +27,16 @@ def decoder(config: ModelConfig, seed: int = 0) -> Model:
     blocks = hf.blocks(model)
     hf.check(folder, model)
     return Model(
-        blocks,
-        hf.kinds(model),
-        {"load": hf.load(folder, model, seed)},
-        hf.loss(model),
-        hf.count_tokens,
-        _batch,
-        0,
-        hf.sizes(folder).vocab_size,
-        _text(Path(folder) / "tokenizer.json"),
-        partial(_export, model, blocks, config.lora is not None),
+        blocks=blocks,
+        kinds=hf.kinds(model),
+        fill={"load": hf.load(folder, model, seed)},
+        loss_fn=hf.loss(model),
+        tokens=hf.count_tokens,
+        batch=_batch,
+        ahead=0,
+        vocab_size=hf.sizes(folder).vocab_size,
+        text=_text(Path(folder) / "tokenizer.json"),
+        export=partial(_export, model, blocks, config.lora is not None),
     )
 
 

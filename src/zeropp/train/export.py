@@ -40,7 +40,8 @@ def export(found: Checkpoint, folder: Path) -> str:
     """Write its weights into a new folder, or an empty one, and say what they are.
 
     Raises:
-        ValueError: the folder holds something, or a checkpoint that cannot be read.
+        ValueError: the folder holds something, a checkpoint that cannot be read, or zeropp[hf] is
+            not installed.
     """
     model = model_of(found.model)
     checkpoint.check(found.path, model.blocks, "run")
@@ -48,5 +49,7 @@ def export(found: Checkpoint, folder: Path) -> str:
     dist.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         return model.export(found.path, folder)
+    except ImportError as error:  # of the GPT, which trains without it
+        raise ValueError(f"export: {error}") from error
     finally:
         dist.destroy_process_group()

@@ -20,16 +20,16 @@ def demo_gpt(gpt: GPTConfig, seed: int = 0) -> Model:
     with torch.device("meta"):
         blocks = gpt_blocks(gpt)
     return Model(
-        blocks,
-        ("embedding", *("layer",) * gpt.layers, "head"),
-        {"init": lambda index, block: init_block(block, gpt, index, seed)},
-        token_loss,
-        None,
-        _batch,
-        1,
-        gpt.vocab_size,
-        decode,
-        partial(_export, blocks),
+        blocks=blocks,
+        kinds=("embedding", *("layer",) * gpt.layers, "head"),
+        fill={"init": lambda index, block: init_block(block, gpt, index, seed)},
+        loss_fn=token_loss,
+        tokens=None,
+        batch=_batch,
+        ahead=1,
+        vocab_size=gpt.vocab_size,
+        text=decode,
+        export=partial(_export, blocks),
     )
 
 
