@@ -120,7 +120,7 @@ def price(problem: Problem, layout: Layout, stages: Stages) -> Priced:
         host=max(hop.host for hop in hops),
         optimizer=problem.profile.optimizer * max(kept) / layout.dp_shard,
         gather=tuple(links.gather(precision.compute * count) for count in counts),
-        reduce=tuple(links.reduce(precision.reduce * count) for count in trained),
+        reduce=tuple(links.reduce(precision.reduce * count) if count else 0.0 for count in trained),
         transfer=tuple(hop.transfer for hop in hops),
         **_states(problem, layout, stages),
     )
