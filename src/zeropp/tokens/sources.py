@@ -19,7 +19,7 @@ from zeropp.tokens.tables import TableKind, table_size
 Kind = Literal["text", "jsonl"] | TableKind
 
 _STDLIB_BYTES = 8 * 2**20
-_PART_BYTES = 8 * 2**20
+_PART_BYTES = 4 * 2**20
 _MOST_PARTS = 4096  # of a corpus: each is a file that every rank maps
 _TEXT = frozenset({".txt", ".py", ".md"})
 _KINDS: dict[str, Kind] = {".jsonl": "jsonl", ".parquet": "parquet"}
@@ -83,7 +83,7 @@ def standard_library() -> list[Source]:
 
 
 def parts_of(sources: Sequence[Source]) -> list[Part]:
-    """Ranges of about 8 MiB each, or of more where that would be thousands; small ones together."""
+    """Ranges of about 4 MiB each, or of more where that would be thousands; small ones together."""
     wanted = max(_PART_BYTES, sum(source.size for source in sources) // _MOST_PARTS)
     every = [each for source in sources for each in _ranges(source, wanted)]
     before = accumulate((each.size for each in every), initial=0)
