@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Job:
 
     def described(self) -> dict[str, Any]:
         """What makes it differ from another job."""
-        listed = json.dumps([asdict(source) for source in self.sources])
+        listed = json.dumps(self.sources)
         return {
             "sources": len(self.sources),
             "sources_sha256": hashlib.sha256(listed.encode()).hexdigest(),
