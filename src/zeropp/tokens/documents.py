@@ -172,9 +172,8 @@ def _of_record(record: Any, field: str | None) -> Iterator[Document]:
 
 def _text_in(record: dict[str, Any], field: str) -> str:
     if field not in record:
-        raise ValueError(
-            f"it has no field {field!r}, but {', '.join(record) or 'none'}; name its text's"
-        )
+        fields = ", ".join(record) or "none"
+        raise ValueError(f"it has no field {field!r}, but {fields}; name the field of its text")
     if not isinstance(record[field], str):
         raise ValueError(f"its {field!r} must be text, got {type(record[field]).__name__}")
     found: str = record[field]

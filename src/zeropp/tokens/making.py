@@ -96,8 +96,8 @@ def _refuse_others(job: Job, folder: Path, wanted: dict[str, Any]) -> dict[str, 
     others = [name for name in wanted if there and there.get(name) != wanted[name]]
     if others:
         raise ValueError(
-            f"{job.output}: {folder} holds tokens that were made of another "
-            f"{others[0].removesuffix('_sha256')}; name another folder, or remove it"
+            f"{job.output}: {folder} was made by another command (not the same "
+            f"{others[0].removesuffix('_sha256')}); name another folder, or remove it"
         )
     return there
 
