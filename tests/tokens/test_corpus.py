@@ -169,12 +169,22 @@ def test_documents_are_in_one_split_each(lengths: list[list[int]], fraction: flo
     tokens = [Stream(runs).read(0, len(Stream(runs))).tokens.tolist() for runs in splits]
     assert sorted(tokens[0] + tokens[1]) == list(range(first))
     documents = sum(map(len, lengths))
-    if documents > 1:
+    if documents > 1 and round(documents * fraction):
         ends = np.cumsum([length for each in lengths for length in each])
         numbers = [set(np.searchsorted(ends, some, side="right").tolist()) for some in tokens]
         assert not numbers[0] & numbers[1]
         assert numbers[0]
-        assert 1 <= len(numbers[1]) <= max(1, round(documents * fraction))
+        assert 1 <= len(numbers[1]) <= round(documents * fraction)
+    else:
+        assert tokens[0] + tokens[1] == list(range(first))
+        assert len(tokens[1]) == min(first, max(1, round(first * fraction)))
+
+
+def test_of_few_documents_the_last_tokens_are_held_out() -> None:
+    files = [token_file(500, 200), token_file(290, 10, name="y.ds")]
+    splits = [Stream(runs) for runs in held_out(files, 0.05, 1)]
+    assert [len(split) for split in splits] == [950, 50]
+    assert splits[1].read(0, 50).tokens.tolist() == list(range(250, 300))
 
 
 def test_files_named_so_are_for_validation() -> None:
@@ -223,9 +233,9 @@ def test_a_single_file_is_validated_on_its_tail(tmp_path: Path) -> None:
 
 
 def test_a_split_shorter_than_a_window_is_refused(folder: Path, tmp_path: Path) -> None:
-    message = "leaves 900 tokens to train and 100 to validate, each needs a window of 101; give"
+    message = "leaves 399 tokens to train and 601 to validate, each needs a window of 601; give"
     with pytest.raises(ValueError, match=message):
-        corpus_of(folder, tmp_path, seq_len=100)
+        corpus_of(folder, tmp_path, seq_len=600)
 
 
 def test_a_larger_vocabulary_than_the_models_is_refused(tmp_path: Path) -> None:

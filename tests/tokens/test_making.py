@@ -132,7 +132,7 @@ def test_another_jobs_folder_is_refused(tmp_path: Path, text: Path, bpe: Path, c
     if change == "sources":
         os.utime(text / "a.txt", ns=(0, 0))
     field = "body" if change == "field" else None
-    message = f"output: .*out holds tokens that were made of another {change}; name another"
+    message = f"output: .*out was made by another command .not the same {change}.; name another"
     with pytest.raises(ValueError, match=message):
         tokenize(
             text / "a.txt", tmp_path / "out", str(bpe) if change == "tokenizer" else BYTES, field
@@ -146,7 +146,7 @@ def test_another_jobs_folder_is_refused(tmp_path: Path, text: Path, bpe: Path, c
 def test_a_bad_line_leaves_nothing(tmp_path: Path, text: Path) -> None:
     with (text / "b.jsonl").open("a") as file:
         file.write("{}\n")
-    message = r"files: .*b.jsonl, line 5001: it has no field 'text', but none; name its"
+    message = r"files: .*b.jsonl, line 5001: it has no field 'text', but none; name the field"
     with pytest.raises(ValueError, match=message):
         tokenize(text, tmp_path / "out")
     assert not (tmp_path / "out").exists()

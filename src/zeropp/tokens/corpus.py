@@ -112,8 +112,9 @@ def load_corpus(
             sequence length; one that is given inputs and targets takes one token more.
         stride: tokens from one window's beginning to the next's: the sequence length.
         vocab_size: of the model, which refuses larger tokens.
-        validation_fraction: of the documents, held out in runs that are spread evenly; of a single
-            document, its tail. Where the names of some files begin with `val`, those instead.
+        validation_fraction: of the documents, held out in runs that are spread evenly; where that
+            is none, of the tokens, at the end. Where the names of some files begin with `val`,
+            those instead.
 
     Raises:
         ValueError: no tokens, too few of them, or a number out of range.

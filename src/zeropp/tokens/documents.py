@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from zeropp.ir.files import explained
 from zeropp.tokens.sources import Part, Range, Source
 from zeropp.tokens.tables import rows
 
@@ -90,13 +91,18 @@ def documents(what: str, part: Part, field: str | None) -> Iterator[tuple[Place,
     """
     for each in part:
         if each.source.kind == "text":
-            with open(each.source.path, "rb") as file:
+            with _opened(what, each.source) as file:
                 found = _pieces(file, each.start, each.stop, each.source.length)
                 yield from ((Place(each.source, at), text) for at, text in found)
-        for place, record in _records(each):
+        for place, record in _records(what, each):
             with placed(what, place):
                 made = list(_of_record(record, field))
             yield from ((place, document) for document in made)
+
+
+def _opened(what: str, source: Source) -> BinaryIO:
+    with explained(f"{what}: cannot read", Path(source.path)):
+        return open(source.path, "rb")
 
 
 def _pieces(file: BinaryIO, start: int, stop: int, length: int) -> Iterator[tuple[int, Text]]:
@@ -136,10 +142,10 @@ def _lines(file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, bytes]]
         at += len(line)
 
 
-def _records(each: Range) -> Iterator[tuple[Place, Any]]:
+def _records(what: str, each: Range) -> Iterator[tuple[Place, Any]]:
     source, start, stop = each
     if source.kind == "jsonl":
-        with open(source.path, "rb") as file:
+        with _opened(what, source) as file:
             found = _lines(file, start, stop)
             yield from ((Place(source, at), line) for at, line in found if line.strip())
     elif source.kind != "text":
@@ -166,9 +172,8 @@ def _of_record(record: Any, field: str | None) -> Iterator[Document]:
 
 def _text_in(record: dict[str, Any], field: str) -> str:
     if field not in record:
-        raise ValueError(
-            f"it has no field {field!r}, but {', '.join(record) or 'none'}; name its text's"
-        )
+        fields = ", ".join(record) or "none"
+        raise ValueError(f"it has no field {field!r}, but {fields}; name the field of its text")
     if not isinstance(record[field], str):
         raise ValueError(f"its {field!r} must be text, got {type(record[field]).__name__}")
     found: str = record[field]

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from fcntl import LOCK_EX, LOCK_NB, flock
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ class Job:
 
     def described(self) -> dict[str, Any]:
         """What makes it differ from another job."""
-        listed = json.dumps([asdict(source) for source in self.sources])
+        listed = json.dumps(self.sources)
         return {
             "sources": len(self.sources),
             "sources_sha256": hashlib.sha256(listed.encode()).hexdigest(),
@@ -96,8 +96,8 @@ def _refuse_others(job: Job, folder: Path, wanted: dict[str, Any]) -> dict[str, 
     others = [name for name in wanted if there and there.get(name) != wanted[name]]
     if others:
         raise ValueError(
-            f"{job.output}: {folder} holds tokens that were made of another "
-            f"{others[0].removesuffix('_sha256')}; name another folder, or remove it"
+            f"{job.output}: {folder} was made by another command (not the same "
+            f"{others[0].removesuffix('_sha256')}); name another folder, or remove it"
         )
     return there
 

@@ -4,10 +4,10 @@ A part is one worker's piece of work and becomes one token file. Parts depend on
 alone, so that they are the same whenever, and by however many workers, they are read.
 """
 
+import errno
 import os
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -19,7 +19,7 @@ from zeropp.tokens.tables import TableKind, table_size
 Kind = Literal["text", "jsonl"] | TableKind
 
 _STDLIB_BYTES = 8 * 2**20
-_PART_BYTES = 8 * 2**20
+_PART_BYTES = 4 * 2**20
 _MOST_PARTS = 4096  # of a corpus: each is a file that every rank maps
 _TEXT = frozenset({".txt", ".py", ".md"})
 _KINDS: dict[str, Kind] = {".jsonl": "jsonl", ".parquet": "parquet"}
@@ -27,8 +27,7 @@ _TEST_FOLDERS = frozenset({"test", "tests", "idle_test"})
 _FIX = "name text, .jsonl or .parquet, a data set's folder, or a folder with .txt, .py or .md files"
 
 
-@dataclass(frozen=True)
-class Source:
+class Source(NamedTuple):
     """A file, or a data set's folder: what tells it from others, and how long it is."""
 
     path: str
@@ -83,7 +82,7 @@ def standard_library() -> list[Source]:
 
 
 def parts_of(sources: Sequence[Source]) -> list[Part]:
-    """Ranges of about 8 MiB each, or of more where that would be thousands; small ones together."""
+    """Ranges of about 4 MiB each, or of more where that would be thousands; small ones together."""
     wanted = max(_PART_BYTES, sum(source.size for source in sources) // _MOST_PARTS)
     every = [each for source in sources for each in _ranges(source, wanted)]
     before = accumulate((each.size for each in every), initial=0)
@@ -125,13 +124,13 @@ def _below(root: Path, enter: Callable[[str], bool]) -> list[Path]:
     for folder, below, names in os.walk(root):
         below[:] = filter(enter, below)
         found += [Path(folder, name) for name in filter(_is_visible, names)]
-    return sorted(filter(Path.is_file, found), key=lambda file: file.relative_to(root).as_posix())
+    return sorted(filter(Path.is_file, found), key=Path.as_posix)
 
 
 def _source(path: Path, kind: Kind) -> Source:
-    file = path / "state.json" if kind == "dataset" else path
-    file.open("rb").close()
-    told = file.stat()
+    if not os.access(path, os.R_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    told = (path / "state.json" if kind == "dataset" else path).stat()
     length, size = told.st_size, told.st_size
     if kind in ("parquet", "dataset"):
         length, size = table_size(kind, path)

@@ -81,23 +81,31 @@ def held_out(
     """Runs to train on and runs to validate on, of different documents.
 
     Files whose names begin with `val` are for validation, where others are there. Else it is a
-    `fraction` of the documents, in at most 64 runs that are spread evenly; of a single document,
-    its tail of at least `least` tokens.
+    `fraction` of the documents, in at most 64 runs that are spread evenly; where that is none, a
+    `fraction` of the tokens, at least `least`, at the end.
     """
     named = [file.path.name.startswith("val") for file in files]
     if any(named) and not all(named):
         return _whole(compress(files, map(not_, named))), _whole(compress(files, named))
     count = sum(len(file.ends) for file in files)
-    if count < 2:
-        train, validation = _whole(files), _whole(files)
-        for at, (_, _, stop) in enumerate(train):
-            cut = max(0, stop - max(round(stop * fraction), least))
-            train[at] = train[at]._replace(stop=cut)
-            validation[at] = validation[at]._replace(start=cut)
-        return train, validation
-    edges = [0, *_edges(count, min(max(round(count * fraction), 1), count - 1)), count]
+    held = min(round(count * fraction), count - 1)
+    if held < 1:
+        return _tail(files, fraction, least)
+    edges = [0, *_edges(count, held), count]
     between = [_documents(files, *pair) for pair in pairwise(edges)]
     return list(chain(*between[::2])), list(chain(*between[1::2]))
+
+
+def _tail(files: Sequence[TokenFile], fraction: float, least: int) -> tuple[list[Run], list[Run]]:
+    total = sum(len(file.tokens) for file in files)
+    cut = max(0, total - max(round(total * fraction), least))
+    train, validation = [], []
+    for file, _, stop in _whole(files):
+        at = min(max(cut, 0), stop)
+        train.append(Run(file, 0, at))
+        validation.append(Run(file, at, stop))
+        cut -= stop
+    return train, validation
 
 
 def _whole(files: Iterable[TokenFile]) -> list[Run]:
