@@ -9,7 +9,9 @@ from tokenizers import Tokenizer
 
 from support.bpe import TEMPLATE
 from zeropp.tokens import BYTES, decode
-from zeropp.tokens.documents import Chat, Pair, Text
+from zeropp.tokens import documents as module
+from zeropp.tokens.documents import Chat, Pair, Text, documents
+from zeropp.tokens.sources import find_sources, parts_of
 from zeropp.tokens.tokenizer import fingerprint, load_tokenizer
 
 CHAT = Chat(
@@ -54,6 +56,18 @@ def test_a_tokenizers_file(bpe: Path) -> None:
     assert learned(library, bpe, Pair("made", " begin")) == " begin<|endoftext|>"
     with pytest.raises(ValueError, match="a chat template, which this tokenizer has not"):
         tokenizer.encode(CHAT)
+
+
+def test_pieces_of_a_text_make_the_tokens_of_the_whole(
+    bpe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PIECE", 300)
+    (part,) = parts_of(find_sources("files", [Path(__file__)]))
+    texts = [document for _, document in documents("files", part, None)]
+    assert len(texts) > 4
+    found = [token for text in texts for token in load_tokenizer(str(bpe)).encode(text).tokens]
+    whole = Path(__file__).read_text("utf-8")
+    assert found == [*Tokenizer.from_file(str(bpe)).encode(whole).ids, 0]
 
 
 def test_a_models_folder(model: Path) -> None:
