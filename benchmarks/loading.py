@@ -6,13 +6,13 @@ Run: python benchmarks/loading.py [--json]; four ranks, P=2 and D=2, a minute.
 import tempfile
 import threading
 from contextlib import closing
-from pathlib import Path
 
 import torch.distributed as dist
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 import zeropp
 from support.claim import Figure, Row, run
+from support.memory import anonymous
 from support.ranks import run_ranks
 from zeropp import Plan, hf
 from zeropp.runtime.ties import local_part
@@ -21,14 +21,6 @@ CLAIM = "A rank that loads a model never holds more than its part and one block'
 SHAPE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 16}
 SHAPE |= {"vocab_size": 8192, "num_attention_heads": 16, "num_key_value_heads": 4}
 PLAN = Plan(2, 2, 4, dp_shard=2, max_resident=1)
-
-
-def anonymous() -> int:
-    """Bytes of this process that no file backs."""
-    for line in Path("/proc/self/status").read_text("ascii").splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("the kernel does not tell RssAnon")
 
 
 def grown(folder: str) -> tuple[int, int]:

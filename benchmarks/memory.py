@@ -17,7 +17,7 @@ from zeropp.ir.model import GPTConfig
 from zeropp.program import lower
 from zeropp.runtime.mesh import make_mesh
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.train.model import token_loss
+from zeropp.train.gpt import token_loss
 
 CLAIM = "Peak memory in the same order of actions"
 

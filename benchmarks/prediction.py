@@ -35,7 +35,8 @@ from zeropp.runtime.mesh import gathered
 from zeropp.runtime.observer import Phase
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import Category, Report, simulate
-from zeropp.train.model import gpt_subject
+from zeropp.train.gpt import demo_gpt
+from zeropp.train.model import subject_of
 
 CLAIM = "A step takes, and holds, what is predicted"
 
@@ -158,7 +159,7 @@ def _off(measured: float, predicted: float) -> float:
 
 
 def _profiled() -> Profile:
-    subject = gpt_subject(GPT, GPT.seq_len, (Setting(TASK.samples),))
+    subject = subject_of(demo_gpt(GPT), GPT.seq_len, (Setting(TASK.samples),))
     return profile(subject, list(blocks_of(subject, CPU)), CPU)
 
 

@@ -15,7 +15,7 @@ from zeropp.measure.links import measure_hop
 from zeropp.models import gpt_blocks, init_block
 from zeropp.plan import Plan
 from zeropp.runtime.pipeline import Pipeline
-from zeropp.train.model import token_loss
+from zeropp.train.gpt import token_loss
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,14 @@ def resident(most: bool = False) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
 
 
+def anonymous() -> int:
+    """Bytes of this process that no file backs."""
+    for line in Path("/proc/self/status").read_text("ascii").splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("the kernel does not tell RssAnon")
+
+
 def grown(run: Callable[[], object]) -> float:
     """The most at any moment of `run`, above what was held before."""
     before = resident()

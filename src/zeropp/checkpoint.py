@@ -5,7 +5,7 @@ parameter is held once, with its optimizer's state and its group's numbers under
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,12 +71,14 @@ def load(path: Path, pipe: Pipeline, optimizer: Optimizers) -> int:
     return int(read["step"])
 
 
-def check(path: Path, blocks: list[nn.Module]) -> None:
-    """Raise ValueError unless `path` holds a checkpoint of a model with these blocks."""
+def check(path: Path, blocks: list[nn.Module], what: str = "run.resume") -> None:
+    """Raise ValueError, which begins with `what`, unless `path` holds a checkpoint of a model with
+    these blocks.
+    """
     try:
         metadata = FileSystemReader(path).read_metadata().state_dict_metadata
     except Exception as error:  # of a file that is none, unpickling raises whatever it meets
-        raise ValueError(f"run.resume: no checkpoint at {path}: {error or 'empty'}") from error
+        raise ValueError(f"{what}: no checkpoint at {path}: {error or 'empty'}") from error
     saved = {k.removeprefix("model."): v for k, v in metadata.items() if k.startswith("model.")}
     tied = owner_names(find_ties(blocks, [range(len(blocks))]))
     wanted = {
@@ -89,9 +91,34 @@ def check(path: Path, blocks: list[nn.Module]) -> None:
         held = getattr(saved.get(name), "size", None)
         if held != wanted.get(name):
             raise ValueError(
-                f"run.resume: {path} is of another model: {name} is {_shape(held)} there and "
+                f"{what}: {path} is of another model: {name} is {_shape(held)} there and "
                 f"{_shape(wanted.get(name))} here; use that run's [model] section"
             )
+
+
+def stored(
+    path: Path, blocks: Sequence[nn.Module], trained: bool = False
+) -> Iterator[tuple[int, dict[str, torch.Tensor]]]:
+    """Of one block after the other, its tensors in a checkpoint, whole, on the CPU; collective.
+
+    Args:
+        path: a checkpoint of a model with these blocks, which any number of ranks has written.
+        blocks: on the meta device.
+        trained: leave out what is not trained.
+
+    Yields:
+        A block's number, and its tensors by its own names; what is tied, in the first alone.
+    """
+    tied = owner_names(find_ties(blocks, [range(len(blocks))]))
+    for index, block in enumerate(blocks):
+        tensors = {
+            name: torch.empty_like(tensor, device="cpu", requires_grad=False)
+            for name, tensor in block.state_dict(keep_vars=True).items()
+            if f"{index}.{name}" not in tied and (tensor.requires_grad or not trained)
+        }
+        state = {f"model.{index}.{name}": tensor for name, tensor in tensors.items()}
+        dcp_load(state, checkpoint_id=path)
+        yield index, tensors
 
 
 def _shape(size: torch.Size | None) -> str:

@@ -21,6 +21,7 @@ LONGEST = 250
 LONG = "x" * 300
 TWO_HOSTS = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
 VARIABLES = (*TWO_HOSTS, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+TOKENIZE = ("tokenize", "--tokenizer", "bytes", "-o", "new")
 PLAN = ("plan", "--model", "toy", "--gpus", "2", "--global-batch", "16")
 
 
@@ -48,6 +49,8 @@ def _files() -> Mapping[str, str]:
         "predicted.toml": f"predicted = 3\n{plan}",
         "step.toml": f"{plan}\n[predicted]\nstep_s = 'x'\npeak_bytes = 1.0\n",
         "plan.toml": plan,
+        "bad.jsonl": '{"text": "a"}\n{"text": 1}\n',
+        "tokenizer.json": "{}",
         "layers.toml": "vocab_size=9\nseq_len=9\nlayers=99999999999\nhidden=8\nheads=1\n",
     }
 
@@ -132,7 +135,26 @@ FILES: list[tuple[str, tuple[str, ...]]] = [
     ),
     *(("run.name", ("train", "--run.name", name)) for name in ("..", ".", "", " ", "a\nb", "a/b")),
     ("run.folder", ("train", "--run.name", LONG)),
-    ("data.path", ("train", "--data.path", "pipe")),
+    *(
+        ("data.path", ("train", "--data.path", path))
+        for path in ("pipe", "no.txt", "nothing.txt", LONG)
+    ),
+    ("data.path: bad.jsonl, line 2: its 'text'", ("train", "--data.path", "bad.jsonl")),
+    ("data.seq_len", ("train", "--data.path", "lr.toml")),
+    *(("files", (*TOKENIZE, path)) for path in ("no.txt", "pipe", "folder", LONG)),
+    ("files: bad.jsonl, line 2: its 'text'", (*TOKENIZE, "bad.jsonl")),
+    (
+        "files: bad.jsonl, line 1: it has no field 'body'",
+        (*TOKENIZE, "bad.jsonl", "--field", "body"),
+    ),
+    *(
+        ("output", (*TOKENIZE[:-1], path, "ok.txt"))
+        for path in ("folder", "/proc/x", "", "ok.txt", LONG)
+    ),
+    *(
+        ("tokenizer", ("tokenize", "ok.txt", "-o", "new", "--tokenizer", name))
+        for name in ("nowhere", "folder", "tokenizer.json", "", LONG)
+    ),
     ("not UTF-8", ("train", "--data.path", "\udcff")),
 ]
 
@@ -171,6 +193,8 @@ WORDS = [
     ("--pp", ("generate", "1f1b", "--pp", "x")),
     ("--ppp", ("generate", "1f1b", "--ppp", "3")),
     ("STR", ("generate",)),
+    ("files", ("tokenize", "--tokenizer", "bytes", "-o", "new")),
+    ("--tokenizer", ("tokenize", "ok.txt", "-o", "new")),
     ("PATH", ("verify",)),
     ("--unit-size", ("simulate", "--unit-size", "1.5")),
     ("--run.precision", ("train", "--run.precision", "fp8")),

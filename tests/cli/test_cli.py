@@ -10,9 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from support.processes import alive, ranks_of
+from zeropp import checkpoint
 from zeropp.cli.main import VERBS, main
+from zeropp.train.choice import model_of
+from zeropp.train.config import ModelConfig
 
 TINY = ["--data.seq-len", "16", "--run.sample", "4", "--run.eval-every", "2"]
 
@@ -270,6 +275,24 @@ def test_train_leaves_a_run_and_resumes_in_another_layout(trained: Path) -> None
     (step,) = steps_of(trained / "runs" / "b")
     assert step["step"] == 4
     assert step["loss"] < steps[0]["loss"]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_what_was_trained_goes_out_under_global_names(trained: Path) -> None:
+    done = zeropp("export", "runs/a", "-o", "OUT", cwd=trained)
+    assert done.returncode == 0, done.stderr
+    assert "safetensors under global names such as 1.attention.out.weight" in done.stdout
+    files = sorted((trained / "OUT").glob("*.safetensors"))
+    held = {name: tensor for file in files for name, tensor in load_file(file).items()}
+    blocks = model_of(ModelConfig()).blocks
+    wanted = {
+        f"{index}.{name}": tensor.shape
+        for index, block in enumerate(blocks)
+        for name, tensor in block.state_dict().items()
+    }
+    assert {name: tensor.shape for name, tensor in held.items()} == wanted
+    read = dict(checkpoint.stored(trained / "runs" / "a" / "checkpoints" / "step-3", blocks))
+    assert torch.equal(held["3.attention.qkv.weight"], read[3]["attention.qkv.weight"])
 
 
 def test_train_refuses_a_run_that_is_there_and_another_models_checkpoint(

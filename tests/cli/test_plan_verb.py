@@ -66,7 +66,7 @@ def test_a_model_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--gpus", "8"], "model: give either --model or --profile"),
+        (["--gpus", "8"], "model: give one of --model, --model.hf and --profile"),
         (["--gpus", "8", "--model", "huge"], "model must be one of toy"),
         (["--gpus", "8", "--model", "none.toml"], "model: cannot read none.toml"),
         (["--gpus", "8", "--profile", "none.toml"], "profile: cannot read none.toml"),

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from support.decoders import decoder, plain
+from support.decoders import decoder, folder_with_tokenizer, plain
 from zeropp.cli.main import main
 from zeropp.costs import Costs
 from zeropp.generate import generate
@@ -87,11 +88,30 @@ def test_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_from_a_profile_to_training_by_its_plan(tmp_path: Path) -> None:
-    commands = re.findall(r"^    zeropp ((?:profile|plan|train --plan).*)$", GUIDE, re.M)
+    chosen = GUIDE.partition("## Let it choose")[2]
+    commands = re.findall(r"^    zeropp ((?:profile|plan|train --plan).*)$", chosen, re.M)
     assert [command.split()[0] for command in commands] == ["profile", "plan", "train", "plan"]
     for command in commands:
         short = ["--run.steps", "2", "--run.sample", "4"] if command.startswith("train") else []
         run(tmp_path, "zeropp.cli.main", *shlex.split(command), *short)
+
+
+def test_a_folder_is_trained_exported_and_planned(tmp_path: Path) -> None:
+    section = GUIDE.partition("## Your own model of Hugging Face")[2].partition("\n## ")[0]
+    commands = [shlex.split(line) for line in re.findall(r"^    zeropp (.*)$", section, re.M)]
+    verbs = "train train export export profile plan plan"
+    assert " ".join(verb for verb, *_ in commands) == verbs
+    text = [f"{a} times {b} is {a * b}" for a in range(40) for b in range(30)]
+    folder_with_tokenizer("llama", tmp_path / "MODEL", text)
+    (tmp_path / "FILES").mkdir()
+    (tmp_path / "FILES" / "products.txt").write_text("\n".join(text), encoding="utf-8")
+    for command in commands:
+        short = ["--run.steps", "2", "--run.sample", "4"] if command[0] == "train" else []
+        run(tmp_path, "zeropp.cli.main", *command, *short)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "TRAINED")
+    adapters = load_file(tmp_path / "ADAPTERS" / "adapter_model.safetensors")
+    assert model.num_parameters() == decoder("llama").num_parameters()
+    assert len(adapters) == 4 * 2 * 2
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:3]))

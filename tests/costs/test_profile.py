@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from zeropp.ir.model import SIZES, GPTConfig
 from zeropp.ir.program import Recompute
 from zeropp.planner.analytic import Efficiency, Hardware, analytic_profile
-from zeropp.planner.decoder import embedding, head, layer
+from zeropp.planner.decoder import DecoderShape, embedding, head, layer
 from zeropp.planner.hardware import GPUS
 from zeropp.planner.link import Group, Link, steady
 from zeropp.planner.profile import Block, Profile, Setting
@@ -18,6 +18,7 @@ from zeropp.planner.profile_file import read_profile, write_profile
 
 DGX = Hardware("A100-80G", "nvlink", "ib-200")
 GPT = GPTConfig(50_304, 1024, layers=4, hidden=1024, heads=16)
+SHAPE = DecoderShape.of(GPT)
 
 
 def profile() -> Profile:
@@ -127,7 +128,7 @@ def test_a_kind_that_is_not_measured_is_named() -> None:
 def test_a_gpt_layer_has_the_published_flops_and_bytes() -> None:
     """Zero bubble, table 1: F 24 sbh^2 + 4 s^2bh, W 24 sbh^2; attention is causal here."""
     s, b, h = 1024, 2, 1024
-    plain, full = layer(GPT, b, s), layer(GPT, b, s, Recompute.FULL)
+    plain, full = layer(SHAPE, b, s), layer(SHAPE, b, s, Recompute.FULL)
     assert plain.backward is not None
     assert full.backward is not None
     assert plain.forward.products == 24 * s * b * h**2
@@ -143,7 +144,7 @@ def test_a_gpt_layer_has_the_published_flops_and_bytes() -> None:
 
 
 def test_recomputing_keeps_less_and_takes_longer() -> None:
-    kept = [layer(SIZES["llama-8b"], 1, 4096, how) for how in Recompute]
+    kept = [layer(DecoderShape.of(SIZES["llama-8b"]), 1, 4096, how) for how in Recompute]
     until_backward = [k.until_backward for k in kept]
     assert until_backward == sorted(until_backward, reverse=True)
     assert len({k.until_weight for k in kept}) == 1
@@ -154,13 +155,13 @@ def test_recomputing_keeps_less_and_takes_longer() -> None:
 
 
 def test_attention_without_flash_keeps_its_scores() -> None:
-    flash, scores = layer(GPT, 1, 1024), layer(GPT, 1, 1024, flash=False)
+    flash, scores = layer(SHAPE, 1, 1024), layer(SHAPE, 1, 1024, flash=False)
     assert scores.until_backward - flash.until_backward == 2 * 16 * 1024**2
     assert scores.forward.attention == 2 * flash.forward.attention
 
 
 def test_head_and_embedding_are_their_own() -> None:
-    last, first = head(GPT, 1, 1024), embedding(GPT, 1, 1024)
+    last, first = head(SHAPE, 1, 1024), embedding(SHAPE, 1, 1024)
     assert last.forward.products == 2 * 1024 * 1024 * 50_304
     assert last.until_backward > 4 * 1024 * 50_304
     assert first.forward.products == 0
@@ -172,7 +173,7 @@ def test_head_and_embedding_are_their_own() -> None:
 
 def test_grouped_queries_and_gates_are_counted_like_the_model_counts_them() -> None:
     shape = SIZES["llama-70b"]
-    products = layer(shape, 1, 4096).forward.products
+    products = layer(DecoderShape.of(shape), 1, 4096).forward.products
     weights = shape.layer_parameters - 2 * shape.hidden  # all but the norms
     assert products == 2 * 4096 * weights
     assert shape.num_parameters == pytest.approx(70.55e9, rel=1e-3)

@@ -77,6 +77,23 @@ def test_shard_groups_fill_nodes_first(
     assert links.reduce(100) == pytest.approx(reduce)
 
 
+def test_what_is_frozen_is_kept_and_gathered_and_no_more() -> None:
+    problem, layout = cluster(4, 8), Layout(Placement(Shape.LOOP, 2, 1), 2, 1, Setting(1))
+    frozen = dict.fromkeys(problem.profile.parameters, 0)
+    profile = replace(problem.profile, optimizer=1.0, trained=frozen)
+    alike = replace(problem, profile=replace(profile, trained={}))
+    problem = replace(problem, profile=profile)
+    none, every = (price(p, layout, cut(p, layout)).costs for p in (problem, alike))
+    assert (none.parameters, none.gathered, none.gather) == (
+        every.parameters,
+        every.gathered,
+        every.gather,
+    )
+    gone = (*none.reduce, *none.gradients, *none.optimizer_state, *none.reduce_staging)
+    assert not any((*gone, none.optimizer))
+    assert all((*every.reduce, *every.gradients, *every.optimizer_state, every.optimizer))
+
+
 def test_one_data_rank_in_the_parameters_precision_keeps_no_copies() -> None:
     problem, layout = cluster(2, 8), Layout(Placement(Shape.LOOP, 2, 1), 1, 1, Setting(1))
     mixed = price(problem, layout, cut(problem, layout)).costs

@@ -1,9 +1,11 @@
 """Small decoders of transformers, and what transformers by itself makes of a batch."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
+import tokenizers
 import torch
 import transformers
 from torch import Tensor, nn
@@ -52,6 +54,22 @@ def decoder(name: str, **options: Any) -> Any:
     torch.manual_seed(0)
     config = transformers.CONFIG_MAPPING[kind](**sizes, **options)
     return transformers.AutoModelForCausalLM.from_config(config).train()
+
+
+def folder_with_tokenizer(name: str, folder: Path, text: Iterable[str]) -> Path:
+    """The same model as transformers saves it, with a tokenizer for such a text."""
+    decoder(name).save_pretrained(folder, max_shard_size="40KB")
+    library = tokenizers.Tokenizer(tokenizers.models.BPE())
+    library.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
+    library.decoder = tokenizers.decoders.Metaspace()
+    special = ["<pad>", "<s>", "</s>"]
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=VOCAB, special_tokens=special, show_progress=False
+    )
+    library.train_from_iterator(text, trainer)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=library, eos_token="</s>")
+    fast.save_pretrained(folder)
+    return folder
 
 
 def adapted(name: str) -> Any:

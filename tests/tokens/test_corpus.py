@@ -1,6 +1,6 @@
-"""Text as bytes: sources, split, and batches that depend on step and seed alone."""
+"""Batches: windows over documents, what is learned of them, and which of them a step sees."""
 
-import sysconfig
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,36 +8,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from zeropp.tokens import STDLIB_BYTES, Corpus, decode, load_corpus
+from zeropp.tokens import BYTES, Corpus, cached, decode, load_corpus
+from zeropp.tokens.files import Encoded, TokenFile, writing
+from zeropp.tokens.stream import Run, Stream, held_out
 
 
-def ramp(train: int = 250, validation: int = 101) -> Corpus:
-    """Every token tells its own position, so a sequence tells where it was taken."""
-    return Corpus(np.arange(train, dtype=np.uint8), np.arange(validation, dtype=np.uint8))
+def token_file(*lengths: int, name: str = "x.ds", learned: list[bool] | None = None) -> TokenFile:
+    """Documents of such lengths, whose tokens count up: each tells where it stands."""
+    ends = np.cumsum(lengths).astype(np.uint64)
+    mask = None if learned is None else np.array(learned)
+    return TokenFile(Path(name), np.arange(sum(lengths), dtype=np.uint16), ends, mask)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for i in range(10):
-        (tmp_path / f"{i}.txt").write_bytes(bytes([i]) * 100)
-    return tmp_path
+def stream(*files: TokenFile) -> Stream:
+    return Stream([Run(file, 0, len(file.tokens)) for file in files])
 
 
-# --- batches
+def ramp(train: int = 250, validation: int = 101, seq_len: int = 10) -> Corpus:
+    parts = stream(token_file(train)), stream(token_file(validation))
+    return Corpus(*parts, length=seq_len + 1, stride=seq_len)
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-def test_a_batch_has_the_stated_shape_and_targets_are_the_next_tokens(split: str) -> None:
-    inputs, targets = ramp().batch(split, 3, batch_size=4, seq_len=10, seed=0)
-    assert inputs.shape == targets.shape == (4, 10)
-    assert inputs.dtype == targets.dtype == np.int64
-    assert inputs.flags.c_contiguous
-    assert targets.flags.c_contiguous
-    assert np.array_equal(targets, inputs + 1)
-    assert np.array_equal(inputs[:, 1:], targets[:, :-1])
+# --- which windows
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(["train", "validation"]),
     st.integers(0, 10**6),
@@ -45,43 +40,46 @@ def test_a_batch_has_the_stated_shape_and_targets_are_the_next_tokens(split: str
     st.sampled_from([1, 2, 3, 4, 6, 12]),
 )
 def test_ranks_partition_the_batch_in_order(split: str, step: int, seed: int, world: int) -> None:
-    whole = ramp().batch(split, step, 12, 8, seed)
-    shares = [ramp().batch(split, step, 12, 8, seed, rank=r, world=world) for r in range(world)]
-    assert np.array_equal(np.concatenate([inputs for inputs, _ in shares]), whole[0])
-    assert np.array_equal(np.concatenate([targets for _, targets in shares]), whole[1])
+    corpus = packed()
+    whole = corpus.batch(split, step, 12, seed)
+    shares = [corpus.batch(split, step, 12, seed, rank=r, world=world) for r in range(world)]
+    for name in ("tokens", "labels", "positions"):
+        parts = [getattr(share, name) for share in shares]
+        assert np.array_equal(np.concatenate(parts), getattr(whole, name))
 
 
-def test_the_same_step_and_seed_give_the_same_batch_in_any_order_of_asking() -> None:
-    forwards = [ramp().batch("train", step, 4, 8, seed=1)[0] for step in range(5)]
-    backwards = [ramp().batch("train", step, 4, 8, seed=1)[0] for step in reversed(range(5))]
-    assert all(map(np.array_equal, forwards, reversed(backwards)))
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(0, 9), st.data())
+def test_an_epoch_has_every_window_once_though_ranks_change_in_its_middle(
+    count: int, seed: int, data: st.DataObject
+) -> None:
+    corpus = ramp(train=10 * count + 1)
+    step, epochs, found = 0, 2, []
+    while len(found) < epochs * count:
+        for _ in range(data.draw(st.integers(1, 3))):  # steps until the next resumption
+            world = data.draw(st.sampled_from([1, 2, 4]))
+            for rank in range(world):
+                found += list(corpus.batch("train", step, 4, seed, rank=rank, world=world).tokens)
+            step += 1
+    starts = [int(window[0]) for window in found]
+    for epoch in range(epochs):
+        once = sorted(starts[epoch * count : (epoch + 1) * count])
+        assert once == list(range(0, 10 * count, 10))
 
 
 def test_step_and_seed_each_change_the_training_batch() -> None:
-    first = ramp().batch("train", 0, 8, 8, seed=0)[0]
-    assert not np.array_equal(first, ramp().batch("train", 1, 8, 8, seed=0)[0])
-    assert not np.array_equal(first, ramp().batch("train", 0, 8, 8, seed=1)[0])
-    assert not np.array_equal(first, ramp().batch("train", 0, 8, 8, seed=2**32)[0])
-
-
-def test_training_sequences_reach_both_ends_of_the_text() -> None:
-    starts = ramp(train=20).batch("train", 0, 500, 8, seed=0)[0][:, 0]
-    assert set(starts.tolist()) == set(range(12))
+    first = ramp().batch("train", 0, 8, 0).tokens
+    assert np.array_equal(first, ramp().batch("train", 0, 8, 0).tokens)
+    assert not np.array_equal(first, ramp().batch("train", 1, 8, 0).tokens)
+    assert not np.array_equal(first, ramp().batch("train", 0, 8, 1).tokens)
+    assert not np.array_equal(first, ramp().batch("train", 0, 8, 2**32).tokens)
 
 
 def test_validation_is_the_same_for_every_seed_and_sees_each_window_once_per_round() -> None:
-    batches = [ramp().batch("validation", step, 5, 10, seed=step)[0] for step in range(4)]
+    batches = [ramp().batch("validation", step, 5, step).tokens for step in range(4)]
     starts = np.concatenate(batches)[:, 0].tolist()
     assert sorted(starts[:10]) == list(range(0, 100, 10))
     assert starts[10:] == starts[:10]
-    assert np.array_equal(batches[1], ramp().batch("validation", 1, 5, 10, seed=7)[0])
-
-
-def test_a_text_of_exactly_one_sequence_and_its_target_is_enough() -> None:
-    for split in ("train", "validation"):
-        inputs, targets = ramp(9, 9).batch(split, 0, 2, 8, seed=0)
-        assert inputs.tolist() == [list(range(8))] * 2
-        assert targets.tolist() == [list(range(1, 9))] * 2
 
 
 @pytest.mark.parametrize(
@@ -94,154 +92,179 @@ def test_a_text_of_exactly_one_sequence_and_its_target_is_enough() -> None:
         ({"world": 0}, "batch_size must be a multiple"),
         ({"rank": 2, "world": 2}, "rank must be from 0 to 1, got 2"),
         ({"rank": -1}, "rank must be from 0 to 0, got -1"),
-        ({"seq_len": 0}, "seq_len must be at least 1, got 0"),
-        ({"seq_len": 250}, r"data.path: the train text has 250 tokens.*seq_len \+ 1 = 251"),
     ],
 )
 def test_a_bad_batch_is_refused(change: dict[str, object], message: str) -> None:
-    asked = {"split": "train", "step": 0, "batch_size": 4, "seq_len": 8, "seed": 0, **change}
     with pytest.raises(ValueError, match=message):
-        ramp().batch(**asked)
+        ramp().batch(**{"split": "train", "step": 0, "batch_size": 4, **change})
 
 
-# --- sources and split
+def test_a_split_without_a_window_is_refused() -> None:
+    with pytest.raises(ValueError, match="the validation tokens are fewer than a window's 11"):
+        ramp(validation=10).batch("validation", 0, 1)
 
 
-def test_by_default_the_standard_library_is_read_up_to_the_limit() -> None:
-    corpus = load_corpus(seq_len=128)
-    total = len(corpus.train) + len(corpus.validation)
-    assert 2**20 < total <= STDLIB_BYTES
-    assert 0.02 < len(corpus.validation) / total < 0.1
-    text = decode(corpus.train)
-    assert "def " in text
-    again = load_corpus(seq_len=128)
-    assert np.array_equal(again.train, corpus.train)
-    assert np.array_equal(again.validation, corpus.validation)
+# --- what a window holds
 
 
-def test_the_standard_library_comes_without_tests_and_site_packages(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept = ("abc.py", "json/decoder.py", "zipfile.py")
-    left_out = (
-        "test/a.py",
-        "idlelib/idle_test/b.py",
-        "lib2to3/tests/data/c.py",
-        "site-packages/torch/d.py",
-        "config-3.11/e.py",
-        "LICENSE.txt",
-    )
-    for name in (*kept, *left_out):
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(f"<{name}>" * 10)
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
-    corpus = load_corpus(seq_len=8)
-    assert decode(corpus.train) == "<abc.py>" * 10 + "<zipfile.py>" * 10
-    assert decode(corpus.validation) == "<json/decoder.py>" * 10
+def packed(stride: int = 8) -> Corpus:
+    files = token_file(5, 3, 40), token_file(30, name="y.ds"), token_file(20, 1, 1, 18)
+    return Corpus(stream(*files[:2]), stream(*files[1:]), length=9, stride=stride)
 
 
-def test_a_limit_cuts_the_text(folder: Path) -> None:
-    corpus = load_corpus(str(folder), seq_len=8, max_bytes=250, validation_fraction=0.3)
-    assert corpus.train.tolist() == [0] * 100 + [2] * 50
-    assert corpus.validation.tolist() == [1] * 100
+def test_targets_are_the_next_tokens() -> None:
+    batch = ramp().batch("train", 3, 4)
+    assert batch.tokens.shape == batch.labels.shape == (4, 11)
+    assert batch.tokens.dtype == batch.labels.dtype == np.int64
+    assert np.array_equal(batch.labels[:, 1:], batch.tokens[:, :-1] + 1)
+    assert batch.positions is None
 
 
-def test_held_out_files_are_spread_evenly_and_not_trained_on(folder: Path) -> None:
-    corpus = load_corpus(str(folder), seq_len=8, validation_fraction=0.2)
-    assert sorted(set(corpus.validation.tolist())) == [2, 7]
-    assert sorted(set(corpus.train.tolist())) == [0, 1, 3, 4, 5, 6, 8, 9]
-    assert len(corpus.train) + len(corpus.validation) == 1000
+def test_a_packed_window() -> None:
+    windows = packed().batch("train", 0, 8)
+    (row,) = np.flatnonzero(windows.tokens[:, 0] == 0)[:1]
+    assert windows.tokens[row].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert windows.labels[row].tolist() == [-100, 1, 2, 3, 4, -100, 6, 7, -100]
+    assert windows.positions is not None
+    assert windows.positions[row].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 0]
+    (row,) = np.flatnonzero((windows.tokens[:, 0] == 40) & (windows.tokens[:, -1] == 0))[:1]
+    assert windows.tokens[row].tolist() == [40, 41, 42, 43, 44, 45, 46, 47, 0]  # the next file
+    assert windows.labels[row].tolist() == [40, 41, 42, 43, 44, 45, 46, 47, -100]
 
 
-@pytest.mark.parametrize(("fraction", "held_out"), [(0.0001, 1), (0.5, 5), (0.999, 9)])
-def test_each_split_gets_at_least_one_file(folder: Path, fraction: float, held_out: int) -> None:
-    corpus = load_corpus(str(folder), seq_len=8, validation_fraction=fraction)
-    assert len(corpus.validation) == 100 * held_out
+@given(st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1, max_size=4), st.data())
+def test_a_stream_is_its_files_in_a_row(lengths: list[list[int]], data: st.DataObject) -> None:
+    files = [token_file(*each) for each in lengths]
+    text = [token for file in files for token in file.tokens]
+    begins = [place == 0 for each in lengths for length in each for place in range(length)]
+    start = data.draw(st.integers(0, len(text)))
+    stop = data.draw(st.integers(start, len(text)))
+    piece = stream(*files).read(start, stop)
+    assert piece.tokens.tolist() == text[start:stop]
+    assert piece.begins.tolist() == begins[start:stop]
+
+
+def test_what_a_prompt_says_is_no_label() -> None:
+    said = token_file(4, 5, learned=[False, False, True, True, False, False, False, True, True])
+    corpus = Corpus(stream(said), stream(said), length=9, stride=9)
+    (labels,) = corpus.batch("train", 0, 1).labels.tolist()
+    assert labels == [-100, -100, 2, 3, -100, -100, -100, 7, 8]
+
+
+# --- what is held out
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(st.integers(1, 4), max_size=200), min_size=1, max_size=5),
+    st.floats(0.001, 0.999),
+)
+def test_documents_are_in_one_split_each(lengths: list[list[int]], fraction: float) -> None:
+    files, first = [], 0
+    for each in lengths:
+        made = token_file(*each)
+        files.append(made.__class__(made.path, made.tokens + np.uint16(first), made.ends, None))
+        first += sum(each)
+    splits = held_out(files, fraction, 1)
+    tokens = [Stream(runs).read(0, len(Stream(runs))).tokens.tolist() for runs in splits]
+    assert sorted(tokens[0] + tokens[1]) == list(range(first))
+    documents = sum(map(len, lengths))
+    if documents > 1 and round(documents * fraction):
+        ends = np.cumsum([length for each in lengths for length in each])
+        numbers = [set(np.searchsorted(ends, some, side="right").tolist()) for some in tokens]
+        assert not numbers[0] & numbers[1]
+        assert numbers[0]
+        assert 1 <= len(numbers[1]) <= round(documents * fraction)
+    else:
+        assert tokens[0] + tokens[1] == list(range(first))
+        assert len(tokens[1]) == min(first, max(1, round(first * fraction)))
+
+
+def test_of_few_documents_the_last_tokens_are_held_out() -> None:
+    files = [token_file(500, 200), token_file(290, 10, name="y.ds")]
+    splits = [Stream(runs) for runs in held_out(files, 0.05, 1)]
+    assert [len(split) for split in splits] == [950, 50]
+    assert splits[1].read(0, 50).tokens.tolist() == list(range(250, 300))
+
+
+def test_files_named_so_are_for_validation() -> None:
+    files = [token_file(9, 9, name=name) for name in ("train.bin", "val.bin")]
+    splits = held_out(files, 0.5, 1)
+    assert [[run.file.path.name for run in runs] for runs in splits] == [["train.bin"], ["val.bin"]]
+    assert [run.file.path.name for run in held_out(files[1:], 0.5, 1)[0]] == ["val.bin"]
+
+
+# --- of text
+
+
+def corpus_of(text: Path, tmp: Path, seq_len: int = 8, **options: float) -> Corpus:
+    path = cached(str(text), BYTES, tmp / "tokens")
+    return load_corpus(path, length=seq_len + 1, stride=seq_len, **options)
+
+
+def all_of(tokens: Stream) -> str:
+    return decode(tokens.read(0, len(tokens)).tokens)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "text").mkdir()
+    for i in range(10):
+        (tmp_path / "text" / f"{i}.txt").write_bytes(bytes([48 + i]) * 100)
+    return tmp_path / "text"
+
+
+def test_held_out_files_are_spread_evenly(folder: Path, tmp_path: Path) -> None:
+    corpus = corpus_of(folder, tmp_path, validation_fraction=0.2)
+    assert sorted(set(all_of(corpus.validation))) == ["2", "7"]
+    assert sorted(set(all_of(corpus.train))) == list("01345689")
+    assert corpus.packed
 
 
 def test_a_single_file_is_validated_on_its_tail(tmp_path: Path) -> None:
     file = tmp_path / "any.name"
     file.write_bytes(bytes(range(200)))
-    corpus = load_corpus(str(file), seq_len=8, validation_fraction=0.25)
-    assert corpus.train.tolist() == list(range(150))
-    assert corpus.validation.tolist() == list(range(150, 200))
-    one_sequence = load_corpus(str(file), seq_len=8, validation_fraction=0.001)
-    assert one_sequence.validation.tolist() == list(range(191, 200))
+    corpus = corpus_of(file, tmp_path, validation_fraction=0.25)
+    assert corpus.train.read(0, 150).tokens.tolist() == list(range(150))
+    assert corpus.validation.read(0, 50).tokens.tolist() == list(range(150, 200))
+    assert not corpus.packed
+    corpus = corpus_of(file, tmp_path, validation_fraction=0.001)
+    assert corpus.validation.read(0, 9).tokens.tolist() == list(range(191, 200))
 
 
-def test_a_folder_is_read_sorted_and_recursively_without_hidden_or_other_files(
-    tmp_path: Path,
-) -> None:
-    for name in ("z.txt", "b/a.md", "b.py", ".git/a.txt", ".hidden.txt", "b/image.png", "a.txt"):
-        file = tmp_path / name
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(f"{name} says something. ")
-    (tmp_path / "empty.txt").touch()
-    (tmp_path / "broken.txt").symlink_to(tmp_path / "nowhere")
-    corpus = load_corpus(str(tmp_path), seq_len=8)
-    assert decode(corpus.train) == "".join(
-        f"{n} says something. " for n in ("a.txt", "b.py", "z.txt")
-    )
-    assert decode(corpus.validation) == "b/a.md says something. "
+def test_a_split_shorter_than_a_window_is_refused(folder: Path, tmp_path: Path) -> None:
+    message = "leaves 399 tokens to train and 601 to validate, each needs a window of 601; give"
+    with pytest.raises(ValueError, match=message):
+        corpus_of(folder, tmp_path, seq_len=600)
 
 
-def refusal(**asked: object) -> str:
-    with pytest.raises(ValueError) as error:  # noqa: PT011 - the callers check the text
-        load_corpus(**{"seq_len": 8, **asked})
-    assert "\n" not in str(error.value)
-    return str(error.value)
+def test_a_larger_vocabulary_than_the_models_is_refused(tmp_path: Path) -> None:
+    with writing("output", tmp_path / "x.ds", np.dtype("<u4"), "t") as writer:
+        writer.add(Encoded(np.array([70000] * 50)), ends=True)
+    loaded = load_corpus(tmp_path, length=8, stride=8, vocab_size=70000)  # others tell no largest
+    message = "data.path: its token 70000 is outside of the model's vocabulary of 70000; make"
+    with pytest.raises(ValueError, match=message):
+        loaded.batch("train", 0, 1)
+    assert load_corpus(tmp_path, length=8, stride=8, vocab_size=70001).batch("train", 0, 1)
+    (tmp_path / "text.md").write_text("~" * 50)
+    with pytest.raises(ValueError, match=r"its token 126 is outside .* of 126"):
+        corpus_of(tmp_path / "text.md", tmp_path, vocab_size=126)
 
 
-def test_a_path_without_text_is_refused(tmp_path: Path) -> None:
-    missing = refusal(path=str(tmp_path / "nowhere"))
-    assert missing.startswith("data.path: there is no file or folder")
-    assert "set data.path to a text file" in missing
-    assert refusal(path=str(tmp_path)).startswith("data.path: the folder")
-    (tmp_path / "empty.txt").touch()
-    assert "holds no text; set data.path" in refusal(path=str(tmp_path))
-    assert "holds no text; set data.path" in refusal(path=str(tmp_path / "empty.txt"))
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *(({"validation_fraction": f}, "validation_fraction must be") for f in (0.0, 1.0, np.nan)),
+        ({"stride": 0}, "stride must be from 1 to the length 9, got 0"),
+        ({"stride": 10}, "stride must be from 1 to the length 9, got 10"),
+    ],
+)
+def test_bad_options_are_refused(tmp_path: Path, options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_corpus(tmp_path, **{"length": 9, "stride": 8, **options})
 
 
-def test_an_unreadable_file_is_refused_by_name(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def deny(self: Path) -> bytes:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", deny)
-    message = refusal(path=str(folder))
-    assert message.startswith("data.path: cannot read")
-    assert "0.txt' (Permission denied); make it readable" in message
-
-
-def test_a_standard_library_without_sources_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
-    assert refusal().startswith("data.path: the standard library holds no text; set data.path")
-
-
-def test_a_split_shorter_than_one_sequence_is_refused(folder: Path) -> None:
-    message = refusal(path=str(folder), seq_len=100)
-    assert message.startswith("data.path: ")
-    assert "900 bytes to train and 100 to validate, each needs seq_len + 1 = 101" in message
-    assert "give more text or lower seq_len" in message
-    assert "0 bytes to train and 100" in refusal(path=str(folder / "0.txt"), seq_len=100)
-
-
-def test_other_bad_options_are_refused(folder: Path) -> None:
-    assert refusal(seq_len=0) == "seq_len must be at least 1, got 0"
-    assert "data.max_bytes must be at least 1, got 0" in refusal(max_bytes=0)
-    for fraction in (0.0, 1.0, float("nan")):
-        assert "data.validation_fraction must be above 0" in refusal(validation_fraction=fraction)
-
-
-def test_decode_gives_text_and_replaces_broken_bytes() -> None:
-    assert decode(np.array(list("grüße".encode()))) == "grüße"
-    assert decode(np.array([[104, 105], [255, 33]], dtype=np.uint8)) == "hi\ufffd!"
-    assert decode(np.array([], dtype=np.int64)) == ""
-
-
-def test_tokens_of_a_larger_vocabulary_are_no_text() -> None:
-    assert decode(np.array([[104, 50_303], [256, 105]])) == "h\ufffd\ufffdi"
+def test_no_token_is_a_target_twice_or_left_out() -> None:
+    corpus = ramp(train=101)
+    targets = corpus.batch("train", 0, corpus.windows("train")).labels[:, 1:]
+    assert Counter(targets.flatten().tolist()) == Counter(range(1, 101))

@@ -4,10 +4,12 @@ import os
 import sys
 from collections.abc import Mapping
 
+from zeropp.cli.export import Export
 from zeropp.cli.plan import Planned
 from zeropp.cli.profile import Profiled
 from zeropp.cli.schedules import Generate, Schedules, Verify
 from zeropp.cli.simulate import Show, Simulate
+from zeropp.cli.tokenize import Tokenize
 from zeropp.cli.train import Train
 from zeropp.cli.verb import Verb
 
@@ -19,7 +21,9 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
     "show": (Show, "draw a schedule's timeline"),
     "plan": (Planned, "find the fastest layout of a model on a cluster, and say why"),
     "profile": (Profiled, "measure a model's blocks and the links, for the planner"),
-    "train": (Train, "train a GPT"),
+    "tokenize": (Tokenize, "make token files of text, for training"),
+    "train": (Train, "train a GPT, or a model of Hugging Face transformers"),
+    "export": (Export, "write a run's weights as safetensors, for transformers or peft"),
 }
 
 _LONGEST = 240  # characters of a line that says what is wrong

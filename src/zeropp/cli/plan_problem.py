@@ -3,15 +3,21 @@
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from zeropp.ir.model import SIZES, GPTConfig
 from zeropp.ir.numbers import Positive, Size
 from zeropp.ir.toml_file import make, read_toml
 from zeropp.planner import Problem
 from zeropp.planner.analytic import Efficiency, Hardware, analytic_profile
+from zeropp.planner.decoder import DecoderShape
 from zeropp.planner.hardware import GIB, GPUS, gpu_named
 from zeropp.planner.profile import Profile
 from zeropp.planner.profile_file import read_profile
+from zeropp.train.choice import length_of, shape_of
+from zeropp.train.config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,14 @@ class Asked:
     model: str | None = None
     """A named size (toy, gpt2-124m, 1.5b, 6.2b, 14.6b, llama-8b, llama-70b), or a TOML file with
     the fields of GPTConfig."""
+    hf: Annotated[str | None, tyro.conf.arg(name="model.hf")] = None
+    """A folder with a decoder of Hugging Face transformers, in place of a named size."""
+    lora: Annotated[Size | None, tyro.conf.arg(name="model.lora")] = None
+    """Rank of LoRA's adapters, which alone are trained then; without it, all weights are."""
     profile: Path | None = None
     """A measured profile (TOML), in place of a model and named hardware."""
     seq_len: Size | None = None
-    """Tokens in a sequence; without it, the model's longest."""
+    """Tokens in a sequence; without it, the model's longest, at most 2048 with model.hf."""
     gpus_per_node: Size = 8
     """GPUs that share a node."""
     gpu: str = "A100-80G"
@@ -56,8 +66,8 @@ class Asked:
         Raises:
             ValueError: both or neither of model and profile, or a field out of range.
         """
-        if (self.model is None) == (self.profile is None):
-            raise ValueError("model: give either --model or --profile")
+        if [self.model, self.hf, self.profile].count(None) != 2:
+            raise ValueError("model: give one of --model, --model.hf and --profile")
         profile = read_profile(self.profile) if self.profile is not None else self._analytic()
         if self.profile is not None and self.seq_len not in (None, profile.seq_len):
             raise ValueError(
@@ -69,13 +79,22 @@ class Asked:
             profile, self.gpus, self.gpus_per_node, self.global_batch, memory, self.split
         )
 
-    def _analytic(self) -> Profile:
+    def _shape(self) -> tuple[GPTConfig | DecoderShape, int]:
+        """Of the model, and how many tokens a sequence has."""
+        asked = ModelConfig(hf=self.hf, lora=self.lora)
+        if self.hf is not None:
+            length = length_of(asked, self.seq_len, "seq_len")
+            return shape_of(asked), length
         shape = model_shape(self.model or "")
         seq_len = self.seq_len if self.seq_len is not None else shape.seq_len
         if not 1 <= seq_len <= shape.seq_len:
             raise ValueError(
                 f"seq_len must be from 1 to the model's {shape.seq_len}, got {seq_len}"
             )
+        return shape, seq_len
+
+    def _analytic(self) -> Profile:
+        shape, seq_len = self._shape()
         sizes = self.micro_batch_sizes
         if not sizes:
             raise ValueError("micro_batch_sizes must list a size")

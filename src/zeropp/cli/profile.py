@@ -11,6 +11,7 @@ from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
 from zeropp.ir.program import Recompute
 from zeropp.planner.profile import Setting
+from zeropp.train.choice import length_of, model_of
 from zeropp.train.config import Backend, ModelConfig
 
 
@@ -22,7 +23,7 @@ class Profiled(Verb):
     """TOML file to write, which `zeropp plan --profile` reads."""
     model: ModelConfig = field(default_factory=ModelConfig)
     seq_len: Size | None = None
-    """Tokens in a sequence; without it, the model's longest."""
+    """Tokens in a sequence; without it, the model's longest, at most 2048 with model.hf."""
     micro_batch_sizes: tuple[Size, ...] = (1, 2, 4)
     """Sequences in a micro-batch, each measured."""
     recompute: tuple[str, ...] = ("none",)
@@ -37,9 +38,6 @@ class Profiled(Verb):
 
     def check(self) -> None:
         """Raise ValueError for what cannot be measured."""
-        longest = self.model.gpt().seq_len
-        if self.seq_len is not None and not 1 <= self.seq_len <= longest:
-            raise ValueError(f"seq_len must be from 1 to the model's {longest}, got {self.seq_len}")
         if not self.micro_batch_sizes:
             raise ValueError("micro_batch_sizes must list a size")
         if not self.recompute or not set(self.recompute) <= set(Recompute):
@@ -48,6 +46,7 @@ class Profiled(Verb):
         if self.output.suffix != ".toml":
             raise ValueError(f"output must be a .toml file, got {str(self.output)!r}")
         check_output("output", self.output)
+        length_of(self.model, self.seq_len, "seq_len")
 
     def perform(self) -> int:
         """Check, then measure on every rank."""
@@ -55,9 +54,10 @@ class Profiled(Verb):
         from zeropp.launch.ranks import run_on_ranks  # torch, only now
         from zeropp.train.measuring import run_profile
 
-        gpt, sizes = self.model.gpt(), self.micro_batch_sizes
-        length = gpt.seq_len if self.seq_len is None else self.seq_len
+        model_of(self.model)  # or why it is none
+        length = length_of(self.model, self.seq_len, "seq_len")
+        sizes = self.micro_batch_sizes
         settings = tuple(Setting(s, Recompute(how)) for s in sizes for how in self.recompute)
-        what = self.output, gpt, length, settings, self.precision, self.compile
+        what = self.output, self.model, length, settings, self.precision, self.compile
         run_on_ranks(self.ranks, self.device, run_profile, *what)
         return 0

@@ -1,4 +1,4 @@
-"""`zeropp train`: train a GPT on text, from one command."""
+"""`zeropp train`: train a model on text, from one command."""
 
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -10,15 +10,17 @@ import tyro
 from zeropp.cli.verb import Verb, parsed
 from zeropp.ir import Program
 from zeropp.ir.files import new_folder
-from zeropp.launch import launched, leads
+from zeropp.launch import launched, leads, leads_host
 from zeropp.planner import write_plan
+from zeropp.train.choice import length_of, model_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
 from zeropp.train.task import Task, plan_like, read_program, refuse_contradictions, task_of
 
 
 @dataclass(frozen=True)
 class Train(Config, Verb):
-    """Train a GPT on text; options override the files that are named."""
+    """Train a GPT, or a decoder of Hugging Face transformers, on text; options override the files
+    that are named."""
 
     config: Path | None = None
     """A TOML file that sets fields, such as the config.toml of an earlier run."""
@@ -67,7 +69,9 @@ def _fields(config: Config) -> dict[str, Any]:
 
 
 def _task(config: Config, program: Program | None) -> Task:
-    task = task_of(config, config.saved_plan(), program)
+    length_of(config.model, config.data.seq_len, "data.seq_len")
+    num_blocks = sizes_of(config.model).num_blocks
+    task = task_of(config, config.saved_plan(), num_blocks, program)
     if (given := launched()) is not None:
         from zeropp.runtime import check_world_size
 
@@ -79,12 +83,15 @@ def _task(config: Config, program: Program | None) -> Task:
 def _train(ranks: int, config: Config, task: Task | None) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
     from zeropp.launch.ranks import device_of, run_on_ranks
+    from zeropp.train.data import make_tokens
     from zeropp.train.loop import train_task
     from zeropp.train.measuring import plan_and_train
 
     device_of(ranks, config.run.device)
     if task is not None:
         config = _prepared(config, task)
+    elif leads_host():
+        make_tokens(config)
     function = plan_and_train if config.plan == AUTO else train_task
     run_on_ranks(ranks, config.run.device, function, config, task)
     if task is not None:
@@ -92,18 +99,16 @@ def _train(ranks: int, config: Config, task: Task | None) -> None:
         print(
             f"{folder}: config.toml, program.txt, metrics.jsonl, sample.txt, timeline.png, "
             f"timeline.json (Perfetto) and checkpoints/step-{config.run.steps}\n"
-            f"next: look at {folder}/timeline.png, or train on your own text:\n"
+            f"next: look at {folder}/timeline.png, or take the weights elsewhere, or train on your "
+            f"own text:\n    zeropp export {folder} -o NEW\n"
             "    zeropp train --run.name mine --data.path FOLDER"
         )
 
 
 def _prepared(config: Config, task: Task) -> Config:
     """The configuration as it will be kept, in a folder of its own; what cannot run is refused."""
-    import torch
-
     from zeropp import checkpoint
-    from zeropp.models import gpt_blocks
-    from zeropp.tokens import load_corpus
+    from zeropp.train.data import check_corpus
 
     folder = config.folder
     if (folder / "metrics.jsonl").exists() and config.run.resume is None:
@@ -111,11 +116,11 @@ def _prepared(config: Config, task: Task) -> Config:
             f"run.name: {folder} holds a run already; choose another --run.name, or continue it "
             f"with --run.resume {folder}/checkpoints/step-N"
         )
-    load_corpus(config.data.path, seq_len=config.data.seq_len)
+    model = model_of(config.model)
     if config.run.resume:
-        with torch.device("meta"):
-            checkpoint.check(Path(config.run.resume), gpt_blocks(config.model.gpt()))
+        checkpoint.check(Path(config.run.resume), model.blocks)
     with new_folder("run.folder", folder):
+        check_corpus(config, model)
         if config.plan not in (None, AUTO):
             write_plan(task.saved, folder / "plan.toml")
             config = replace(config, plan=str(folder / "plan.toml"))

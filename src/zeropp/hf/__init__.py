@@ -7,9 +7,25 @@ except ImportError as error:
         "zeropp.hf needs transformers and safetensors; pip install 'zeropp[hf]'"
     ) from error
 
+from zeropp.hf.adapters import adapt
 from zeropp.hf.cut import blocks, hf_name
-from zeropp.hf.export import save
+from zeropp.hf.export import save, save_states
 from zeropp.hf.labels import count_tokens, loss
-from zeropp.hf.weights import load, on_meta
+from zeropp.hf.parts import decoder_shape, kinds, sizes
+from zeropp.hf.weights import check, load, on_meta
 
-__all__ = ["blocks", "count_tokens", "hf_name", "load", "loss", "on_meta", "save"]
+__all__ = [
+    "adapt",
+    "blocks",
+    "check",
+    "count_tokens",
+    "decoder_shape",
+    "hf_name",
+    "kinds",
+    "load",
+    "loss",
+    "on_meta",
+    "save",
+    "save_states",
+    "sizes",
+]

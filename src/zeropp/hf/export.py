@@ -1,131 +1,133 @@
-"""A pipeline's weights as a folder that transformers reads, written by all ranks together.
+"""Weights as a folder for transformers, or adapters as one for peft, by all ranks together.
 
-One file a block, each by one of the ranks that hold it; beside its own, a rank needs no more than
-the whole tensors of one block at a time.
+Of a pipeline, one file a block, each by one of the ranks that hold it; beside its own, a rank needs
+no more than the whole tensors of one block at a time.
 """
 
 import copy
-import json
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from peft import get_peft_model_state_dict
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers.core_model_loading import revert_weight_conversion
 
 from zeropp.hf.cut import hf_name, unwrapped
+from zeropp.hf.shards import States, new_folder, write_shards, write_tensors, written
 from zeropp.matrices import whole
 from zeropp.runtime.agreement import together
 from zeropp.runtime.mesh import data_rank, data_size, gathered
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.ties import owner_names
 
+_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "chat_template*")
+_VOCABULARY = ("vocab.*", "merges.txt", "*.model", "*.tiktoken")
+
 
 def save(pipe: Pipeline, model: nn.Module, folder: str | Path) -> None:
     """Write the weights for `from_pretrained`, and the model's configuration; collective.
 
-    Of peft's model, the adapters alone, in peft's own format. The folder is on a disk that all
-    ranks see; it is written beside and renamed, so that it is whole or not there at all.
+    Of peft's model, the adapters alone, in peft's own format. The tokenizer's files are copied,
+    where the model came from a folder that has some. The new folder is on a disk that all ranks
+    see; it is written beside and renamed, so that it is whole or not there at all.
 
     Args:
         pipe: of `blocks(model)`.
         model: of transformers, or of peft.
-        folder: a new one.
+        folder: a new one, or an empty one.
 
     Raises:
         ValueError: on every rank: the folder is there already, or a file cannot be written.
     """
-    target, leads = Path(folder), dist.get_rank() == 0
-    with _new_folder(target) as beside:
-        if unwrapped(model) is model:
-            wrote = gathered(_write_blocks(pipe, model, beside))
-            failures = [line for _, lines in wrote for line in lines]
-            files = {name: file for some, _ in wrote for name, file in some.items()}
-            together(lambda: _describe(model, files, failures, beside) if leads else None)
-        else:
-            parts = gathered(_trained(pipe))
-            adapters = {name: tensor for part in parts for name, tensor in part.items()}
-            together(lambda: _write_adapters(model, adapters, beside) if leads else None)
+    if unwrapped(model) is model:
+        count = 1 + max(gathered(max(i for module in pipe.modules for i, _ in module.numbered)))
+        _save_weights(_whole_blocks(pipe), count, model, Path(folder))
+    else:
+        parts = gathered(_trained(pipe))
+        trained = {name: tensor for part in parts for name, tensor in part.items()}
+        _save_adapters(trained, model, Path(folder))
 
 
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target`, made by rank 0, which becomes it where no rank fails."""
-    beside, leads = target.with_name(f".{target.name}.part"), dist.get_rank() == 0
+def save_states(states: States, count: int, model: nn.Module, folder: str | Path) -> None:
+    """The same of a model that is in no pipeline, such as a checkpoint's; collective.
 
-    def start() -> None:
-        if target.exists():
-            raise ValueError(f"{target}: it is there already; name a new folder")
-        shutil.rmtree(beside, ignore_errors=True)  # of one that was killed
-        try:
-            beside.mkdir(parents=True)
-        except OSError as error:
-            raise ValueError(f"{target}: cannot make it: {error.strerror}") from error
+    Args:
+        states: of each of `blocks(model)`, its tensors by the block's names; of peft's model, at
+            least those that are trained.
+        count: of all blocks.
+        model: of transformers, or of peft; its own values are not looked at.
+        folder: a new one, or an empty one.
 
-    together(lambda: start() if leads else None)
-    try:
-        yield beside
-        together(lambda: beside.rename(target) if leads else None)
-    finally:
-        if leads:
-            shutil.rmtree(beside, ignore_errors=True)
+    Raises:
+        ValueError: on every rank: the folder is there already, or a file cannot be written.
+    """
+    named = ((i, {hf_name(name): t for name, t in state.items()}) for i, state in states)
+    if unwrapped(model) is model:
+        _save_weights(named, count, model, Path(folder))
+    else:
+        own = {name: p.requires_grad for name, p in unwrapped(model).named_parameters()}
+        trained = {n: t for _, state in named for n, t in state.items() if own.get(n)}
+        _save_adapters(trained, model, Path(folder))
 
 
-def _write_blocks(pipe: Pipeline, model: Any, folder: Path) -> tuple[dict[str, str], list[str]]:
-    """The files that this rank wrote, by the names of weights in them, and what failed."""
-    blocks = dict(pair for module in pipe.modules for pair in module.numbered)
-    count = 1 + max(gathered(max(blocks)))
+def _save_weights(states: States, count: int, model: Any, folder: Path) -> None:
+    with new_folder(folder) as beside:
+        write_shards(states, count, beside, partial(revert_weight_conversion, model))
+        together(lambda: _describe(model, beside) if dist.get_rank() == 0 else None)
+
+
+def _whole_blocks(pipe: Pipeline) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Those that this rank writes, by the model's names; all of its shards' ranks make each."""
     others = owner_names(pipe.ties)
-    files: dict[str, str] = {}
-    failures: list[str] = []
-    for index, block in blocks.items():
+    for index, block in (pair for module in pipe.modules for pair in module.numbered):
         inner: Any = block.hf
         state = {
             name: whole(tensor.detach())
             for name, tensor in inner.state_dict().items()
             if f"{index}.hf.{name}" not in others
         }
-        if index % data_size(pipe.mesh) != data_rank(pipe.mesh):
-            continue  # another rank, which has the same
-        tensors = revert_weight_conversion(model, state)
-        file = f"model-{index + 1:05d}-of-{count:05d}.safetensors"
-        try:
-            save_file({n: t.cpu().clone() for n, t in tensors.items()}, folder / file)
-        except (OSError, SafetensorError) as error:
-            failures.append(f"{folder / file}: cannot write it: {error}")
-        files |= dict.fromkeys(tensors, file)
-    return files, failures
+        if index % data_size(pipe.mesh) == data_rank(pipe.mesh):
+            yield index, state
 
 
-def _describe(model: Any, files: Mapping[str, str], failures: list[str], folder: Path) -> None:
+def _describe(model: Any, folder: Path) -> None:
     """What `from_pretrained` wants beside the weights."""
-    if failures:
-        raise ValueError(failures[0])
-    index = {"metadata": {}, "weight_map": dict(sorted(files.items()))}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2), "utf-8")
     config = copy.deepcopy(model.config)
     config.architectures = [type(model).__name__]
-    config.save_pretrained(folder)
-    if model.can_generate() and model.generation_config is not None:
-        model.generation_config.save_pretrained(folder)
+    with written(folder):
+        config.save_pretrained(folder)
+        if model.can_generate() and model.generation_config is not None:
+            model.generation_config.save_pretrained(folder)
+        _copy_tokenizer(model, folder)
+
+
+def _copy_tokenizer(model: Any, folder: Path) -> None:
+    for pattern in (*_TOKENIZER, *_VOCABULARY):
+        for file in Path(model.name_or_path or folder).glob(pattern):
+            if file.is_file():
+                shutil.copy(file, folder)
 
 
 def _trained(pipe: Pipeline) -> dict[str, Tensor]:
-    """What is trained of this rank's stages, whole, by the names of peft's model."""
+    """What is trained of this rank's stages, whole, by the model's names."""
     trained = [(name, p) for name, p in pipe.named_parameters() if p.requires_grad]
-    held = {f"base_model.model.{hf_name(name)}": whole(p.detach()).cpu() for name, p in trained}
+    held = {hf_name(name): whole(p.detach()).cpu() for name, p in trained}
     return held if data_rank(pipe.mesh) == 0 else {}
 
 
-def _write_adapters(model: Any, adapters: Mapping[str, Tensor], folder: Path) -> None:
-    tensors = get_peft_model_state_dict(model, state_dict=dict(adapters))
-    save_file(
-        {name: t.clone() for name, t in tensors.items()}, folder / "adapter_model.safetensors"
-    )
-    model.peft_config[model.active_adapter].save_pretrained(folder)
+def _save_adapters(trained: Mapping[str, Tensor], model: Any, folder: Path) -> None:
+    with new_folder(folder) as beside:
+        together(lambda: _write_adapters(trained, model, beside) if dist.get_rank() == 0 else None)
+
+
+def _write_adapters(trained: Mapping[str, Tensor], model: Any, folder: Path) -> None:
+    named = {f"base_model.model.{name}": tensor for name, tensor in trained.items()}
+    tensors = get_peft_model_state_dict(model, state_dict=named)
+    write_tensors(tensors, folder / "adapter_model.safetensors")
+    with written(folder):
+        model.peft_config[model.active_adapter].save_pretrained(folder)
+        _copy_tokenizer(unwrapped(model), folder)

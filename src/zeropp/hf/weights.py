@@ -28,10 +28,22 @@ from transformers.distributed.sharding_utils import DtensorShardOperation
 from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
 from transformers.utils import logging
 
+from zeropp.hf.adapters import copied, fresh_adapters, unadapted
 from zeropp.hf.cut import unwrapped
+from zeropp.hf.shards import INDEX, ONE
 from zeropp.runtime.ties import local_part
 
-_INDEX, _ONE = "model.safetensors.index.json", "model.safetensors"
+
+def config_of(folder: str | Path) -> Any:
+    """The configuration in a folder's `config.json`.
+
+    Raises:
+        ValueError: no such folder, or no configuration that transformers knows.
+    """
+    if not (Path(folder) / "config.json").is_file():
+        raise ValueError(f"{folder}: there is no config.json; name a folder that holds a model")
+    with _explained(folder):
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
 def on_meta(folder: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -41,41 +53,71 @@ def on_meta(folder: str | Path, dtype: torch.dtype = torch.float32) -> PreTraine
     Raises:
         ValueError: no such folder, or no configuration of a decoder that transformers knows.
     """
-    if not (Path(folder) / "config.json").is_file():
-        raise ValueError(f"{folder}: there is no config.json; name a folder that holds a model")
+    config = config_of(folder)
+    with _explained(folder), torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    made: PreTrainedModel = model.train()
+    if (Path(folder) / "generation_config.json").is_file():
+        with _explained(folder):
+            made.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+    return made
+
+
+@contextmanager
+def _explained(folder: str | Path) -> Iterator[None]:
+    """What transformers raises of a folder as one line."""
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+        yield
     except (OSError, ValueError, KeyError, TypeError) as error:
         line = str(error).strip().split("\n")[0]
         raise ValueError(
             f"{folder}: transformers makes no decoder of its config.json: {line}"
         ) from error
-    made: PreTrainedModel = model.train()
-    return made
 
 
-def load(folder: str | Path, model: nn.Module) -> Callable[[int, nn.Module], None]:
+def load(folder: str | Path, model: nn.Module, seed: int = 0) -> Callable[[int, nn.Module], None]:
     """`load` for a pipeline of `blocks(model)`, with the weights of a folder.
+
+    Adapters of LoRA, which are not in it, start as peft starts them.
 
     Args:
         folder: with `model.safetensors`, or its parts and their index.
         model: on the meta device, not yet in a pipeline.
+        seed: of the adapters' random numbers.
 
     Raises:
         ValueError: of the folder: no safetensors, a file that is missing or cut short; from the
             pipeline, of the weights: one that is missing, or of another shape.
     """
-    return partial(_fill, _Folder(Path(folder), unwrapped(model)))
+    slices = dict(_slices_in(Path(folder)))
+    return partial(_fill, _Folder(Path(folder), unadapted(unwrapped(model)), slices), seed)
+
+
+def check(folder: str | Path, model: nn.Module) -> None:
+    """Raise ValueError, as `load` and the pipeline would, for weights that do not fit the model.
+
+    Of the files only their headers are read.
+    """
+    slices = {name: _Promised(one) for name, one in _slices_in(Path(folder))}
+    plain = unadapted(unwrapped(model))
+    _converted(_Folder(Path(folder), plain, slices), plain)
+
+
+class _Promised:
+    """What a slice would give, on the meta device."""
+
+    def __init__(self, given: Any) -> None:
+        self._shape = given.get_shape()
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return torch.empty(self._shape, device="meta")[index]
 
 
 class _Folder:
     """The tensors in a folder, and what a model calls them."""
 
-    def __init__(self, path: Path, model: PreTrainedModel) -> None:
-        self.path, self.model = path, model
-        self.slices = dict(_slices_in(path))
+    def __init__(self, path: Path, model: PreTrainedModel, slices: Mapping[str, Any]) -> None:
+        self.path, self.model, self.slices = path, model, slices
         mapping = get_model_conversion_mapping(model)
         self.mapping = mapping
         renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
@@ -98,11 +140,7 @@ class _Folder:
         """
         for other in self._also.get(name, ()):
             if other in self.source:
-                given: Any = self.slices[self.source[other]]
-                if isinstance(like, DTensor):
-                    given = DtensorShardOperation(like).shard_tensor(given)
-                part: Tensor = given[...]
-                return part
+                return _part(self.slices[self.source[other]], like)
         raise ValueError(
             f"{self.path}: it holds no {name} {list(like.shape)}; take the weights of a "
             f"{type(self.model).__name__} of this configuration"
@@ -113,21 +151,21 @@ def _slices_in(path: Path) -> Iterator[tuple[str, Any]]:
     """By name, read when they are indexed; raise ValueError, naming the file, for what is not there
     or not whole.
     """
-    index = path / _INDEX
+    index = path / INDEX
     if index.is_file():
         try:
             files: Mapping[str, str] = json.loads(index.read_text("utf-8"))["weight_map"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{index}: it is no index of safetensors; copy it again") from error
-    elif (path / _ONE).is_file():
-        files = dict.fromkeys(_opened(path / _ONE).keys(), _ONE)
+    elif (path / ONE).is_file():
+        files = dict.fromkeys(_opened(path / ONE).keys(), ONE)
     else:
         pickled = sorted(p.name for p in path.glob("*.bin")) or sorted(
             p.name for p in path.glob("*.pt*")
         )
         instead = f" but {pickled[0]}, a pickle, which can run any code" if pickled else ""
         raise ValueError(
-            f"{path}: it holds no {_ONE}{instead}; save the model by transformers' save_pretrained"
+            f"{path}: it holds no {ONE}{instead}; save the model by transformers' save_pretrained"
         )
     for file in sorted(set(files.values())):
         opened = _opened(path / file)
@@ -150,11 +188,31 @@ def _opened(file: Path) -> Any:
         ) from error
 
 
-def _fill(folder: _Folder, index: int, block: Any) -> None:
+def _part(given: Any, like: Tensor) -> Tensor:
+    """Of a tensor or a slice of a file, what this rank holds of a parameter."""
+    if isinstance(like, DTensor):
+        given = DtensorShardOperation(like).shard_tensor(given)
+    part: Tensor = given[...]
+    return part
+
+
+def _fill(folder: _Folder, seed: int, index: int, block: Any) -> None:
     """Fill a block, whose parameters may be sharded; frozen ones stay frozen."""
-    _make_buffers(folder.model, block.hf)
-    tensors: dict[str, Tensor] = block.hf.state_dict(keep_vars=True)
-    shell = _copied(block.hf, lambda tensor: tensor)
+    part = unadapted(block.hf)
+    _make_buffers(folder.model, part)
+    made = _converted(folder, part)
+    for name, tensor in part.state_dict(keep_vars=True).items():
+        local_part(tensor).copy_(local_part(made[name]))
+    for parameter, fresh in fresh_adapters(block.hf, seed):
+        local_part(parameter).copy_(_part(fresh, parameter))
+
+
+def _converted(folder: _Folder, part: nn.Module) -> dict[str, Tensor]:
+    """What the folder holds for a part of the model, by its names; raise ValueError if it does not
+    fit.
+    """
+    tensors: dict[str, Tensor] = part.state_dict(keep_vars=True)
+    shell = copied(part, lambda tensor: tensor)
     device = str(next(iter(tensors.values())).device)
     mapping: Any = copy.deepcopy(folder.mapping)
     config = LoadStateDictConfig(weight_mapping=mapping, device_map={"": device})
@@ -164,15 +222,14 @@ def _fill(folder: _Folder, index: int, block: Any) -> None:
         raise ValueError(f"{folder.path}: {name} is {list(there)}, wanted {list(wanted)}")
     for name, why in found.conversion_errors.items():
         raise ValueError(f"{folder.path}: {name} cannot be made of what is there: {why}")
-    made = shell.state_dict(keep_vars=True)
-    for name, tensor in tensors.items():
-        own = folder.tied(name, tensor) if name in found.missing_keys else made[name]
-        local_part(tensor).copy_(local_part(own))
+    made: dict[str, Tensor] = shell.state_dict(keep_vars=True)
+    missing = (name for name in tensors if name in found.missing_keys)
+    return made | {name: folder.tied(name, tensors[name]) for name in missing}
 
 
 def _make_buffers(model: Any, part: nn.Module) -> None:
     """What is saved nowhere: transformers makes it where it would initialise the weights."""
-    shell = _copied(part, lambda own: torch.empty(own.shape, dtype=own.dtype, device="meta"))
+    shell = copied(part, lambda own: torch.empty(own.shape, dtype=own.dtype, device="meta"))
     with torch.random.fork_rng([]):
         for module in shell.modules():
             if module._buffers:
@@ -180,14 +237,6 @@ def _make_buffers(model: Any, part: nn.Module) -> None:
     made = dict(shell.named_buffers())
     for name, buffer in part.named_buffers():
         buffer.copy_(made[name])
-
-
-def _copied(part: nn.Module, parameter: Callable[[nn.Parameter], Tensor]) -> Any:
-    """The same modules, with the same buffers, and something for each parameter."""
-    memo: dict[int, Any] = {id(buffer): buffer for buffer in part.buffers()}
-    for own in part.parameters():
-        memo[id(own)] = nn.Parameter(parameter(own), own.requires_grad)
-    return copy.deepcopy(part, memo)
 
 
 @contextmanager

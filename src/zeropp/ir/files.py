@@ -56,6 +56,15 @@ def check_output(what: str, path: Path) -> None:
         return
 
 
+def require_new(what: str, path: Path) -> None:
+    """Raise ValueError unless a folder at `path` would be new, or is empty."""
+    if not path.name:
+        raise ValueError(f"{what}: {str(path)!r} is no new folder; name one")
+    with explained(what, path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OSError("it is there already; name a new folder")
+
+
 @contextmanager
 def _beside(what: str, path: Path) -> Iterator[Path]:
     """An empty file beside `path`, which is gone in the end."""

@@ -4,12 +4,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 Positions = Literal["learned", "rotary"]
 Norm = Literal["layernorm", "rmsnorm"]
 Activation = Literal["gelu", "swiglu"]
 _MOST_LAYERS, _LARGEST = 10_000, 10**9
+
+
+class Sizes(NamedTuple):
+    """Of any model that is trained."""
+
+    num_blocks: int
+    vocab_size: int
+    seq_len: int | None  # tokens in the longest sequence; None: no limit is known
 
 
 @dataclass(frozen=True)

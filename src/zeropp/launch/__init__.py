@@ -53,4 +53,10 @@ def leads() -> bool:
     return given is None or given.rank == 0
 
 
-__all__ = ["Launched", "launched", "leads", "under_torchrun"]
+def leads_host() -> bool:
+    """Whether this process is the first of a launcher's on its host."""
+    given = launched()
+    return given is not None and given.local_rank == 0
+
+
+__all__ = ["Launched", "launched", "leads", "leads_host", "under_torchrun"]

@@ -38,7 +38,6 @@ from zeropp.runtime.stage import Head, Stage, StageModule
 _OPTIMIZER_STEPS = 4
 _WARM_UP = 3
 _REPEATS = 8
-_BACKWARD_FLOPS = 2  # B and W each take as many as F
 
 Passes = Callable[[], Iterator[None]]
 
@@ -48,7 +47,7 @@ class Subject:
     """What is profiled."""
 
     blocks: Sequence[nn.Module]  # the model, on the meta device
-    kinds: tuple[str, ...]  # of each block, by name; one block of each kind is measured
+    kinds: tuple[str, ...]  # of each block, by name; the last block of each kind is measured
     init: Callable[[int, nn.Module], None]  # fills a block, given its index too
     loss_fn: Callable[..., Tensor]  # as for `Pipeline`; its time is the last block's
     batch: Callable[[int], Microbatch]  # of so many sequences
@@ -57,11 +56,18 @@ class Subject:
     optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
     settings: tuple[Setting, ...]
 
+    def last_of(self, kind: str) -> int:
+        """The number of the last block of a kind; gradients may end in the first of them, below
+        which all is frozen.
+        """
+        return len(self.kinds) - 1 - self.kinds[::-1].index(kind)
+
     def real_block(self, kind: str, device: torch.device) -> nn.Module:
-        """The first block of a kind, filled."""
-        index = self.kinds.index(kind)
+        """The last block of a kind, filled."""
+        index = self.last_of(kind)
         block = copy.deepcopy(self.blocks[index]).to_empty(device=device)
-        self.init(index, block)
+        with torch.no_grad():
+            self.init(index, block)
         return block
 
 
@@ -106,10 +112,7 @@ def profile(subject: Subject, measurements: Sequence[Measurement], device: torch
         blocks.setdefault(same[0].setting, {})[same[0].kind] = Block(*middle)
     per_node = ranks_per_node()
     world = range(dist.get_world_size())
-    counts = {
-        kind: sum(parameter.numel() for parameter in block.parameters())
-        for kind, block in zip(subject.kinds, subject.blocks, strict=True)
-    }
+    counts, trained = _counts(subject, lambda _: True), _counts(subject, lambda p: p.requires_grad)
     return Profile(
         _device(device, per_node),
         subject.seq_len,
@@ -119,9 +122,18 @@ def profile(subject: Subject, measurements: Sequence[Measurement], device: torch
         measure_link(world[:per_node], device),
         measure_link(world[::per_node], device),
         _precision(subject.precision),
-        _optimizer_seconds(subject, counts, device),
+        _optimizer_seconds(subject, trained, device),
         (f"measured on {len(world)} ranks at once, torch {torch.__version__}",),
+        trained if trained != counts else {},
     )
+
+
+def _counts(subject: Subject, counted: Callable[[nn.Parameter], bool]) -> dict[str, int]:
+    """Of a block of each kind, how many of its parameters."""
+    return {
+        kind: sum(parameter.numel() for parameter in filter(counted, block.parameters()))
+        for kind, block in zip(subject.kinds, subject.blocks, strict=True)
+    }
 
 
 def ranks_per_node() -> int:
@@ -130,9 +142,10 @@ def ranks_per_node() -> int:
 
 
 def _optimizer_seconds(subject: Subject, counts: Mapping[str, int], device: torch.device) -> float:
-    """For each parameter, on the kind with the most of them; the worst of the ranks."""
+    """For each that is trained, on the kind with the most of them; the worst of the ranks."""
     kind = max(counts, key=lambda name: counts[name])
-    parameters = list(subject.real_block(kind, device).parameters())
+    every = subject.real_block(kind, device).parameters()
+    parameters = [parameter for parameter in every if parameter.requires_grad]
     optimizer, clock = subject.optimizer(parameters), clock_of(device)
     marks = []
     for _ in range(_OPTIMIZER_STEPS + 1):
@@ -174,8 +187,8 @@ class _Meter:
         self._boundaries = Boundaries(subject.blocks, each, subject.precision, device)
 
     def measure(self, kind: str, setting: Setting, batch: Microbatch) -> Measurement:
-        """The first block of a kind, while every rank measures one; collective."""
-        index = self._subject.kinds.index(kind)
+        """The last block of a kind, while every rank measures one; collective."""
+        index = self._subject.last_of(kind)
         real = self._subject.real_block(kind, self._device)
         specs = [*self._boundaries.of(batch.inputs, {}), ()]
         dist.barrier()
@@ -235,7 +248,9 @@ class _Meter:
         block = Called(index, skeleton(index, self._subject.blocks[index], precision))
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             run_blocks([block], inputs, {}, precision)
-        return float(counter.get_total_flops() * (1 + _BACKWARD_FLOPS))
+        sizes = [(p.numel(), p.requires_grad) for p in self._subject.blocks[index].parameters()]
+        share = sum(size for size, trained in sizes if trained) / max(1, sum(s for s, _ in sizes))
+        return counter.get_total_flops() * (2 + share)  # B takes as many, W where there is one
 
 
 def _random(specs: Sequence[TensorSpec], device: torch.device) -> Tensors:

@@ -7,7 +7,7 @@ from itertools import product
 
 from zeropp.ir.model import GPTConfig
 from zeropp.ir.program import Recompute
-from zeropp.planner.decoder import Load, Work, embedding, head, layer
+from zeropp.planner.decoder import DecoderShape, Load, Work, embedding, head, layer
 from zeropp.planner.hardware import GPU, between_wire, gpu_named, inside_wire
 from zeropp.planner.link import steady
 from zeropp.planner.profile import Block, Device, Profile, Setting
@@ -72,7 +72,7 @@ class Hardware:
 
 
 def analytic_profile(
-    shape: GPTConfig,
+    model: GPTConfig | DecoderShape,
     hardware: Hardware,
     seq_len: int,
     micro_batch_sizes: Iterable[int],
@@ -89,6 +89,7 @@ def analytic_profile(
         ValueError: an unknown GPU or link, or a number out of range.
     """
     efficiency = efficiency or Efficiency()
+    shape = DecoderShape.of(model) if isinstance(model, GPTConfig) else model
     gpu = gpu_named(hardware.gpu)
     if hardware.gpus_per_node < 1 or hardware.num_cards < 1:
         raise ValueError("gpus_per_node and cards must be at least 1")
@@ -108,22 +109,19 @@ def analytic_profile(
         device=Device(hardware.gpu, gpu.memory, gpu.peak_flops),
         seq_len=seq_len,
         kinds=("embedding", *("layer",) * shape.layers, "head"),
-        parameters={
-            "embedding": shape.embedding_parameters,
-            "layer": shape.layer_parameters,
-            "head": shape.head_parameters,
-        },
+        parameters=shape.parameters,
+        trained=shape.trained,
         blocks=blocks,
         inside=steady(inside.latency, inside.bandwidth * efficiency.links),
         between=steady(between.latency, shared * efficiency.links),
         optimizer=_OPTIMIZER_BYTES / (gpu.memory_bandwidth * efficiency.memory),
-        assumptions=_assumptions(hardware, gpu, efficiency, flash),
+        assumptions=(*shape.assumptions, *_assumptions(hardware, gpu, efficiency, flash)),
     )
 
 
 def _seconds(gpu: GPU, share: Efficiency, work: Work | None) -> float:
     """Of work on one GPU; of none, nothing."""
-    if work is None:
+    if work is None or work == Work():  # weights that are frozen have no W
         return 0.0
     time = work.products / (gpu.peak_flops * share.products)
     time += work.attention / (gpu.peak_flops * share.attention)

@@ -11,13 +11,69 @@ Per layer of a GPT with 4h in the feed-forward part, s tokens a sequence, b sequ
 et al., arXiv 2205.05198, for bytes, without dropout.)
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from zeropp.ir.model import GPTConfig
 from zeropp.ir.program import Recompute
 
 _BYTES = 2.0  # of an activation
 _FP32 = 4.0
+
+
+@dataclass(frozen=True)
+class DecoderShape:
+    """What a decoder's blocks are made of, its layers alike.
+
+    Attributes:
+        vocab_size: tokens in the vocabulary.
+        layers: decoder layers.
+        hidden: width h of the residual stream.
+        heads: query heads.
+        queries: width of all of them.
+        keys_and_values: width of both together.
+        inner: width of what the first matrix of the feed-forward part gives, gates included; with
+            experts, of those that a token goes through.
+        ffn: width of what its last matrix takes.
+        parameters: of an embedding, a layer and a head.
+        trained: how many of these are not frozen; a kind that is not named: all.
+        assumptions: how the numbers came about, in words.
+    """
+
+    vocab_size: int
+    layers: int
+    hidden: int
+    heads: int
+    queries: int
+    keys_and_values: int
+    inner: int
+    ffn: int
+    parameters: Mapping[str, int]
+    trained: Mapping[str, int] = field(default_factory=dict)
+    assumptions: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, gpt: GPTConfig) -> "DecoderShape":
+        """Of the demo GPT."""
+        return cls(
+            gpt.vocab_size,
+            gpt.layers,
+            gpt.hidden,
+            gpt.heads,
+            gpt.hidden,
+            2 * gpt.num_kv_heads * gpt.head_size,
+            gpt.ffn_size * (2 if gpt.activation == "swiglu" else 1),
+            gpt.ffn_size,
+            {
+                "embedding": gpt.embedding_parameters,
+                "layer": gpt.layer_parameters,
+                "head": gpt.head_parameters,
+            },
+        )
+
+    def share(self, kind: str) -> float:
+        """What part of a block's weights has gradients."""
+        return self.trained.get(kind, self.parameters[kind]) / self.parameters[kind]
 
 
 @dataclass(frozen=True)
@@ -43,15 +99,16 @@ class Load:
     flops: float = 0.0  # with attention in full, as MFU is usually counted
 
 
-def embedding(shape: GPTConfig, sequences: int, seq_len: int) -> Load:
+def embedding(shape: DecoderShape, sequences: int, seq_len: int) -> Load:
     """The token table: rows in F, and rows added to its gradient, in fp32, in W."""
     size = float(sequences * seq_len) * shape.hidden * _BYTES
-    add_rows = Work(moved=size * (1 + 2 * _FP32 / _BYTES))
-    return Load(Work(moved=2 * size), None, add_rows, 0.0, until_weight=size, message=size)
+    share = shape.share("embedding")
+    add_rows = Work(moved=size * (1 + 2 * _FP32 / _BYTES) * share)
+    return Load(Work(moved=2 * size), None, add_rows, 0.0, until_weight=size * share, message=size)
 
 
 def layer(
-    shape: GPTConfig,
+    shape: DecoderShape,
     sequences: int,
     seq_len: int,
     recompute: Recompute = Recompute.NONE,
@@ -67,23 +124,22 @@ def layer(
         recompute: what B runs again.
         flash: attention in blocks, which keeps no scores and skips the masked half.
     """
-    tokens, h, ffn = float(sequences * seq_len), float(shape.hidden), float(shape.ffn_size)
-    qkv = h + 2.0 * shape.num_kv_heads * shape.head_size
-    gated = shape.activation == "swiglu"
-    inner = ffn * (2 if gated else 1)
+    tokens, h, q = float(sequences * seq_len), float(shape.hidden), float(shape.queries)
+    qkv, inner, ffn = q + shape.keys_and_values, float(shape.inner), float(shape.ffn)
     scores = 0.0 if flash else float(sequences * shape.heads) * seq_len * seq_len * _BYTES
 
-    products = 2.0 * tokens * (h * (qkv + h + inner + ffn))  # in F, and as many in B and in W
-    full_attention = 4.0 * tokens * seq_len * h  # two products
+    products = 2.0 * tokens * (h * (qkv + q + inner + ffn))  # in F, and as many in B and in W
+    full_attention = 4.0 * tokens * seq_len * q  # two products
     attention = full_attention * (0.5 if flash else 1.0)
     elementwise = (10 * h + 2 * qkv + inner + ffn) * tokens * _BYTES + 4 * scores
+    share = shape.share("layer")
     again = {
         Recompute.NONE: Work(),
         Recompute.SELECTIVE: Work(moved=elementwise),
         Recompute.FULL: Work(products, attention, elementwise),
     }[recompute]
 
-    silu = ffn if gated else 0.0  # which a gated feed-forward part keeps
+    silu = inner - ffn  # which a gated feed-forward part keeps
     everything = (5 * h + qkv + inner + silu + ffn) * tokens * _BYTES + scores
     kept = {
         Recompute.NONE: everything,
@@ -97,16 +153,16 @@ def layer(
             attention * (2.5 if flash else 2.0) + again.attention,
             2 * elementwise + again.moved,
         ),
-        weight=Work(products),
+        weight=Work(products * share),
         until_backward=kept,
-        until_weight=(h + qkv + 2 * h + h + inner + ffn + h) * tokens * _BYTES,
+        until_weight=(h + qkv + 2 * h + h + inner + ffn + h) * tokens * _BYTES * share,
         message=h * tokens * _BYTES,
         workspace=everything - kept,
-        flops=3 * (products + full_attention),
+        flops=(2 + share) * products + 3 * full_attention,
     )
 
 
-def head(shape: GPTConfig, sequences: int, seq_len: int) -> Load:
+def head(shape: DecoderShape, sequences: int, seq_len: int) -> Load:
     """Final norm, linear layer over the vocabulary, and the loss in fp32.
 
     F copies the logits in fp32 for log-softmax; B copies softmax's gradient in 16 bits. Inputs are
@@ -115,14 +171,14 @@ def head(shape: GPTConfig, sequences: int, seq_len: int) -> Load:
     tokens, hidden, vocabulary = sequences * seq_len, float(shape.hidden), float(shape.vocab_size)
     products, logits = 2.0 * tokens * hidden * vocabulary, tokens * vocabulary
     inputs = tokens * hidden * _BYTES
-    moved = logits * (2 * _BYTES + 3 * _FP32)
+    moved, share = logits * (2 * _BYTES + 3 * _FP32), shape.share("head")
     return Load(
         forward=Work(products, moved=moved),
         backward=Work(products, moved=moved),
-        weight=Work(products),
+        weight=Work(products * share),
         until_backward=2 * inputs + logits * _FP32,
-        until_weight=inputs + logits * _BYTES,
+        until_weight=(inputs + logits * _BYTES) * share,
         message=0.0,
         workspace=logits * _FP32,
-        flops=3 * products,
+        flops=(2 + share) * products,
     )

@@ -21,6 +21,7 @@ class Stages:
 
     split: tuple[int, ...]  # blocks in each stage
     parameters: tuple[int, ...]  # how many each stage has
+    trained: tuple[int, ...]  # how many of them are not frozen
     costs: Costs  # of the blocks, without links and states
     exact: bool = True  # no split has a faster slowest rank
 
@@ -44,7 +45,9 @@ def cut(problem: Problem, layout: Layout) -> Stages:
         **joined(max, "workspace"),
     )
     counts = [profile.parameters[kind] for kind in profile.kinds]
-    return Stages(split, tuple(sum(counts[s]) for s in stages), costs, exact)
+    trained = [profile.num_trained(kind) for kind in profile.kinds]
+    all_of, trained_of = (tuple(sum(each[s]) for s in stages) for each in (counts, trained))
+    return Stages(split, all_of, trained_of, costs, exact)
 
 
 @dataclass(frozen=True)
@@ -107,27 +110,27 @@ class Priced:
 
 def price(problem: Problem, layout: Layout, stages: Stages) -> Priced:
     """What every stage costs, with its messages, collectives and states."""
-    links, precision, counts = Links(problem, layout), problem.profile.precision, stages.parameters
+    links, precision = Links(problem, layout), problem.profile.precision
+    counts, trained = stages.parameters, stages.trained
     hops = [links.hop(stage, size) for stage, size in enumerate(stages.costs.message)]
-    kept = [sum(counts[s] for s in layout.placement.stages_of(p)) for p in range(layout.pp_size)]
+    kept = [sum(trained[s] for s in layout.placement.stages_of(p)) for p in range(layout.pp_size)]
     costs = replace(
         stages.costs,
         latency=max(hop.latency for hop in hops),
         host=max(hop.host for hop in hops),
         optimizer=problem.profile.optimizer * max(kept) / layout.dp_shard,
         gather=tuple(links.gather(precision.compute * count) for count in counts),
-        reduce=tuple(links.reduce(precision.reduce * count) for count in counts),
+        reduce=tuple(links.reduce(precision.reduce * count) if count else 0.0 for count in trained),
         transfer=tuple(hop.transfer for hop in hops),
-        **_states(problem, layout, counts),
+        **_states(problem, layout, stages),
     )
     batch = problem.global_batch // (layout.dp_size * layout.setting.micro_batch_size)
     return Priced(layout, batch, stages, costs)
 
 
-def _states(
-    problem: Problem, layout: Layout, counts: tuple[int, ...]
-) -> dict[str, tuple[float, ...]]:
+def _states(problem: Problem, layout: Layout, stages: Stages) -> dict[str, tuple[float, ...]]:
     """Bytes of parameters, gradients and optimizer; flat buffers are as large as what they carry.
+    What is frozen is kept and gathered, and no more.
 
     One data rank that computes in the parameters' own precision gathers and reduces nothing: its
     sums become the gradients.
@@ -135,12 +138,18 @@ def _states(
     precision, shards = problem.profile.precision, layout.dp_shard
     if layout.dp_size == 1 and precision.compute == precision.parameter:
         precision = replace(precision, compute=0.0, gradient=0.0)
-    per_parameter = {
+    of_all = {
         "parameters": precision.parameter / shards,
         "gathered": precision.compute,
+        "gather_staging": precision.compute,
+    }
+    of_trained = {
         "gradients": precision.reduce,
         "optimizer_state": (precision.gradient + precision.optimizer) / shards,
-        "gather_staging": precision.compute,
         "reduce_staging": precision.reduce if precision.compute else 0.0,
     }
-    return {name: tuple(size * n for n in counts) for name, size in per_parameter.items()}
+    return {
+        name: tuple(size * n for n in counts)
+        for counts, named in ((stages.parameters, of_all), (stages.trained, of_trained))
+        for name, size in named.items()
+    }

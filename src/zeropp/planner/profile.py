@@ -97,6 +97,7 @@ class Profile:
     precision: Precision = field(default_factory=Precision)
     optimizer: float = 0.0  # seconds of the optimizer's step for each parameter that a rank keeps
     assumptions: tuple[str, ...] = ()  # how the numbers came about, in words
+    trained: Mapping[str, int] = field(default_factory=dict)  # of them not frozen, if not all are
 
     def __post_init__(self) -> None:
         if self.seq_len < 1:
@@ -108,6 +109,8 @@ class Profile:
         for kind in dict.fromkeys(self.kinds):
             if self.parameters.get(kind, -1) < 0:
                 raise ValueError(f"parameters must state 0 or more for the kind {kind!r}")
+            if not 0 <= self.num_trained(kind) <= self.parameters[kind]:
+                raise ValueError(f"trained must be from 0 to the parameters of the kind {kind!r}")
             for setting, blocks in self.blocks.items():
                 if kind not in blocks:
                     raise ValueError(
@@ -119,6 +122,10 @@ class Profile:
     def num_parameters(self) -> int:
         """Of the whole model."""
         return sum(self.parameters[kind] for kind in self.kinds)
+
+    def num_trained(self, kind: str) -> int:
+        """How many parameters of a block of the kind are not frozen."""
+        return self.trained.get(kind, self.parameters[kind])
 
     def block_list(self, setting: Setting) -> tuple[Block, ...]:
         """The model's blocks in forward order."""

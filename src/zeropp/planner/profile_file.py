@@ -8,6 +8,7 @@ assumptions = ["..."]
 [device]        name, memory, peak_flops
 [precision]     parameter, compute, reduce, gradient, optimizer     bytes per parameter
 [parameters]    for each kind, how many parameters a block has
+[trained]       for each kind that is frozen in part, how many are not
 [[times]]       kind, micro_batch_size, recompute, and the fields of `Block`; one for each
                 kind and setting
 [inside]        the fields of `Link`; [between] likewise; either may be left out
@@ -49,6 +50,7 @@ class _File:
     device: Device
     precision: Precision = field(default_factory=Precision)
     parameters: Mapping[str, int]
+    trained: Mapping[str, int] = field(default_factory=dict)
     inside: Link | None = None
     between: Link | None = None
     times: tuple[_Times, ...]

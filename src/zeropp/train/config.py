@@ -30,7 +30,7 @@ Backend = Literal["off", "inductor", "aot_eager"]  # of torch.compile
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which GPT to train."""
+    """Which model to train: a GPT with fresh weights, or one of Hugging Face transformers."""
 
     size: str = "toy"
     """A named size: toy, gpt2-124m, 1.5b, 6.2b, 14.6b, llama-8b."""
@@ -38,11 +38,26 @@ class ModelConfig:
     """Decoder layers; None: those of the named size."""
     tied: bool | None = None
     """Whether the head's weight is the token table's; None: as in the named size."""
+    hf: str | None = None
+    """A folder with a decoder of Hugging Face transformers, config.json and safetensors, in place
+    of a GPT."""
+    lora: Size | None = None
+    """Rank of LoRA's adapters, which alone are trained then; None: all weights are."""
+    lora_alpha: Size | None = None
+    """Their effect is multiplied by this over the rank; None: twice the rank."""
+    lora_targets: tuple[str, ...] = ()
+    """Layers that get one, such as q_proj v_proj, or all-linear; without it, as peft chooses."""
 
     def __post_init__(self) -> None:
         if self.size not in SIZES:
             raise ValueError(f"model.size must be one of {', '.join(SIZES)}, got {self.size!r}")
         check_numbers(self, "model.")
+        if self.hf is not None and (self.size, self.layers, self.tied) != ("toy", None, None):
+            raise ValueError("model.size, layers and tied are of a GPT; leave model.hf or them out")
+        if self.lora is not None and self.hf is None:
+            raise ValueError("model.lora: adapters go into trained weights; name them by model.hf")
+        if self.lora is None and (self.lora_alpha, self.lora_targets) != (None, ()):
+            raise ValueError("model.lora_alpha, lora_targets: add model.lora, the adapters' rank")
 
     def gpt(self) -> GPTConfig:
         """The full shape."""
@@ -54,10 +69,14 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which text to learn; bytes are tokens."""
+    """Which text to learn; bytes are tokens, where it is not of tokens already."""
 
     path: str | None = None
-    """A text file or folder; None: the Python standard library's sources."""
+    """Text, .jsonl, .parquet, or a folder of such; what `zeropp tokenize` made, other .ds files of
+    datatrove, or .bin; None: the Python standard library's sources."""
+    field: str | None = None
+    """Of .jsonl and .parquet, the field that holds the text; None: messages, prompt and completion,
+    or text, whichever a record has."""
     seq_len: Size = 128
     """Tokens in a sequence."""
     micro_batch_size: Size = 2
@@ -71,7 +90,9 @@ class DataConfig:
 class OptimConfig:
     """AdamW with a cosine schedule after a linear warm-up."""
 
-    lr: Positive = 4e-3
+    lr: Positive | None = None
+    """The highest rate; None: 4e-3 for fresh weights, 2e-5 for those of model.hf, 2e-4 for its
+    adapters."""
     warmup: Count = 30
     """Steps of linear warm-up."""
     weight_decay: Amount = 0.1
@@ -138,11 +159,6 @@ class Config:
 
     def check(self) -> None:
         """Raise ValueError for what only shows when the parts meet."""
-        longest = self.model.gpt().seq_len
-        if self.data.seq_len > longest:
-            raise ValueError(
-                f"data.seq_len must be at most the model's {longest}, got {self.data.seq_len}"
-            )
         if self.plan is not None and self.program is not None:
             raise ValueError("program: a plan makes its own program; leave out plan or program")
         if self.program is not None and self.run.adapt_every:
@@ -159,6 +175,13 @@ class Config:
         if self.plan in (None, AUTO):
             return SavedPlan(self.parallel, self.data.micro_batch_size)
         return read_plan(Path(str(self.plan)))
+
+    @property
+    def highest_rate(self) -> float:
+        """Of the optimizer, with the default filled in."""
+        if self.optim.lr is not None:
+            return self.optim.lr
+        return 4e-3 if self.model.hf is None else 2e-5 if self.model.lora is None else 2e-4
 
     @property
     def folder(self) -> Path:
@@ -178,6 +201,7 @@ def read_config(path: Path) -> Config:
 def write_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as TOML; `read_config` reads it back."""
     table = table_of(config)
+    table["optim"]["lr"] = config.highest_rate
     if config.plan not in (None, AUTO):
         del table["parallel"]  # the plan file decides
     write_text("run.folder", path, tomli_w.dumps(table))

@@ -2,12 +2,13 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from numpy.typing import NDArray
 
 from zeropp import checkpoint
 from zeropp.costs import Costs
@@ -18,7 +19,6 @@ from zeropp.measure.links import SMALL, measure_hop
 from zeropp.measure.memory import held_bytes, peak_bytes
 from zeropp.measure.rehearsal import rehearse
 from zeropp.measure.trace import Trace, predicted
-from zeropp.models import init_block
 from zeropp.planner.plan_file import COMPARED
 from zeropp.runtime import (
     Observers,
@@ -29,17 +29,15 @@ from zeropp.runtime import (
     make_mesh,
     pipelines,
 )
+from zeropp.runtime.inputs import Part
 from zeropp.runtime.mesh import gathered
 from zeropp.show import show
-from zeropp.tokens import Split, decode, load_corpus
+from zeropp.tokens import Split
+from zeropp.train.choice import model_of
 from zeropp.train.config import Config
-from zeropp.train.model import (
-    learning_rate,
-    make_optimizer,
-    meta_blocks,
-    precision_of,
-    token_loss,
-)
+from zeropp.train.data import open_corpus
+from zeropp.train.model import Model, precision_of
+from zeropp.train.optimizer import learning_rate, make_optimizer
 from zeropp.train.task import Task
 
 _REHEARSED_S = 0.010  # of every action in a rehearsal
@@ -48,7 +46,7 @@ _MIB = 2**20
 
 def train_task(config: Config, task: Task | None) -> None:
     """Train as one rank of an initialised process group; the first one's task is everybody's."""
-    Trainer(config, _of_first_rank(task)).run()
+    Trainer(config, _of_first_rank(task), model_of(config.model, config.run.seed)).run()
 
 
 def rehearse_task(task: Task | None) -> None:
@@ -77,21 +75,22 @@ def _of_first_rank(task: Task | None) -> Task:
 class Trainer:
     """One rank's pipeline, optimizer and data."""
 
-    def __init__(self, config: Config, task: Task) -> None:
-        self.config, self.saved = config, task.saved
+    def __init__(self, config: Config, task: Task, model: Model) -> None:
+        self.config, self.saved, self.model = config, task.saved, model
         self.before = held_bytes(default_device())
-        gpt, plan = config.model.gpt(), task.saved.plan
+        plan = task.saved.plan
         self.mesh = make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard)
         self.pipe = Pipeline(
-            meta_blocks(gpt, config.run.compile),
-            token_loss,
+            model.compiled(config.run.compile).blocks,
+            model.loss_fn,
             task.program,
             self.mesh,
+            tokens=model.tokens,
             precision=precision_of(config.run.precision),
-            init=lambda index, block: init_block(block, gpt, index, config.run.seed),
             seed=config.run.seed,
+            **model.fill,
         )
-        self.corpus = load_corpus(config.data.path, seq_len=config.data.seq_len)
+        self.corpus = open_corpus(config, model)
         self.optimizer = make_optimizer(self.pipe.parameters(), config.optim)
         self.first_step = 0
         if config.run.resume:
@@ -125,22 +124,26 @@ class Trainer:
                 self._say(switch)
         path = self.config.folder / "checkpoints" / f"step-{steps}"
         checkpoint.save(path, self.pipe, self.optimizer, steps)
-        text = self._sample()
-        if self.leads:
-            write_text("run.folder", self.config.folder / "sample.txt", text)
-            print(f"\nsample:\n{text}\n")
+        if self.model.text is not None:
+            text = self._sample(self.model.text)
+            if self.leads:
+                write_text("run.folder", self.config.folder / "sample.txt", text)
+                print(f"\nsample:\n{text}\n")
         self.pipe.close()
 
-    def _batch(self, split: Split, step: int) -> tuple[Tensor, Tensor]:
-        data, world = self.config.data, data_size(self.mesh)
+    def _batch(self, split: Split, step: int) -> Part:
+        world = data_size(self.mesh)
         size = self.saved.micro_batch_size * self.pipe.num_microbatches * world
-        what = split, step, size, data.seq_len, self.config.run.seed
-        inputs, targets = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
-        return torch.from_numpy(inputs), torch.from_numpy(targets)
+        what = split, step, size, self.config.run.seed
+        given = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
+        tokens, labels = map(torch.from_numpy, given[:2])
+        positions = None if given.positions is None else torch.from_numpy(given.positions)
+        return self.model.batch(tokens, labels, positions)
 
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
+        rate = self.config.highest_rate, self.config.optim.warmup
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config.optim, step, self.config.run.steps)
+            group["lr"] = learning_rate(*rate, step, self.config.run.steps)
         start = time.perf_counter()
         times = self.adapter.times if self.adapter else None
         observers = Observers(*filter(None, (trace, times)))
@@ -205,20 +208,21 @@ class Trainer:
         found = {"bubble_predicted": ideal.bubble_ratio, "bubble": step.timeline.bubble_ratio}
         return found | {f"idle_{cause}": ratio for cause, ratio in step.idle_ratios().items()}
 
-    def _sample(self) -> str:
-        tokens = self.corpus.batch("validation", 0, 1, self.config.data.seq_len, 0)[0]
+    def _sample(self, text: Callable[[NDArray[Any]], str]) -> str:
+        """The text of some held-out tokens, and of those that the model makes of them."""
+        tokens = self.corpus.batch("validation", 0, 1).tokens
         prompt = torch.from_numpy(tokens[:, : self.config.data.seq_len // 4])
-        text = prompt.to(self.pipe.device)
+        seen = prompt.to(self.pipe.device)
         generator = torch.Generator().manual_seed(self.config.run.seed)
         placement = self.pipe.placement
         source = pipelines(self.mesh)[0][placement.rank_of(placement.num_stages - 1)]
         for _ in range(self.config.run.sample):
-            outputs = self.pipe.predict(text[:, -self.config.data.seq_len :])
+            outputs = self.pipe.predict(seen[:, -self.config.data.seq_len :])
             token = torch.zeros(1, 1, dtype=torch.int64)
             if outputs is not None:
                 odds = torch.softmax(outputs[0][0][0, -1].float().cpu() / 0.8, dim=-1)
                 token = torch.multinomial(odds, 1, generator=generator)[None]
             token = token.to(self.pipe.device)
             dist.broadcast(token, source)
-            text = torch.cat([text, token], dim=1)
-        return decode(text.cpu().numpy())
+            seen = torch.cat([seen, token], dim=1)
+        return text(seen[0].cpu().numpy())

@@ -1,4 +1,4 @@
-"""A GPT measured on every rank: into a profile, or for a plan by which it is trained at once."""
+"""A model measured on every rank: into a profile, or for a plan by which it is trained at once."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,15 +8,15 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
-from zeropp.ir.model import GPTConfig
 from zeropp.measure.profiling import Measurement, Spread, measure, profile, ranks_per_node
 from zeropp.planner import Problem, best_plan, write_plan
 from zeropp.planner.profile import Profile, Setting
 from zeropp.planner.profile_file import write_profile
 from zeropp.runtime import default_device
-from zeropp.train.config import DEMO_PLAN, Backend, Config, write_config
+from zeropp.train.choice import model_of, sizes_of
+from zeropp.train.config import DEMO_PLAN, Backend, Config, ModelConfig, write_config
 from zeropp.train.loop import train_task
-from zeropp.train.model import gpt_subject
+from zeropp.train.model import subject_of
 from zeropp.train.task import Task, task_of
 
 _LARGEST = 8  # sequences in a micro-batch that are tried
@@ -24,7 +24,7 @@ _LARGEST = 8  # sequences in a micro-batch that are tried
 
 def run_profile(
     output: Path,
-    gpt: GPTConfig,
+    config: ModelConfig,
     seq_len: int,
     settings: tuple[Setting, ...],
     precision: str,
@@ -32,7 +32,8 @@ def run_profile(
 ) -> None:
     """Measure every setting as one rank; the first writes the profile and prints."""
     device, leads = default_device(), dist.get_rank() == 0
-    subject = gpt_subject(gpt, seq_len, settings, precision, compile_with)
+    model = model_of(config).compiled(compile_with)
+    subject = subject_of(model, seq_len, settings, precision)
     found = []
     for one in measure(subject, device):
         found.append(one)
@@ -83,7 +84,7 @@ def plan_and_train(config: Config, asked: Task | None) -> None:
         print("\n".join((f"plan: {answer.family}", *answer.reasons)), flush=True)
         write_plan(answer.saved, path)
         write_config(planned, config.folder / "config.toml")
-        task = task_of(planned, answer.saved)
+        task = task_of(planned, answer.saved, sizes_of(config.model).num_blocks)
     train_task(planned, task)
 
 
@@ -94,6 +95,6 @@ def _profile_for(config: Config) -> tuple[Profile, int]:
     sizes = [2**i for i in range(_LARGEST.bit_length()) if 2**i <= min(batch, _LARGEST)]
     if dist.get_rank() == 0:
         print(f"measuring blocks with micro-batches of {sizes}, and links", flush=True)
-    what = config.model.gpt(), config.data.seq_len, tuple(map(Setting, sizes))
-    subject = gpt_subject(*what, run.precision, run.compile)
+    model = model_of(config.model, run.seed).compiled(run.compile)
+    subject = subject_of(model, config.data.seq_len, tuple(map(Setting, sizes)), run.precision)
     return profile(subject, list(measure(subject, device)), device), batch

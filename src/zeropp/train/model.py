@@ -1,29 +1,57 @@
-"""The GPT as it is trained and measured: its blocks, precision, loss and optimizer."""
+"""What the trainer asks of a model, whatever it is: blocks, loss, batches, text, a way out."""
 
-import math
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.ir.model import GPTConfig
 from zeropp.measure.profiling import Subject
-from zeropp.models import gpt_blocks, init_block
 from zeropp.planner.profile import Setting
-from zeropp.runtime.inputs import Microbatch
+from zeropp.runtime.inputs import Microbatch, Part, microbatches_of
 from zeropp.train.config import OptimConfig
+from zeropp.train.optimizer import make_optimizer
 
 
-def meta_blocks(gpt: GPTConfig, compile_with: str) -> list[nn.Module]:
-    """The blocks on the meta device, compiled when they first run; `off`: as they are."""
-    with torch.device("meta"):
-        blocks = gpt_blocks(gpt)
-    if compile_with != "off":
-        for block in blocks:
-            block.compile(backend=compile_with)
-    return blocks
+@dataclass(frozen=True)
+class Model:
+    """A model on the meta device.
+
+    Attributes:
+        blocks: as for `Pipeline`.
+        kinds: of each block, by name; those of a kind take the same time.
+        fill: `init` or `load` of `Pipeline`, by its name.
+        loss_fn: as for `Pipeline`.
+        tokens: as for `Pipeline`.
+        batch: what a step is given of tokens, labels (the tokens themselves, -100 where nothing is
+            to be said) and, of packed documents, positions; each [samples, tokens].
+        ahead: how many tokens more than a sequence `batch` wants.
+        vocab_size: tokens in the vocabulary.
+        text: of tokens; None: nothing is known that makes it.
+        export: writes what a checkpoint holds into a new folder, and says what it is then.
+    """
+
+    blocks: list[nn.Module]
+    kinds: tuple[str, ...]
+    fill: dict[str, Any]
+    loss_fn: Callable[..., Tensor]
+    tokens: Callable[..., Tensor | int] | None
+    batch: Callable[[Tensor, Tensor, Tensor | None], Part]
+    ahead: int
+    vocab_size: int
+    text: Callable[[NDArray[Any]], str] | None
+    export: Callable[[Path, Path], str]
+
+    def compiled(self, backend: str) -> "Model":
+        """The same, its blocks compiled when they first run; `off`: as they are."""
+        if backend != "off":
+            for block in self.blocks:
+                block.compile(backend=backend)
+        return self
 
 
 def precision_of(name: str) -> MixedPrecisionPolicy:
@@ -33,47 +61,21 @@ def precision_of(name: str) -> MixedPrecisionPolicy:
     return MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
 
 
-def token_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Sum of the cross-entropies of all tokens, in fp32."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="sum")
-
-
-def make_optimizer(parameters: Iterable[nn.Parameter], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW; vectors (norms, biases) are not decayed."""
-    every = list(parameters)
-    groups = [
-        {"params": [p for p in every if p.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in every if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr, betas=(0.9, 0.95))
-
-
-def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-    """The rate at `step` of `steps`: up linearly, then down a cosine to a tenth."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, steps - config.warmup)
-    return config.lr * (0.55 + 0.45 * math.cos(math.pi * min(1.0, done)))
-
-
-def gpt_subject(
-    gpt: GPTConfig,
-    seq_len: int,
-    settings: tuple[Setting, ...],
-    precision: str = "fp32",
-    compile_with: str = "off",
+def subject_of(
+    model: Model, seq_len: int, settings: tuple[Setting, ...], precision: str = "fp32"
 ) -> Subject:
-    """What is profiled of `gpt`: random sequences of `seq_len` tokens, the rest as for training."""
+    """What is profiled: random sequences of `seq_len` tokens, the rest as for training."""
 
     def batch(size: int) -> Microbatch:
-        tokens = torch.randint(gpt.vocab_size, (size, seq_len))
-        return Microbatch((tokens,), tokens, {})
+        tokens = torch.randint(model.vocab_size, (size, seq_len + model.ahead))
+        return microbatches_of(model.batch(tokens, tokens, None), 1)[0]
 
+    (fill,) = model.fill.values()
     return Subject(
-        meta_blocks(gpt, compile_with),
-        ("embedding", *("layer",) * gpt.layers, "head"),
-        lambda index, block: init_block(block, gpt, index, seed=0),
-        token_loss,
+        model.blocks,
+        model.kinds,
+        fill,
+        model.loss_fn,
         batch,
         seq_len,
         precision_of(precision),

@@ -21,8 +21,11 @@ class Task:
     program: Program  # the one that every rank runs
 
 
-def task_of(config: Config, saved: SavedPlan, program: Program | None = None) -> Task:
-    """Make and prove the program of a run, or prove the one that its file holds.
+def task_of(
+    config: Config, saved: SavedPlan, num_blocks: int, program: Program | None = None
+) -> Task:
+    """Make and prove the program of a run of a model of `num_blocks`, or prove the one that its
+    file holds.
 
     Raises:
         ValueError: a schedule, program or cut that fits neither the plan nor the model.
@@ -39,7 +42,7 @@ def task_of(config: Config, saved: SavedPlan, program: Program | None = None) ->
     elif found := verify(program):
         line = str(found[0]).splitlines()[0]
         raise InvalidProgramError(f"program: {config.program}: {line}; `zeropp verify` says more")
-    stage_blocks(config.model.gpt().num_blocks, program.placement.num_stages, program.split)
+    stage_blocks(num_blocks, program.placement.num_stages, program.split)
     if saved.plan.dp_size > 1 or config.run.precision != "fp32":
         require_collectives(program)
     if config.run.adapt_every:

@@ -1,0 +1,192 @@
+"""Token files made of sources by several processes, a part at a time; what is made stays made.
+
+    tokens.json        what they are made of; at the end also how many tokens there are
+    00000.ds, ...      a part each, which is there when it is whole
+
+Killed at any moment and called again with the same job, it goes on and ends with equal files.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from fcntl import LOCK_EX, LOCK_NB, flock
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from zeropp.ir.files import explained, new_folder, write_text
+from zeropp.tokens.documents import BadDocumentError, Text, documents, placed
+from zeropp.tokens.files import MANIFEST, read_file, read_manifest, writing
+from zeropp.tokens.sources import Part, Source, part_size, parts_of
+from zeropp.tokens.tokenizer import BYTES, fingerprint, load_tokenizer
+
+_LOCK = ".lock"
+_LEFT = ".zeropp-*"  # as zeropp.ir.files names what is not whole
+
+
+@dataclass(frozen=True)
+class Job:
+    """What tokens are made of, and by what; `inputs` and `output` are the options that say so."""
+
+    sources: tuple[Source, ...]
+    tokenizer: str
+    field: str | None = None
+    inputs: str = "files"
+    output: str = "output"
+
+    def described(self) -> dict[str, Any]:
+        """What makes it differ from another job."""
+        listed = json.dumps(self.sources)
+        return {
+            "sources": len(self.sources),
+            "sources_sha256": hashlib.sha256(listed.encode()).hexdigest(),
+            "tokenizer": self.tokenizer,
+            "tokenizer_sha256": fingerprint(self.tokenizer),
+            "field": self.field,
+        }
+
+
+def make_tokens(job: Job, folder: Path) -> None:
+    """Make what is missing in `folder`, which is then a folder of tokens.
+
+    Raises:
+        ValueError: a document that cannot be used, whereupon the folder is gone; a folder that
+            holds something else; or one that cannot be written.
+    """
+    wanted = job.described()
+    if "tokens" in _refuse_others(job, folder, wanted):
+        return
+    load_tokenizer(job.tokenizer)
+    with ExitStack() as held:
+        with new_folder(job.output, folder):
+            held.enter_context(_alone(job, folder))
+            if not _refuse_others(job, folder, wanted):
+                _write_manifest(job, folder, wanted)
+        try:
+            paths = _make_parts(job, folder)
+        except BadDocumentError:
+            shutil.rmtree(folder)
+            raise
+        files = [read_file(job.output, path) for path in paths]
+        made = {
+            "tokens": sum(len(file.tokens) for file in files),
+            "documents": sum(len(file.ends) for file in files),
+            "largest": max((int(file.tokens.max(initial=0)) for file in files), default=0),
+        }
+        _write_manifest(job, folder, wanted | made)
+
+
+def _refuse_others(job: Job, folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a folder that this job has begun; ValueError for any other."""
+    there = read_manifest(job.output, folder)
+    if not there and folder.is_dir() and not all(map(_is_own, folder.iterdir())):
+        raise ValueError(f"{job.output}: {folder} is not empty; name another folder")
+    others = [name for name in wanted if there and there.get(name) != wanted[name]]
+    if others:
+        raise ValueError(
+            f"{job.output}: {folder} was made by another command (not the same "
+            f"{others[0].removesuffix('_sha256')}); name another folder, or remove it"
+        )
+    return there
+
+
+def _is_own(file: Path) -> bool:
+    """Whether it may be there before anything is made: the lock, or what a killed process left."""
+    return file.name == _LOCK or file.match(_LEFT)
+
+
+def _write_manifest(job: Job, folder: Path, told: dict[str, Any]) -> None:
+    write_text(job.output, folder / MANIFEST, json.dumps(told, indent=2) + "\n")
+
+
+@contextmanager
+def _alone(job: Job, folder: Path) -> Iterator[None]:
+    """No other process makes parts in the folder; the lock of one that is killed ends with it."""
+    with explained(job.output, folder):
+        file = (folder / _LOCK).open("w")
+    with file:
+        try:
+            flock(file, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another process makes it; waiting for that", file=sys.stderr)
+            flock(file, LOCK_EX)
+        yield
+
+
+def _make_parts(job: Job, folder: Path) -> list[Path]:
+    """Make those that are not there; the files of all."""
+    parts = parts_of(job.sources)
+    paths = [folder / f"{number:05d}.ds" for number in range(len(parts))]
+    missing = [pair for pair in zip(parts, paths, strict=True) if not pair[1].exists()]
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        total, rest = (sum(map(part_size, some)) for some in (parts, (p for p, _ in missing)))
+        bar = progress.add_task(f"tokens of {job.tokenizer}", total=total, completed=total - rest)
+        try:
+            _sweep(folder)
+            for part in _made(replace(job, sources=()), missing):
+                progress.advance(bar, part_size(part))
+        finally:
+            _sweep(folder)
+    return paths
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes have left that were killed over it."""
+    for left in folder.glob(_LEFT):
+        left.unlink(missing_ok=True)
+
+
+def _made(job: Job, missing: Sequence[tuple[Part, Path]]) -> Iterator[Part]:
+    """Parts, as they are made by as many processes as there are cores for."""
+    workers = min(len(os.sched_getaffinity(0)), len(missing))
+    if workers < 2 or job.tokenizer == BYTES:  # which are read faster than processes start
+        for part, path in missing:
+            _make(job, part, path)
+            yield part
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_begin_worker) as pool:
+        try:
+            futures = {pool.submit(_make, job, *pair): pair[0] for pair in missing}
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def _begin_worker() -> None:
+    """A process for one core, which ends with the one that asked for it, and at Ctrl-C."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _make(job: Job, part: Part, path: Path) -> None:
+    tokenizer = load_tokenizer(job.tokenizer)
+    dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+    with writing(job.output, path, dtype, job.tokenizer) as writer:
+        for place, document in documents(job.inputs, part, job.field):
+            with placed(job.inputs, place):
+                encoded = tokenizer.encode(document)
+            writer.add(encoded, not isinstance(document, Text) or document.ends)
