@@ -95,12 +95,8 @@ class Transport:
 
 
 class Channels:
-    """All channels of this rank, with their communicators made.
-
-    Args:
-        placement: stage -> rank.
-        ranks: the global ranks of this rank's pipeline, in order.
-        device: where tensors are received.
+    """All channels of this rank, with their communicators made; `ranks` are the global ones of its
+    pipeline, in order.
     """
 
     def __init__(self, placement: Placement, ranks: Sequence[int], device: torch.device) -> None:

@@ -90,13 +90,7 @@ class Execution:
     zeros, and takes part in every collective, so that nobody waits for it; so do the others as soon
     as they know.
 
-    Args:
-        machine: stages and links.
-        feed: what goes in.
-        observer: told when the phases of every compute action end.
-
     Attributes:
-        machine: as given.
         failure: what failed on this rank, if something has.
     """
 

@@ -39,10 +39,7 @@ def outcome(
     """Sums over micro-batches and ranks, per token; collective, on all ranks.
 
     Args:
-        execution: that has ended.
         results: by micro-batch, the loss and the metrics, where the last stage lives.
-        tokens: of all ranks.
-        metrics: their names.
 
     Raises:
         StepFailedError: something failed on a rank. On a GPU, where nobody waits for the device,
