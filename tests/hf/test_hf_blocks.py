@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from support.decoders import CONFIGS, VOCAB, adapted, decoder, errors, packed, tokens
@@ -26,13 +27,16 @@ PLANS = {
     4: [Plan(4, 1, 4, unit_size=4), Plan(2, 2, 4, "zb-v", dp_shard=2, max_resident=1)],
 }
 MODELS = [*CONFIGS, "llama adapted", "llama packed", "gemma3 packed", "gpt2 packed"]
+MODELS += [f"{n} pieces" for n in ("llama tied", "gemma2 capped", "mixtral balanced")]
+MODELS += [f"{name} bf16" for name in ("llama", "gemma3", "gpt2")]  # experts are chosen by rounding
+_BF16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32)
 
 
 def _make(name: str) -> Any:
     base, _, how = name.rpartition(" ")
     if how == "adapted":
         return adapted(base)
-    return decoder(base if how == "packed" else name)
+    return decoder(base if how in ("packed", "pieces", "bf16") else name)
 
 
 def every(names: list[str], plans: list[Plan]) -> dict[str, float]:
@@ -43,15 +47,23 @@ def every(names: list[str], plans: list[Plan]) -> dict[str, float]:
 def _errors(name: str, plan: Plan) -> dict[str, float]:
     batch = tokens(2 * plan.num_microbatches * plan.dp_size)
     where = packed(batch[0]) if name.endswith("packed") else None
-    return errors(partial(_make, name), plan, batch, where)
+    pieces = 8 if name.endswith("pieces") else None
+    policy = _BF16 if name.endswith("bf16") else None
+    make = partial(_make, name)
+    return errors(make, plan, batch, where, head_tokens=pieces, precision=policy)
 
 
 @pytest.mark.parametrize("world_size", PLANS)
 @pytest.mark.timeout(280)
 def test_models_train_exactly(world_size: int) -> None:
     for found in run_ranks(world_size, every, MODELS, PLANS[world_size], timeout=270):
-        wrong = {case: error for case, error in found.items() if not error <= 1e-5}
+        wrong = {case: error for case, error in found.items() if not error <= _allowed(case)}
         assert not wrong
+
+
+def _allowed(case: str) -> float:
+    """In bf16, what a product is rounded to, over the layers."""
+    return 5e-2 if " bf16;" in case else 1e-5
 
 
 def _encoder_decoder() -> Any:

@@ -9,6 +9,7 @@ import tokenizers
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 import zeropp
 from support.exactness import relative_error, valid, whole
@@ -37,6 +38,7 @@ CONFIGS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("qwen3", {"head_dim": 8, "tie_word_embeddings": True}),
     "mistral": ("mistral", {"sliding_window": WINDOW}),
     "gemma3": ("gemma3_text", {"head_dim": 8, "sliding_window": WINDOW}),
+    "gemma2 capped": ("gemma2", {"head_dim": 8, "final_logit_softcapping": 0.1}),
     "gpt2": ("gpt2", _GPT2),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
     "mixtral balanced": ("mixtral", {"num_local_experts": 4, **_EXPERTS}),
@@ -122,7 +124,13 @@ def plain(
 
 
 def errors(
-    make: Callable[[], Any], plan: Plan, batch: tuple[Tensor, Tensor], where: Tensor | None = None
+    make: Callable[[], Any],
+    plan: Plan,
+    batch: tuple[Tensor, Tensor],
+    where: Tensor | None = None,
+    *,
+    head_tokens: int | None = None,
+    precision: MixedPrecisionPolicy | None = None,
 ) -> dict[str, float]:
     """Relative errors of the loss and of every gradient that this rank holds, in a pipeline.
 
@@ -131,12 +139,15 @@ def errors(
         plan: how it is laid over the ranks.
         batch: tokens and labels of all data-parallel ranks.
         where: positions of documents that are packed into rows.
+        head_tokens: in a piece of the head; None: it is whole.
+        precision: what blocks compute in.
     """
     ids, labels = batch
     loss, wanted = plain(make(), ids, labels, plan.num_microbatches * plan.dp_size, where)
     wanted = {key.removeprefix("base_model.model."): value for key, value in wanted.items()}
     model = make()
-    made = zeropp.pipeline(hf.blocks(model), hf.loss(model), plan, tokens=hf.count_tokens)
+    blocks, options = hf.blocks(model, head_tokens=head_tokens), {"precision": precision}
+    made = zeropp.pipeline(blocks, hf.loss(model), plan, tokens=hf.count_tokens, **options)
     with closing(made) as pipe:
         rank, size = data_rank(pipe.mesh), len(ids) // plan.dp_size
         own = slice(rank * size, (rank + 1) * size)

@@ -16,9 +16,10 @@ from transformers.modeling_utils import PreTrainedModel
 
 from zeropp.hf.balance import Balance
 from zeropp.hf.seam import NotCutError, Seam, Skipped, StandIn, as_returned, with_children
+from zeropp.pieces import Unfinished
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
+def blocks(model: nn.Module, *, head_tokens: int | None = None) -> list[nn.Module]:
     """The blocks of a `...ForCausalLM`, on any device, also meta; they share its parameters.
 
     The first takes tokens [samples, tokens], the last gives logits [samples, tokens, vocabulary],
@@ -28,6 +29,8 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
     Args:
         model: a decoder of transformers, or peft's model around one.
+        head_tokens: in a piece of logits, which `hf.loss` then makes one after the other, so that
+            those of a micro-batch are never whole; None: they are. Such a head has no W.
 
     Raises:
         ValueError: why this model cannot be cut: encoder and decoder, several streams between
@@ -45,7 +48,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
         seam = Seam(inner)
         balance = Balance.of(inner, seam.layers)
         layers = [Layer(inner, seam, index, balance) for index in range(len(seam.layers))]
-        return [Opening(inner, seam, balance), *layers, Closing(inner, seam, balance)]
+        return [Opening(inner, seam, balance), *layers, Closing(inner, seam, balance, head_tokens)]
     except NotCutError as why:
         raise ValueError(f"hf.blocks: {type(inner).__name__} cannot be cut: {why}") from why
 
@@ -136,9 +139,13 @@ class Layer(nn.Module):
 class Closing(nn.Module):
     """All that the model does after its layers."""
 
-    def __init__(self, model: PreTrainedModel, seam: Seam, balance: Balance | None) -> None:
+    def __init__(
+        self, model: PreTrainedModel, seam: Seam, balance: Balance | None, pieces: int | None
+    ) -> None:
         super().__init__()
-        self._seam, self._balance = seam, balance
+        if pieces is not None and pieces < 1:
+            raise NotCutError(f"head_tokens must be at least 1, got {pieces}")
+        self._seam, self._balance, self._pieces = seam, balance, pieces
         self._path = f"{seam.path}.{seam.name}.0"
         before = {name: StandIn(getattr(seam.base, name), seam.width) for name in seam.before}
         layers = nn.ModuleList([_Between(seam)])
@@ -148,15 +155,26 @@ class Closing(nn.Module):
 
     def forward(self, hidden: Tensor, *counted: Tensor) -> Any:
         """Hidden [samples, tokens, width] -> logits [samples, tokens, vocabulary]."""
+        logits: Tensor | Unfinished
         if hidden.is_meta:
             head: Any = self.hf.get_output_embeddings()
             logits = _like(self, (*hidden.shape[:2], head.weight.shape[0]), hidden.dtype, hidden)
+        elif self._pieces is None:
+            logits = self._logits(hidden)
         else:
-            between: Any = self.hf.get_submodule(self._path)
-            between.given = hidden
-            logits = self.hf(inputs_embeds=self._seam.empty(hidden), use_cache=False).logits
-            between.given = between.taken = None
+            trained = tuple(p for p in self.parameters() if p.requires_grad)
+            logits = Unfinished(self._of_rows, trained, hidden, self._pieces)
         return logits if self._balance is None else (logits, self._balance.loss(hidden, *counted))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        between: Any = self.hf.get_submodule(self._path)
+        between.given = hidden
+        logits: Tensor = self.hf(inputs_embeds=self._seam.empty(hidden), use_cache=False).logits
+        between.given = between.taken = None
+        return logits
+
+    def _of_rows(self, rows: Tensor) -> Tensor:
+        return self._logits(rows.unsqueeze(0)).squeeze(0)
 
 
 def _first(out: Any) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from zeropp.hf.cut import along, quiet, unwrapped
 from zeropp.hf.seam import Seam, StandIn, find_layers
+from zeropp.pieces import Unfinished
 
 IGNORED = -100  # a label that does not count
 
@@ -33,7 +34,7 @@ def loss(model: nn.Module) -> Callable[..., Tensor]:
     config = inner.config.get_text_config()
     coefficient = float(getattr(config, "router_aux_loss_coef", 0.0))
 
-    def summed(logits: Tensor, *rest: Tensor) -> Tensor:
+    def summed(logits: Tensor | Unfinished, *rest: Tensor) -> Tensor:
         *balance, labels = rest
         found = cross_entropy(logits, labels)
         for unbalanced in balance:
@@ -43,12 +44,18 @@ def loss(model: nn.Module) -> Callable[..., Tensor]:
     return summed
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Of logits [samples, tokens, vocabulary] with the labels of the next token; a sum, in fp32."""
+def cross_entropy(logits: Tensor | Unfinished, labels: Tensor) -> Tensor:
+    """Of logits [samples, tokens, vocabulary], made or to be made in pieces, with the labels of the
+    next token; a sum, in fp32.
+    """
     following = F.pad(labels, (0, 1), value=IGNORED)[..., 1:]
-    return F.cross_entropy(
-        logits.float().flatten(0, -2), following.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
+    if isinstance(logits, Unfinished):
+        return logits.loss(_of_tokens, following)
+    return _of_tokens(logits.flatten(0, -2), following.flatten())
+
+
+def _of_tokens(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORED, reduction="sum")
 
 
 def count_tokens(labels: Tensor) -> Tensor:

@@ -41,6 +41,9 @@ class ModelConfig:
     hf: str | None = None
     """A folder with a decoder of Hugging Face transformers, config.json and safetensors, in place
     of a GPT."""
+    head_tokens: Size | None = None
+    """Tokens in a piece in which its logits and their loss are made, so that they are never whole;
+    None: whole. For vocabularies of 100,000 tokens and more."""
     lora: Size | None = None
     """Rank of LoRA's adapters, which alone are trained then; None: all weights are."""
     lora_alpha: Size | None = None
@@ -54,6 +57,8 @@ class ModelConfig:
         check_numbers(self, "model.")
         if self.hf is not None and (self.size, self.layers, self.tied) != ("toy", None, None):
             raise ValueError("model.size, layers and tied are of a GPT; leave model.hf or them out")
+        if self.head_tokens is not None and self.hf is None:
+            raise ValueError("model.head_tokens is of a model that model.hf names; leave it out")
         if self.lora is not None and self.hf is None:
             raise ValueError("model.lora: adapters go into trained weights; name them by model.hf")
         if self.lora is None and (self.lora_alpha, self.lora_targets) != (None, ()):

@@ -24,7 +24,7 @@ def decoder(config: ModelConfig, seed: int = 0) -> Model:
     """
     folder = str(config.hf)
     model = _on_meta(config)
-    blocks = hf.blocks(model)
+    blocks = hf.blocks(model, head_tokens=config.head_tokens)
     hf.check(folder, model)
     return Model(
         blocks=blocks,
