@@ -8,7 +8,8 @@ in place of its logits. As its weight gradient is made in F, the head has no W (
 kernels, arXiv 2410.10989, section 3.2).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from zeropp.runtime.loss import refuse_mean
+from zeropp.runtime.split import SplitLayer
+from zeropp.runtime.split_rules import GradientBuffers
+from zeropp.runtime.tape import Tape
 
 TokenLoss = Callable[[Tensor, Tensor], Tensor]
 
@@ -26,13 +30,13 @@ class Unfinished:
 
     Attributes:
         head: makes logits [n, vocabulary] of hidden states [n, width], token by token.
-        parameters: all that it trains.
+        module: that has all its parameters.
         hidden: [..., width].
         tokens: in a piece.
     """
 
     head: Callable[[Tensor], Tensor]
-    parameters: tuple[nn.Parameter, ...]
+    module: nn.Module
     hidden: Tensor
     tokens: int
 
@@ -62,7 +66,7 @@ class Unfinished:
             )
         made = self, token_loss, targets.flatten()
         if torch.is_grad_enabled():
-            return _sum(made, self.rows, *self.parameters)
+            return _sum(made, self.rows, *_trained(self.module))
         losses = (token_loss(self.head(x), t).float() for x, t in self.pieces(targets.flatten()))
         return sum(losses, torch.zeros((), device=self.hidden.device))
 
@@ -91,7 +95,7 @@ class HeadInPieces(nn.Module):
 
     def forward(self, hidden: Tensor) -> Unfinished:
         """The logits, which are yet to be made."""
-        return Unfinished(self.head, tuple(_trained(self.head)), hidden, self.tokens)
+        return Unfinished(self.head, self.head, hidden, self.tokens)
 
 
 class LossInPieces:
@@ -127,27 +131,33 @@ class _Sum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, made: tuple[Unfinished, TokenLoss, Tensor], rows: Tensor, *parameters: Tensor
+        ctx: Any,
+        made: tuple[Unfinished, TokenLoss, Tensor],
+        rows: Tensor,
+        *parameters: nn.Parameter,
     ) -> Tensor:
         unfinished, token_loss, targets = made
         total = torch.zeros((), device=rows.device)
         moves = rows.requires_grad
         of_rows = torch.empty_like(rows) if moves else None
-        sums: list[Tensor | None] = [None for _ in parameters]
+        sums = GradientBuffers(torch.float32 if _low(parameters) else None)
         start = 0
-        for x, t in unfinished.pieces(targets):
-            x = x.detach().requires_grad_(moves)
-            with torch.enable_grad():
-                loss = token_loss(unfinished.head(x), t).float()
-            inputs = (*((x,) if moves else ()), *parameters)
-            found = torch.autograd.grad(loss, inputs, allow_unused=True) if inputs else ()
-            if of_rows is not None:
-                of_rows[start : start + len(x)] = 0.0 if found[0] is None else found[0]
-                found = found[1:]
-            sums = [_added(total, more) for total, more in zip(sums, found, strict=True)]
-            total += loss.detach()
-            start += len(x)
-        ctx.held = of_rows, sums
+        with _adding_to(sums, unfinished.module, total):
+            for x, t in unfinished.pieces(targets):
+                x = x.detach().requires_grad_(moves)
+                with torch.enable_grad():
+                    loss = token_loss(unfinished.head(x), t).float()
+                inputs = (*((x,) if moves else ()), *parameters)
+                found = torch.autograd.grad(loss, inputs, allow_unused=True) if inputs else ()
+                if of_rows is not None:
+                    of_rows[start : start + len(x)] = 0.0 if found[0] is None else found[0]
+                for parameter, more in zip(parameters, found[int(moves) :], strict=True):
+                    if more is not None:
+                        sums.add(parameter, more)
+                total += loss.detach()
+                start += len(x)
+        taken = sums.take()
+        ctx.held = of_rows, [taken.get(parameter) for parameter in parameters]
         return total
 
     @staticmethod
@@ -160,9 +170,23 @@ class _Sum(torch.autograd.Function):
 _sum: Callable[..., Tensor] = _Sum.apply
 
 
-def _added(total: Tensor | None, more: Tensor | None) -> Tensor | None:
-    """The sum of pieces, in fp32 where they are in less."""
-    if more is None or total is None:
-        low = more is not None and more.dtype in (torch.bfloat16, torch.float16)
-        return total if more is None else more.float() if low else more
-    return total.add_(more)
+def _low(parameters: Sequence[Tensor]) -> bool:
+    return any(p.dtype in (torch.bfloat16, torch.float16) for p in parameters)
+
+
+@contextmanager
+def _adding_to(sums: GradientBuffers, module: nn.Module, seed: Tensor) -> Iterator[None]:
+    """Layers that are split add their weight gradients at once, in place."""
+    layers = (layer for layer in module.modules() if isinstance(layer, SplitLayer))
+    recorder = next((layer.split_recorder for layer in layers), None)
+    if recorder is None:
+        yield
+        return
+    tape = Tape(sums, seed)
+    tape.fused = True
+    inside, recorder.inside = recorder.inside, False
+    try:
+        with recorder.writing(tape, again=True):
+            yield
+    finally:
+        recorder.inside = inside

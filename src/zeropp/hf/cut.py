@@ -162,8 +162,7 @@ class Closing(nn.Module):
         elif self._pieces is None:
             logits = self._logits(hidden)
         else:
-            trained = tuple(p for p in self.parameters() if p.requires_grad)
-            logits = Unfinished(self._of_rows, trained, hidden, self._pieces)
+            logits = Unfinished(self._of_rows, self, hidden, self._pieces)
         return logits if self._balance is None else (logits, self._balance.loss(hidden, *counted))
 
     def _logits(self, hidden: Tensor) -> Tensor:
