@@ -135,6 +135,7 @@ def test_a_plan_of_its_own_in_bf16(folder: Path) -> None:
     steps = steps_of(folder / "runs" / "auto")
     assert steps[-1]["loss"] < steps[0]["loss"]
     again = ["--parallel.recompute", "full", "--parallel.schedule", "zb-v", "--run.name", "vee"]
+    again += ["--model.head-tokens", "16"]
     options = "--nproc-per-node", "2", "-m", "zeropp.cli.main"
     command = [sys.executable, "-m", "torch.distributed.run", *options, *TRAIN, *again]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=200)
@@ -275,6 +276,7 @@ def test_a_bad_folder_is_one_line_and_leaves_nothing(
         ([*TRAIN, "--model.size", "1.5b"], "model.size, layers and tied are of a GPT"),
         ([*TRAIN, "--model.lora-alpha", "8"], "add model.lora, the adapters' rank"),
         ([*TRAIN, "--model.lora", "4", "--model.lora-targets", "x"], "model.lora_targets: "),
+        (["train", "--model.head-tokens", "4"], "model.head_tokens is of a model that model.hf"),
         (["train", "--model.lora", "4"], "model.lora: adapters go into trained weights"),
         ([*TRAIN, "--data.seq-len", "4000"], "data.seq_len must be from 1 to the model's 2048"),
         (["plan", "--model.hf", ".", "--gpus", "2", "--global-batch", "4"], "no config.json"),
