@@ -59,6 +59,33 @@ class Adapter(nn.Module):
         return x + torch.tanh(self.base(x) + self.b(self.a(x)))
 
 
+class Packed4(nn.Linear):
+    """A frozen layer of 4-bit weights, two in a byte, as libraries of quantised bases have them."""
+
+    def __init__(self) -> None:
+        super().__init__(H, H, bias=False)
+        whole = torch.randint(16, (H, H // 2, 2), dtype=torch.uint8)
+        self.weight = nn.Parameter(whole[..., 0] + 16 * whole[..., 1], requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.weight.dtype is torch.uint8
+        pairs = torch.stack((self.weight % 16, self.weight // 16), -1).flatten(1)
+        return F.linear(x, (pairs.to(x.dtype) - 7.5) / 16)
+
+
+class Quantised(nn.Module):
+    """A trained correction of a 4-bit layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.base = nn.LayerNorm(H), Packed4()
+        self.a, self.b = nn.Linear(H, 2, bias=False), nn.Linear(2, H, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(x)
+        return x + torch.tanh(self.base(y) + self.b(self.a(y)))
+
+
 class HalfFrozen(nn.Module):
     """A layer with a frozen bias, one with a frozen weight."""
 
@@ -516,6 +543,7 @@ FEATURES = (
     Feature("linear layers without bias", lambda: stack(lambda: Residual(bias=False))),
     Feature("layer used twice, shared weight", lambda: stack(Twice)),
     Feature("adapters on frozen layers", lambda: stack(Adapter)),
+    Feature("adapters on frozen 4-bit layers", lambda: stack(Quantised)),
     Feature("frozen weight or bias", lambda: stack(HalfFrozen)),
     Feature("custom function, einsum", lambda: stack(Custom)),
     Feature("parameters with one gradient", lambda: stack(Sums)),
