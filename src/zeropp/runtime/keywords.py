@@ -38,11 +38,8 @@ Derived = Mapping[str, Callable[..., Any]]
 
 
 class Named(Mapping[str, Any]):
-    """What blocks may ask for with one micro-batch: tensors, and what is made of them if asked for.
-
-    Args:
-        tensors: constants and the micro-batch's own.
-        derived: by name, functions whose arguments are such names.
+    """What blocks may ask for with one micro-batch: tensors, and, if asked for, what functions make
+    of them, whose arguments are such names.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor], derived: Derived) -> None:
@@ -77,12 +74,8 @@ def _arguments(function: Callable[..., Any]) -> list[str]:
 
 
 class Keywords:
-    """Finds what blocks are given by name; one pipeline's constants are those of its first rank.
-
-    Floating-point tensors are cast to the dtype in which blocks compute.
-
-    Raises:
-        ValueError: something is derived that no block asks for.
+    """Finds what blocks are given by name, floats in the dtype that they compute in;
+    constants are those of a pipeline's first rank. ValueError: what is derived no block asks for.
     """
 
     def __init__(

@@ -8,9 +8,11 @@
 W adds to sums that are kept apart from the parameters, so it can run after its stage was resharded.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +20,8 @@ from torch import Tensor, nn
 
 
 class GradientBuffers:
-    """One running sum of gradients per parameter, since they were last reduced.
-
-    Args:
-        dtype: dtype of the sums, in which they are reduced; None: each parameter's own.
+    """One running sum of gradients per parameter, since they were last reduced, in the dtype of the
+    reduction; None: in each parameter's own.
     """
 
     def __init__(self, dtype: torch.dtype | None) -> None:
@@ -168,16 +168,22 @@ CONV1D = SplitRule(
 
 
 @cache
-def embedding_rule(padding: int | None) -> SplitRule:
-    """Of a table, of which the row `padding` is not trained."""
+def embedding_rule(padding: int | None, scale: float = 1.0, rounded: bool = False) -> SplitRule:
+    """Of a table, of which the row `padding` is not trained, and whose rows are scaled, `rounded`:
+    by what the scale is in their dtype.
+    """
+
+    def scaled(rows: Tensor) -> Tensor:
+        own = float(torch.tensor(scale, dtype=rows.dtype)) if rounded else scale
+        return rows if scale == 1.0 else rows * own
 
     def add_rows(gradients: GradientBuffers, weight: nn.Parameter, x: Tensor, gy: Tensor) -> None:
-        rows, values = x.flatten(), as_rows(gy)
+        rows, values = x.flatten(), scaled(as_rows(gy))
         if padding is not None:
             values = values.masked_fill((rows == padding).unsqueeze(-1), 0)
         gradients.add_rows(weight, rows, values)
 
-    return SplitRule(lambda x, weight, bias: F.embedding(x, weight), _no_gradient, add_rows)
+    return SplitRule(lambda x, weight, _: scaled(F.embedding(x, weight)), _no_gradient, add_rows)
 
 
 def rule_of(layer: nn.Module) -> SplitRule | None:
@@ -194,6 +200,9 @@ def rule_of(layer: nn.Module) -> SplitRule | None:
     return known_rule(layer) if own is None else own
 
 
+_SCALED = re.compile(r"transformers\.models\..*ScaledWordEmbedding$")  # by `embed_scale`
+
+
 def known_rule(layer: nn.Module) -> SplitRule | None:
     """Ours, of layers that are split without having been given one."""
     kind = type(layer)
@@ -201,7 +210,11 @@ def known_rule(layer: nn.Module) -> SplitRule | None:
         return LINEAR if kind.forward is nn.Linear.forward else None
     if f"{kind.__module__}.{kind.__qualname__}" == "transformers.pytorch_utils.Conv1D":
         return CONV1D
-    if isinstance(layer, nn.Embedding) and kind.forward is nn.Embedding.forward:
+    scales = _SCALED.match(f"{kind.__module__}.{kind.__qualname__}")
+    if isinstance(layer, nn.Embedding) and (scales or kind.forward is nn.Embedding.forward):
         whole = layer.max_norm is not None or layer.sparse or layer.scale_grad_by_freq
-        return None if whole else embedding_rule(layer.padding_idx)
+        given: Any = getattr(layer, "embed_scale", 1.0) if scales else 1.0
+        scale = getattr(layer, "scalar_embed_scale", given) if scales else given  # or on meta
+        rule = embedding_rule(layer.padding_idx, float(scale), isinstance(given, Tensor))
+        return None if whole else rule
     return None

@@ -22,10 +22,8 @@ _LOSS = -1  # the number of no block, for which the loss draws
 
 
 class StageModule(nn.Module):
-    """The blocks of one stage, under their global indices, so that parameter names are global.
-
-    Attributes:
-        numbered: indices and blocks, in forward order; a block that is used again comes again.
+    """The blocks of one stage, under their global indices, so that parameter names are global; also
+    `numbered`, in forward order, where a block that is used again comes again.
     """
 
     def __init__(self, blocks: Mapping[int, nn.Module]) -> None:
@@ -71,7 +69,6 @@ class Stage:
     Args:
         module: the stage's blocks, already placed.
         parameters: the seam to their sharding.
-        precision: the dtype in which blocks compute.
         recompute: what of a block is run again in its B.
         shared: global names of buffers that other stages hold too, which no forward may change.
         tied: numbers of the blocks that share parameters.
@@ -106,9 +103,8 @@ class Stage:
                 layer.recorder = self._recorder
 
     def infer(self, inputs: Tensors, named: Mapping[str, Any], head: Head | None = None) -> Tensors:
-        """Forward without a backward to come: the outputs, or what `head` makes of them.
-
-        In evaluation mode; modes and buffers are left as they were.
+        """Forward without a backward to come: the outputs, or what `head` makes of them, in
+        evaluation mode; modes and buffers are left as they were.
         """
         with torch.no_grad(), _evaluating(self.module), buffers_kept(self.module):
             with self._recorder.writing(None):

@@ -102,11 +102,7 @@ class Watchdog:
             raise
 
     def rest(self, ended: Callable[[], bool] | None = None) -> None:
-        """The rank is outside of a step, where it may take its time.
-
-        Args:
-            ended: whether the device has done what it was given; None: it has.
-        """
+        """The rank is outside of a step and may take its time, once the device has `ended`."""
         if ended is None:
             self._since = None
         else:
