@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from zeropp.ir.files import new_folder
 from zeropp.tokens import load_corpus
 from zeropp.tokens.files import Encoded, are_tokens, read_file, read_tokens, writing
 
@@ -119,3 +120,12 @@ def test_what_is_not_complete_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokens.json").write_text("{")
     with pytest.raises(ValueError, match=r"cannot read .*tokens.json"):
         load_corpus(tmp_path, length=2, stride=2)
+
+
+def test_what_an_interrupted_maker_left_is_kept_where_asked(tmp_path: Path) -> None:
+    for keep in ((), (KeyboardInterrupt,)):
+        folder = tmp_path / str(len(keep))
+        with pytest.raises(KeyboardInterrupt), new_folder("run.folder", folder, keep):
+            (folder / "part").touch()
+            raise KeyboardInterrupt
+        assert folder.exists() == bool(keep)

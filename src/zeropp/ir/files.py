@@ -90,16 +90,18 @@ def _beside(what: str, path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def new_folder(what: str, path: Path) -> Iterator[None]:
-    """Make a folder for the body; where it fails, what was made is removed again."""
+def new_folder(what: str, path: Path, keep: tuple[type[BaseException], ...] = ()) -> Iterator[None]:
+    """Make a folder for the body; where it fails, but not by what is in `keep`, what was made is
+    removed again.
+    """
     made: list[Path] = []
     try:
         with explained(f"{what}: cannot make", path):
             made += [folder for folder in (path, *path.parents) if not folder.exists()]
             path.mkdir(parents=True, exist_ok=True)
         yield
-    except BaseException:
-        for folder in made:
+    except BaseException as failure:
+        for folder in () if isinstance(failure, keep) else made:
             with suppress(OSError):  # not made, or others have put something into a parent
                 shutil.rmtree(folder) if folder == path else folder.rmdir()
         raise

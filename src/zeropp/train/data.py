@@ -28,12 +28,14 @@ def make_tokens(config: Config) -> Path:
 
 
 def check_corpus(config: Config, model: "Model") -> None:
-    """Make the tokens and refuse what `open_corpus` would; where it fails, all is as before.
+    """Make the tokens and refuse what `open_corpus` would; where it fails, all is as before, but of
+    what was made until Ctrl-C, with which the next run goes on.
 
     Raises:
         ValueError: as `open_corpus` does.
     """
-    with nullcontext() if _are_tokens(config) else new_folder("run.folder", _folder(config)):
+    folder = new_folder("run.folder", _folder(config), keep=(KeyboardInterrupt,))
+    with nullcontext() if _are_tokens(config) else folder:
         open_corpus(config, model)
 
 
