@@ -122,10 +122,15 @@ def test_what_is_not_complete_is_refused(tmp_path: Path) -> None:
         load_corpus(tmp_path, length=2, stride=2)
 
 
+def interrupted(folder: Path, keep: tuple[type[BaseException], ...]) -> None:
+    with new_folder("run.folder", folder, keep):
+        (folder / "part").touch()
+        raise KeyboardInterrupt
+
+
 def test_what_an_interrupted_maker_left_is_kept_where_asked(tmp_path: Path) -> None:
     for keep in ((), (KeyboardInterrupt,)):
         folder = tmp_path / str(len(keep))
-        with pytest.raises(KeyboardInterrupt), new_folder("run.folder", folder, keep):
-            (folder / "part").touch()
-            raise KeyboardInterrupt
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(folder, keep)
         assert folder.exists() == bool(keep)
