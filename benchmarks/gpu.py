@@ -24,7 +24,7 @@ from zeropp.plan import Plan
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.shard import place_parameters
 from zeropp.runtime.stage import Stage, StageModule
-from zeropp.train.model import token_loss
+from zeropp.train.gpt import token_loss
 
 CLAIM = "On a GPU the split costs no time, and a step is as fast as plain PyTorch's"
 
