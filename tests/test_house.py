@@ -2,6 +2,7 @@
 
 import ast
 import re
+import symtable
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -107,3 +108,25 @@ def test_the_page_of_the_house_shows_every_room() -> None:
     ):
         own = {p.stem for p in (ROOT / "src" / "zeropp" / room).glob("*.py")} - {"__init__"}
         assert set(re.findall(r"[a-z_]+", files)) == own, room
+
+
+def confused(table: symtable.SymbolTable) -> Iterator[str]:
+    """Names that a comprehension binds and its function has from another one around it: CPython
+    3.12 takes the one for the other where both are read.
+    """
+    free = set(table.get_frees()) if isinstance(table, symtable.Function) else set()
+    for inner in table.get_children():
+        if inner.get_name() in ("listcomp", "setcomp", "dictcomp"):
+            bound = {symbol.get_name() for symbol in inner.get_symbols() if symbol.is_local()}
+            yield from (f"{table.get_name()}: {name}" for name in bound & free)
+        yield from confused(inner)
+
+
+def test_no_comprehension_takes_the_name_of_an_outer_variable() -> None:
+    before = "def f(a):\n def g():\n  return (a for _ in a), [a for a in 'x']\n return g"
+    assert [*confused(symtable.symtable(before, "x", "exec"))] == ["g: a"]
+    found = {
+        module: [*confused(symtable.symtable(file.read_text(), str(file), "exec"))]
+        for module, file in FILES.items()
+    }
+    assert {module: names for module, names in found.items() if names} == {}
