@@ -64,8 +64,9 @@ class _Split(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.call, ctx.recorder, ctx.tape = call, recorder, recorder.tape
         y = call.rule.forward(x, weight, bias)
-        # a view made in a function of ours could not be changed in place
-        return y.detach() if y._is_view() else y
+        # a view made in a function of ours could not be changed in place; nor may a change count
+        # as one of what selective recomputation keeps, as it does of what is detached
+        return y.data if y._is_view() else y
 
     @staticmethod
     def backward(ctx: Any, gy: Tensor) -> tuple[Tensor | None, Any, Any, None, None]:

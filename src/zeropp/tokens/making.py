@@ -19,6 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fcntl import LOCK_EX, LOCK_NB, flock
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ def _made(job: Job, missing: Sequence[tuple[Part, Path]]) -> Iterator[Part]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_begin_worker) as pool:
         try:
-            futures = {pool.submit(_make, job, *pair): pair[0] for pair in missing}
+            with _deaf():
+                futures = {pool.submit(_make, job, *pair): pair[0] for pair in missing}
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
@@ -169,10 +171,20 @@ def _made(job: Job, missing: Sequence[tuple[Part, Path]]) -> Iterator[Part]:
             raise
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes that begin inside never hear of Ctrl-C, which is for the one that began them."""
+    resource_tracker.ensure_running()  # which would let signals in again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _begin_worker() -> None:
-    """A process for one core, which ends with the one that asked for it, and at Ctrl-C."""
+    """A process for one core, which ends with the one that asked for it."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
