@@ -26,6 +26,7 @@ from support.memory import anonymous
 from zeropp.tokens import load_corpus
 from zeropp.tokens.files import Encoded, writing
 from zeropp.tokens.sources import standard_library
+from zeropp.train.choice import model_of
 from zeropp.train.config import Config, RunConfig
 from zeropp.train.data import open_corpus
 
@@ -116,7 +117,7 @@ def reading(folder: Path) -> tuple[list[Row], list[Figure]]:
     lines = (folder / "runs" / "demo" / "metrics.jsonl").read_text().splitlines()
     step = median(json.loads(line)["step_s"] for line in lines[5:])
     config = Config(run=RunConfig(folder=str(folder / "runs")))
-    corpus, times = open_corpus(config), []
+    corpus, times = open_corpus(config, model_of(config.model)), []
     size = config.data.micro_batch_size * config.parallel.num_microbatches
     for number in range(300):
         start = time.perf_counter()
