@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeropp.runtime.auxiliary import AuxiliaryLoss
 from zeropp.runtime.loss import refuse_mean
 from zeropp.runtime.split import SplitLayer
 from zeropp.runtime.split_rules import GradientBuffers
@@ -64,10 +65,10 @@ class Unfinished:
                 f"targets must be of shape {list(self.shape)}, one for each token of the head in "
                 f"pieces, got {list(targets.shape)}"
             )
-        made = self, token_loss, targets.flatten()
+        flat = targets.flatten()
         if torch.is_grad_enabled():
-            return _sum(made, self.rows, *_trained(self.module))
-        losses = (token_loss(self.head(x), t).float() for x, t in self.pieces(targets.flatten()))
+            return _sum((self, token_loss, flat), self.rows, *_trained(self.module))
+        losses = (token_loss(self.head(x), t).float() for x, t in self.pieces(flat))
         return sum(losses, torch.zeros((), device=self.hidden.device))
 
     def pieces(self, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -84,13 +85,16 @@ class HeadInPieces(nn.Module):
         tokens: in a piece, at least 1; some hundreds keep a device busy.
 
     Raises:
-        ValueError: `tokens` is below 1.
+        ValueError: `tokens` is below 1, or there is an auxiliary loss in the head, which would not
+            be counted.
     """
 
     def __init__(self, head: nn.Module, tokens: int = 1024) -> None:
         super().__init__()
         if tokens < 1:
             raise ValueError(f"tokens must be at least 1, got {tokens}")
+        if any(isinstance(module, AuxiliaryLoss) for module in head.modules()):
+            raise ValueError("a head in pieces has no AuxiliaryLoss; move it into a block before")
         self.head, self.tokens = head, tokens
 
     def forward(self, hidden: Tensor) -> Unfinished:

@@ -107,3 +107,5 @@ def test_a_mean_and_other_targets_are_refused() -> None:
     assert "targets must be of shape [4, 5], one for each token" in shape
     with pytest.raises(ValueError, match="tokens must be at least 1, got 0"):
         zeropp.HeadInPieces(torch.nn.Identity(), 0)
+    with pytest.raises(ValueError, match="a head in pieces has no AuxiliaryLoss"):
+        zeropp.HeadInPieces(torch.nn.Sequential(torch.nn.Identity(), zeropp.AuxiliaryLoss()))
