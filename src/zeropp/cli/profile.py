@@ -11,7 +11,7 @@ from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
 from zeropp.ir.program import Recompute
 from zeropp.planner.profile import Setting
-from zeropp.train.choice import length_of, model_of
+from zeropp.train.choice import checked_model_of, length_of
 from zeropp.train.config import Backend, ModelConfig
 
 
@@ -54,7 +54,7 @@ class Profiled(Verb):
         from zeropp.launch.ranks import run_on_ranks  # torch, only now
         from zeropp.train.measuring import run_profile
 
-        model_of(self.model)  # or why it is none
+        checked_model_of(self.model)  # or why it is none
         length = length_of(self.model, self.seq_len, "seq_len")
         sizes = self.micro_batch_sizes
         settings = tuple(Setting(s, Recompute(how)) for s in sizes for how in self.recompute)

@@ -12,7 +12,7 @@ from zeropp.ir import Program
 from zeropp.ir.files import new_folder
 from zeropp.launch import launched, leads, leads_host
 from zeropp.planner import write_plan
-from zeropp.train.choice import length_of, model_of, sizes_of
+from zeropp.train.choice import checked_model_of, length_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
 from zeropp.train.task import Task, plan_like, read_program, refuse_contradictions, task_of
 
@@ -116,7 +116,7 @@ def _prepared(config: Config, task: Task) -> Config:
             f"run.name: {folder} holds a run already; choose another --run.name, or continue it "
             f"with --run.resume {folder}/checkpoints/step-N"
         )
-    model = model_of(config.model)
+    model = checked_model_of(config.model)
     if config.run.resume:
         checkpoint.check(Path(config.run.resume), model.blocks)
     with new_folder("run.folder", folder):

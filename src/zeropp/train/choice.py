@@ -71,6 +71,18 @@ def model_of(config: ModelConfig, seed: int = 0) -> "Model":
         return decoder(config, seed)
 
 
+def checked_model_of(config: ModelConfig) -> "Model":
+    """The model, once its weights' files were looked at, of which only the headers are read.
+
+    Raises:
+        ValueError: a folder whose model cannot be trained, in one line.
+    """
+    model = model_of(config)
+    with _explained():
+        model.check()
+    return model
+
+
 @contextmanager
 def _explained() -> Iterator[None]:
     """What is wrong with a folder, or that zeropp[hf] is not installed, after the option's name."""

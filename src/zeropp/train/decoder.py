@@ -25,7 +25,6 @@ def decoder(config: ModelConfig, seed: int = 0) -> Model:
     folder = str(config.hf)
     model = _on_meta(config)
     blocks = hf.blocks(model, head_tokens=config.head_tokens)
-    hf.check(folder, model)
     return Model(
         blocks=blocks,
         kinds=hf.kinds(model),
@@ -37,6 +36,7 @@ def decoder(config: ModelConfig, seed: int = 0) -> Model:
         vocab_size=hf.sizes(folder).vocab_size,
         text=_text(Path(folder) / "tokenizer.json"),
         export=partial(_export, model, blocks, config.lora is not None),
+        check=partial(hf.check, folder, model),
     )
 
 

@@ -30,6 +30,7 @@ def demo_gpt(gpt: GPTConfig, seed: int = 0) -> Model:
         vocab_size=gpt.vocab_size,
         text=decode,
         export=partial(_export, blocks),
+        check=lambda: None,
     )
 
 

@@ -33,6 +33,7 @@ class Model:
         vocab_size: tokens in the vocabulary.
         text: of tokens; None: nothing is known that makes it.
         export: writes what a checkpoint holds into a new folder, and says what it is then.
+        check: raises ValueError where `fill` would fail, before any rank is there.
     """
 
     blocks: list[nn.Module]
@@ -45,6 +46,7 @@ class Model:
     vocab_size: int
     text: Callable[[NDArray[Any]], str] | None
     export: Callable[[Path, Path], str]
+    check: Callable[[], None]
 
     def compiled(self, backend: str) -> "Model":
         """The same, its blocks compiled when they first run; `off`: as they are."""
