@@ -2,12 +2,15 @@
 
 import json
 import os
+import pickle
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -228,9 +231,9 @@ def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:
         ('[run]\nsteps = "ten"', "run.steps must be int, got 'ten'"),
         ('[run]\nprecision = "fp8"', "run.precision must be one of fp32, bf16, got 'fp8'"),
         ('[parallel]\nsplit = [3, "a"]', "parallel.split must be tuple[int, ...], got (3, 'a')"),
-        ("[run]\nstep = 3", "unknown field run.step; use name, folder, steps"),
+        ("[run]\nstep = 3", "unknown field run.step; use steps\n"),
         ("run = 3", "run must be a table, got 3"),
-        ("[runs]", "unknown field runs; use plan, program, run, model"),
+        ("[runs]", "unknown field runs; use run\n"),
         ("[optim]\nlr = 0", "optim.lr must be above 0"),
         ("[run", "cannot read"),
     ],
@@ -333,15 +336,46 @@ def _wait_for_steps(run: "subprocess.Popen[str]", folder: Path) -> list[int]:
     return spawned
 
 
-def test_an_error_on_a_rank_shows_its_traceback(trained: Path, tmp_path: Path) -> None:
-    saved = tmp_path / "step-3"
-    shutil.copytree(trained / "runs" / "a" / "checkpoints" / "step-3", saved)
-    for file in saved.glob("*.distcp"):
-        file.unlink()
-    resume = ["--run.name", "b", "--run.resume", str(saved), "--run.steps", "4"]
-    done = zeropp("train", *resume, cwd=tmp_path, timeout=60)
+def test_an_error_on_a_rank_shows_its_traceback_and_the_cause_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = "import torch\ndef step(*_): raise OSError('a fault')\ntorch.optim.AdamW.step = step\n"
+    (tmp_path / "sitecustomize.py").write_text(fault)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = zeropp("train", "--run.steps", "4", *TINY, cwd=tmp_path, timeout=60)
     assert done.returncode == 1
-    assert "FileNotFoundError" in done.stderr
+    *trace, cause = done.stderr.splitlines()
+    assert re.fullmatch(r"zeropp: rank [01] failed: OSError: a fault", cause)
+    assert any("sitecustomize.py" in line for line in trace)
+    assert len(trace) < 20
+
+
+def test_a_damaged_checkpoint_is_refused_in_one_line(trained: Path, tmp_path: Path) -> None:
+    whole = trained / "runs" / "a" / "checkpoints" / "step-3"
+    shutil.copytree(whole, tmp_path / "cut")
+    with (tmp_path / "cut" / "__1_0.distcp").open("r+b") as file:
+        file.truncate(1000)
+    shutil.copytree(whole, tmp_path / "garbled")
+    with (tmp_path / "garbled" / "__0_0.distcp").open("r+b") as file:
+        file.write(bytes(10**6))
+    for name, why in (("cut", "has 1000 bytes of"), ("garbled", "is damaged")):
+        resume = ["--run.name", name, "--run.resume", str(tmp_path / name), "--run.steps", "4"]
+        done = zeropp("train", *resume, cwd=tmp_path, timeout=60)
+        assert done.returncode == 2
+        assert why in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(trained: Path, tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "proof"),)
+
+    shutil.copytree(trained / "runs" / "a" / "checkpoints" / "step-3", tmp_path / "evil")
+    (tmp_path / "evil" / ".metadata").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match=r"its \.metadata asks for posix\.mkdir"):
+        checkpoint.read(tmp_path / "evil")
+    assert not (tmp_path / "proof").exists()
 
 
 def test_a_rehearsal_runs_the_program_and_leaves_nothing(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """`zeropp train`: train a model on text, from one command."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,15 @@ from zeropp.launch import launched, leads, leads_host
 from zeropp.planner import write_plan
 from zeropp.train.choice import checked_model_of, length_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
-from zeropp.train.task import Task, plan_like, read_program, refuse_contradictions, task_of
+from zeropp.train.start import OWNER, as_it_ran, find_start
+from zeropp.train.task import (
+    Task,
+    fitted,
+    plan_like,
+    read_program,
+    refuse_contradictions,
+    task_of,
+)
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,11 @@ def _fields(config: Config) -> dict[str, Any]:
 def _task(config: Config, program: Program | None) -> Task:
     length_of(config.model, config.data.seq_len, "data.seq_len")
     num_blocks = sizes_of(config.model).num_blocks
-    task = task_of(config, config.saved_plan(), num_blocks, program)
-    if (given := launched()) is not None:
+    saved, given = config.saved_plan(), launched()
+    if config.run.elastic and given is not None and program is None:
+        saved = fitted(saved, given.ranks)
+    task = task_of(config, saved, num_blocks, program)
+    if given is not None:
         from zeropp.runtime import check_world_size
 
         plan = task.saved.plan
@@ -88,42 +100,45 @@ def _train(ranks: int, config: Config, task: Task | None) -> None:
     from zeropp.train.measuring import plan_and_train
 
     device_of(ranks, config.run.device)
-    if task is not None:
-        config = _prepared(config, task)
-    elif leads_host():
-        make_tokens(config)
-    function = plan_and_train if config.plan == AUTO else train_task
-    run_on_ranks(ranks, config.run.device, function, config, task)
+    with ExitStack() as held:
+        if task is not None:
+            config, task = _prepared(config, task, held)
+        elif leads_host():
+            make_tokens(config)
+        function = plan_and_train if config.plan == AUTO else train_task
+        run_on_ranks(ranks, config.run.device, function, config, task)
     if task is not None:
         folder = config.folder
         print(
             f"{folder}: config.toml, program.txt, metrics.jsonl, sample.txt, timeline.png, "
-            f"timeline.json (Perfetto) and checkpoints/step-{config.run.steps}\n"
+            f"timeline.json (Perfetto) and checkpoints\n"
             f"next: look at {folder}/timeline.png, or take the weights elsewhere, or train on your "
             f"own text:\n    zeropp export {folder} -o NEW\n"
             "    zeropp train --run.name mine --data.path FOLDER"
         )
 
 
-def _prepared(config: Config, task: Task) -> Config:
-    """The configuration as it will be kept, in a folder of its own; what cannot run is refused."""
+def _prepared(config: Config, task: Task, held: ExitStack) -> tuple[Config, Task]:
+    """The configuration as it will be kept, in a folder of its own, and from where it begins; what
+    cannot run is refused. The folder is owned until `held` ends.
+    """
     from zeropp import checkpoint
     from zeropp.train.data import check_corpus
 
-    folder = config.folder
-    if (folder / "metrics.jsonl").exists() and config.run.resume is None:
-        raise ValueError(
-            f"run.name: {folder} holds a run already; choose another --run.name, or continue it "
-            f"with --run.resume {folder}/checkpoints/step-N"
-        )
-    model = checked_model_of(config.model)
-    if config.run.resume:
-        checkpoint.check(Path(config.run.resume), model.blocks)
-    with new_folder("run.folder", folder):
+    folder, model = config.folder, checked_model_of(config.model)
+    with new_folder("run.folder", folder), ExitStack() as owned:
+        owned.enter_context(checkpoint.owned("run.name", folder / OWNER))
+        start = find_start(config, task.batch)
+        if start.path is not None:
+            checkpoint.check(start.path, model.blocks)
+            print(f"going on from {start.path}", flush=True)
+        if config.run.adapt_every:
+            task = replace(task, **as_it_ran(start, task.saved, task.program))
         check_corpus(config, model)
         if config.plan not in (None, AUTO):
             write_plan(task.saved, folder / "plan.toml")
             config = replace(config, plan=str(folder / "plan.toml"))
         write_config(config, folder / "config.toml")
         print((folder / "config.toml").read_text(encoding="utf-8"), flush=True)
-    return config
+        held.enter_context(owned.pop_all())
+    return config, replace(task, start=start)

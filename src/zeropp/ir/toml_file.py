@@ -5,6 +5,7 @@ import inspect
 import math
 import tomllib
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
 from types import NoneType, UnionType
@@ -91,8 +92,9 @@ def _complaint(error: Exception) -> str:
                 hint = note.type
     name = ".".join(path)
     if isinstance(error, ForbiddenExtraKeysError):
-        fields = ", ".join(field.name for field in dataclasses.fields(error.cl))
-        return f"unknown field {'.'.join([*path, min(error.extra_fields)])}; use {fields}"
+        given, known = min(error.extra_fields), [one.name for one in dataclasses.fields(error.cl)]
+        usable = ", ".join(get_close_matches(given, known) or known)
+        return f"unknown field {'.'.join([*path, given])}; use {usable}"
     if isinstance(error, KeyError):
         return f"missing field {name}"
     if isinstance(error, TypeError):

@@ -3,6 +3,29 @@
 import os
 from typing import NamedTuple
 
+# launchers, and what they tell each process of how many they started
+_OTHERS = {
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpirun",
+}
+
+
+class Ended(Exception):  # noqa: N818 - it may be no error
+    """Why ranks end, in one line, which all of them or the one that knows it raise.
+
+    Attributes:
+        status: with which the command exits.
+    """
+
+    status = 1
+
+
+class Refused(Ended):
+    """What a run was given cannot be used."""
+
+    status = 2
+
 
 class Launched(NamedTuple):
     """What a launcher's variables say of this process."""
@@ -20,6 +43,7 @@ def launched() -> Launched | None:
         ValueError: a variable that is missing, no number, or contradicts the others.
     """
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+        _refuse_others()
         return None
     ranks = _number("WORLD_SIZE", 1, 10**6)
     rank = _number("RANK", 0, ranks - 1)
@@ -29,6 +53,22 @@ def launched() -> Launched | None:
         raise ValueError("MASTER_ADDR must be the first rank's host, it is not set; use torchrun")
     _number("MASTER_PORT", 1, 65535)
     return Launched(rank, ranks, local_rank, local_ranks)
+
+
+def _refuse_others() -> None:
+    """Raise ValueError where a launcher that does not speak torchrun's variables starts several."""
+    for name, tool in _OTHERS.items():
+        if os.environ.get(name, "1") not in ("", "1"):
+            raise ValueError(
+                f"{name}: {tool} starts {os.environ[name]} processes, of which none knows its "
+                f"rank; start one a host: {tool} torchrun --nnodes N --nproc-per-node M "
+                "--rdzv-backend c10d --rdzv-endpoint HOST:29500 --no-python zeropp train ..."
+            )
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process in the place of one that failed."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
 
 def _number(name: str, least: int, most: int, default: str = "") -> int:
@@ -59,4 +99,13 @@ def leads_host() -> bool:
     return given is not None and given.local_rank == 0
 
 
-__all__ = ["Launched", "launched", "leads", "leads_host", "under_torchrun"]
+__all__ = [
+    "Ended",
+    "Launched",
+    "Refused",
+    "launched",
+    "leads",
+    "leads_host",
+    "restarted",
+    "under_torchrun",
+]

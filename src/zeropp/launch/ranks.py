@@ -1,20 +1,26 @@
 """Starting ranks on cores of their own: torchrun's are there, local ones torch elastic starts."""
 
+import logging
+import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from zeropp.launch import launched, under_torchrun
+from zeropp.launch import Ended, Refused, launched, under_torchrun
+from zeropp.launch.stops import Stops
 
+_TRACEBACK = 14  # lines of it that are shown
 _RANKS_PER_CORE = 16  # each is a process of a few hundred MB
 
 
@@ -22,24 +28,71 @@ def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: 
     """Run `function(*args)` on every rank, with the process group made.
 
     Starts `ranks` of them, or uses all of torchrun's where that started us. Exits with 1 if a rank
-    fails, whereupon the others are stopped; with 128 + the signal if stopped by one. The device is
-    `cpu`, `cuda`, or `auto`, which takes GPUs where there are any.
+    fails, whereupon the others are stopped; with 128 + the signal if stopped by one, of which the
+    ranks are told and which they may obey in good order, or at once if it comes twice. The device
+    is `cpu`, `cuda`, or `auto`, which takes GPUs where there are any.
 
     Raises:
         ValueError: as `device_of` does.
     """
     device = device_of(ranks, device)
-    try:
-        if under_torchrun():
+    if under_torchrun():
+        try:
             record(_run_rank)(device, function, args)
-        else:
+        except Ended as why:
+            print(f"zeropp: {why}", file=sys.stderr)
+            raise SystemExit(why.status) from None
+        return
+    with Stops(_tell_ranks, _insist) as stops:
+        try:
             _launch(ranks, device, function, args)
-    except ChildFailedError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(1) from None
-    except SignalException as stopped:
-        print("zeropp: stopped", file=sys.stderr)
-        raise SystemExit(128 + stopped.sigval) from None
+        except ChildFailedError as error:
+            if stops.received is None:
+                raise SystemExit(_explained(error)) from None
+        except SignalException as stopped:
+            raise SystemExit(_stopped(stopped.sigval)) from None
+    if stops.received is not None:
+        raise SystemExit(_stopped(stops.received))
+
+
+def _tell_ranks(wish: signal.Signals) -> None:
+    """The ranks' wish is the launcher's; those of a terminal have it from there already."""
+    told = signal.SIGTERM if wish is signal.SIGINT else wish
+    for rank in multiprocessing.active_children():
+        if rank.pid is not None:
+            os.kill(rank.pid, told)
+
+
+def _insist(wish: signal.Signals) -> None:
+    """Let torch elastic end the ranks at once, whatever they do."""
+    for rank in multiprocessing.active_children():
+        rank.kill()
+    raise SignalException("stopped twice", wish)
+
+
+def _stopped(wish: int) -> int:
+    print("zeropp: stopped", file=sys.stderr)
+    return 128 + wish
+
+
+def _explained(error: ChildFailedError) -> int:
+    """Say why the first rank failed, the cause last; the status."""
+    rank, first = error.get_first_failure()
+    if first.exitcode < 0:
+        print(f"zeropp: rank {rank} was ended by {first.signal_name()}", file=sys.stderr)
+        return 1
+    told = first.error_file_data["message"]
+    cause = str(told["message"] if isinstance(told, dict) else told)
+    kind, _, why = cause.partition(": ")
+    for ended in (Refused, Ended):
+        if kind == ended.__name__:
+            print(f"zeropp: {why}", file=sys.stderr)
+            return ended.status
+    if isinstance(told, dict):
+        lines = told["extraInfo"]["py_callstack"].splitlines()
+        print("\n".join(lines[-_TRACEBACK:]), file=sys.stderr)
+    print(f"zeropp: rank {rank} failed: {cause.splitlines()[0]}", file=sys.stderr)
+    return 1
 
 
 def device_of(ranks: int, device: str) -> str:
@@ -66,18 +119,30 @@ def device_of(ranks: int, device: str) -> str:
 
 
 def _launch(ranks: int, device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=ranks,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        run_id=f"zeropp-{os.getpid()}",
-        max_restarts=0,
-        monitor_interval=0.1,
-        start_method="spawn",
-    )
-    elastic_launch(config, _run_local_rank)(device, os.getpid(), function, args)
+    with TemporaryDirectory(prefix="zeropp-") as logs:
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=ranks,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            run_id=f"zeropp-{os.getpid()}",
+            max_restarts=0,
+            monitor_interval=0.1,
+            start_method="spawn",
+            logs_specs=DefaultLogsSpecs(logs),
+            local_addr="localhost",  # a host's name need not resolve
+            signals_to_handle="SIGHUP,SIGQUIT",  # the others are heard here
+        )
+        _hush()
+        elastic_launch(config, _run_local_rank)(device, os.getpid(), function, args)
+
+
+def _hush() -> None:
+    """Torch elastic's own words of a failure, which are said here in few lines."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.multiprocessing")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 @record
@@ -85,6 +150,8 @@ def _run_local_rank(
     device: str, parent: int, function: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nor need this host's name
     _run_rank(device, function, args)
 
 

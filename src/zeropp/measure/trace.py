@@ -118,6 +118,12 @@ class Trace(_Recorder):
         every = gathered(own)
         return measured([every[rank] for rank in ranks], placement, title)
 
+    def compute_s(self) -> float:
+        """Seconds that this rank has computed, of the step that has ended."""
+        seconds = self._clock.seconds
+        spans, _ = _one_rank([(a, f, seconds(self._origin, at)) for a, f, at in self._marks])
+        return sum(span.end - span.start for span in spans)
+
 
 class StageTimes(_Recorder):
     """Records the compute of one rank: pass it to `Pipeline.step` as its observer."""

@@ -100,6 +100,9 @@ class OptimConfig:
     adapters."""
     warmup: Count = 30
     """Steps of linear warm-up."""
+    schedule_steps: Steps | None = None
+    """Steps over which the rate falls; None: run.steps when the run began, which may stop earlier
+    or later."""
     weight_decay: Amount = 0.1
     clip: Positive = 1.0
     """Largest gradient norm."""
@@ -116,8 +119,25 @@ class RunConfig:
     """Folder below `folder`."""
     folder: str = "runs"
     steps: Steps = 200
+    """After how many it stops; the learning rate falls over optim.schedule_steps."""
     eval_every: Steps = 50
-    """Steps between validation losses; a checkpoint is written at the end."""
+    """Steps between validation losses."""
+    save_every: Count = 100
+    """Steps between checkpoints, which are written while training goes on; one is also written at
+    the end, and on SIGTERM, SIGINT and SIGUSR1. 0: then alone."""
+    save_minutes: Positive | None = None
+    """Minutes after which one is written in any case."""
+    keep_last: Size = 2
+    """How many checkpoints are kept, the latest."""
+    keep_every: Count = 0
+    """Those of every so many steps are kept for good; 0: none."""
+    check_every: Count = 50
+    """Steps between looks at whether copies of parameters are equal, where there are any, which is
+    also done before each checkpoint; 0: never."""
+    stop_after: Size = 10
+    """Steps in a row with gradients that are not finite, which are skipped, until the run ends."""
+    elastic: bool = False
+    """Fit [parallel] to the number of ranks that torchrun has; sequences in a step stay."""
     seed: Seed = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -129,7 +149,8 @@ class RunConfig:
     adapt_gain: float = 0.02
     """The least share of a step's time that such a change must save, by prediction."""
     resume: str | None = None
-    """A checkpoint folder, such as runs/demo/checkpoints/step-200, to continue from."""
+    """auto: go on from the run's last whole checkpoint, or begin if there is none, which is also
+    what a restart by torchrun does; or a checkpoint's folder, such as runs/a/checkpoints/step-9."""
     sample: Count = 160
     """Tokens of text to generate at the end."""
 

@@ -1,6 +1,5 @@
 """A checkpoint as a folder of safetensors, in one process, one block after the other."""
 
-import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import torch.distributed as dist
 from zeropp import checkpoint
 from zeropp.train.choice import model_of
 from zeropp.train.config import ModelConfig, read_config
+from zeropp.train.start import CHECKPOINTS
 
 
 class Checkpoint(NamedTuple):
@@ -24,16 +24,13 @@ def find_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ValueError: there is none, or no configuration of its run.
     """
-    last = max(path.glob("checkpoints/step-*"), key=_step, default=path)
-    run = path if last != path else path.absolute().parent.parent
-    if not (last / ".metadata").is_file():
-        raise ValueError(f"run: no checkpoint in {path}; name a run's folder, or a checkpoint's")
-    return Checkpoint(last, read_config(run / "config.toml").model)
-
-
-def _step(path: Path) -> int:
-    found = re.fullmatch(r"step-(\d+)", path.name)
-    return int(found[1]) if found and (path / ".metadata").is_file() else -1
+    last, broken = checkpoint.newest(path / CHECKPOINTS)
+    for line in broken:
+        print(f"passed over: {line}")
+    if last is None:
+        checkpoint.read(path, "run")
+    run = path if last is not None else path.absolute().parent.parent
+    return Checkpoint(last or path, read_config(run / "config.toml").model)
 
 
 def export(found: Checkpoint, folder: Path) -> str:

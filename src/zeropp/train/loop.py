@@ -1,8 +1,10 @@
 """The training loop of one rank, and what it leaves in the run's folder."""
 
-import json
+import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,16 @@ from zeropp import checkpoint
 from zeropp.costs import Costs
 from zeropp.ir import format_program
 from zeropp.ir.files import write_text
+from zeropp.ir.toml_file import table_of
+from zeropp.launch import Ended, Refused
+from zeropp.launch.stops import Stops
 from zeropp.measure.adapt import Adapter
 from zeropp.measure.links import SMALL, measure_hop
 from zeropp.measure.memory import held_bytes, peak_bytes
 from zeropp.measure.rehearsal import rehearse
 from zeropp.measure.trace import Trace, predicted
-from zeropp.planner.plan_file import COMPARED
+from zeropp.planner import SavedPlan
+from zeropp.planner.plan_file import COMPARED, format_plan
 from zeropp.runtime import (
     Observers,
     Pipeline,
@@ -29,6 +35,7 @@ from zeropp.runtime import (
     make_mesh,
     pipelines,
 )
+from zeropp.runtime.agreement import together
 from zeropp.runtime.inputs import Part
 from zeropp.runtime.mesh import gathered
 from zeropp.show import show
@@ -36,8 +43,12 @@ from zeropp.tokens import Split
 from zeropp.train.choice import model_of
 from zeropp.train.config import Config
 from zeropp.train.data import open_corpus
+from zeropp.train.health import Losses, Speeds, require_equal_copies
+from zeropp.train.log import Log, rewind
 from zeropp.train.model import Model, precision_of
 from zeropp.train.optimizer import learning_rate, make_optimizer
+from zeropp.train.pulse import Pulse
+from zeropp.train.start import PATIENCE_S, WRITER, checkpoints
 from zeropp.train.task import Task
 
 _REHEARSED_S = 0.010  # of every action in a rehearsal
@@ -45,8 +56,31 @@ _MIB = 2**20
 
 
 def train_task(config: Config, task: Task | None) -> None:
-    """Train as one rank of an initialised process group; the first one's task is everybody's."""
-    Trainer(config, _of_first_rank(task), model_of(config.model, config.run.seed)).run()
+    """Train as one rank of an initialised process group; the first one's task is everybody's.
+
+    Raises:
+        Refused: on every rank: something that was given cannot be used.
+        Ended: on every rank: training cannot go on.
+    """
+    lock = checkpoint.owned("run.folder", config.folder / WRITER, PATIENCE_S)
+    with lock if dist.get_rank() == 0 else nullcontext():
+        try:
+            task = _of_first_rank(task)
+            trainer = Trainer(config, task, model_of(config.model, config.run.seed))
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        trainer.run()
+
+
+def _require_seen(folder: Path) -> None:
+    """Raise ValueError on a rank whose host does not see what the first has in the folder."""
+    lock = folder / WRITER
+    own = lock.read_text(encoding="utf-8") if lock.is_file() else None
+    if own != gathered(own)[0]:
+        raise ValueError(
+            f"run.folder: host {socket.gethostname()} does not see {folder} as the first rank's "
+            "does; put it on a disk that all hosts share"
+        )
 
 
 def rehearse_task(task: Task | None) -> None:
@@ -76,7 +110,7 @@ class Trainer:
     """One rank's pipeline, optimizer and data."""
 
     def __init__(self, config: Config, task: Task, model: Model) -> None:
-        self.config, self.saved, self.model = config, task.saved, model
+        self.config, self.task, self.saved, self.model = config, task, task.saved, model
         self.before = held_bytes(default_device())
         plan = task.saved.plan
         self.mesh = make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard)
@@ -92,14 +126,32 @@ class Trainer:
         )
         self.corpus = open_corpus(config, model)
         self.optimizer = make_optimizer(self.pipe.parameters(), config.optim)
-        self.first_step = 0
-        if config.run.resume:
-            self.first_step = checkpoint.load(Path(config.run.resume), self.pipe, self.optimizer)
-        self.leads = dist.get_rank() == 0
+        run, folder, self.leads = config.run, config.folder, dist.get_rank() == 0
+        together(partial(_require_seen, folder))
+        if task.start.path is not None:
+            self._load(task.start.path)
         if self.leads:
-            text = format_program(task.program)
-            write_text("run.folder", config.folder / "program.txt", text)
-        self.adapter = self._new_adapter() if config.run.adapt_every else None
+            rewind(folder, task.start.step)
+            for path in checkpoint.set_aside_after(checkpoints(config), task.start.step):
+                print(f"{path}: of what the run did after step {task.start.step}", flush=True)
+            write_text("run.folder", folder / "program.txt", format_program(task.program))
+            checkpoints(config).mkdir(exist_ok=True)
+        self.log = Log(folder, run.steps, self.leads)
+        self.losses, self.speeds = Losses(run.stop_after), Speeds()
+        self.pulse = Pulse(run.save_minutes)
+        keep = checkpoint.Keep(run.keep_last, run.keep_every)
+        self.saver = checkpoint.Saver(checkpoints(config), self.pipe, self.optimizer, keep)
+        self.adapter = self._new_adapter() if run.adapt_every else None
+        self.last_good = "none" if task.start.path is None else str(task.start.path)
+
+    def _load(self, path: Path) -> None:
+        """Everything but the optimizer's settings, which are the configuration's."""
+        groups = [
+            {k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups
+        ]
+        checkpoint.load(path, self.pipe, self.optimizer)
+        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+            group.update(own)
 
     def _new_adapter(self) -> Adapter:
         run, ends = self.config.run, (0, dist.get_world_size() - 1)
@@ -107,29 +159,88 @@ class Trainer:
         return Adapter(self.pipe, self.saved.plan, run.adapt_every, run.adapt_gain, latency)
 
     def run(self) -> None:
-        """Train, evaluate, sample, save."""
-        steps = self.config.run.steps
-        for step in range(self.first_step, steps):
-            due = (step + 1) % self.config.run.eval_every == 0 or step + 1 == steps
-            trace = Trace(self.pipe.device) if due else None
-            metrics = self._step(step, trace)
-            if trace is not None:
-                batch = self._batch("validation", 0)
-                metrics["val_loss"] = float(self.pipe.eval(batch, self.pipe.num_microbatches).loss)
-                metrics |= self._measure(trace)
-            self._report(metrics)
-            if step == self.first_step + 1 and self.saved.predicted.keys() >= COMPARED:
-                self._compare(metrics["step_s"])
-            if self.adapter and (switch := self.adapter.after_step()):
-                self._say(switch)
-        path = self.config.folder / "checkpoints" / f"step-{steps}"
-        checkpoint.save(path, self.pipe, self.optimizer, steps)
-        if self.model.text is not None:
-            text = self._sample(self.model.text)
-            if self.leads:
-                write_text("run.folder", self.config.folder / "sample.txt", text)
-                print(f"\nsample:\n{text}\n")
+        """Train, evaluate, save; at the end sample."""
+        stopped = None
+        with Stops() as stops:
+            for step in range(self.task.start.step, self.config.run.steps):
+                self.pulse.begin(stops.received)
+                self._train(step)
+                stopped, late = self.pulse.end()
+                if stopped is not None or late or self._is_due(step + 1):
+                    self._save(step + 1)
+                self._tell_saved()
+                if stopped is not None:
+                    break
+            self.saver.wait()
+            self._tell_saved(at_end=True)
+        if stopped is not None:
+            self.log.say(
+                f"stopped by {stopped.name} after step {step + 1}; the same command with "
+                "--run.resume auto goes on"
+            )
+        elif self.model.text is not None:
+            self._write_sample(self.model.text)
+        self.saver.close()
+        self.pulse.close()
         self.pipe.close()
+
+    def _is_due(self, done: int) -> bool:
+        run = self.config.run
+        return done == run.steps or bool(run.save_every and done % run.save_every == 0)
+
+    def _train(self, step: int) -> None:
+        """One step, with all that is looked at after it."""
+        run = self.config.run
+        due = (step + 1) % run.eval_every == 0 or step + 1 == run.steps
+        trace = Trace(self.pipe.device) if due else None
+        metrics = self._step(step, trace)
+        if trace is not None:
+            batch = self._batch("validation", 0)
+            metrics["val_loss"] = float(self.pipe.eval(batch, self.pipe.num_microbatches).loss)
+            metrics |= self._measure(trace)
+        self.log.write(metrics)
+        if step == self.task.start.step + 1 and self.saved.predicted.keys() >= COMPARED:
+            self._compare(metrics["step_s"])
+        if self.adapter and (switch := self.adapter.after_step()):
+            self.log.say(switch)
+        if run.check_every and (step + 1) % run.check_every == 0:
+            require_equal_copies(self.pipe, self.last_good)
+
+    def _save(self, done: int) -> None:
+        """Begin a checkpoint, once copies are found to be equal."""
+        if self.config.run.check_every:
+            require_equal_copies(self.pipe, self.last_good)
+        plan = self.adapter.plan if self.adapter else self.saved.plan
+        run = {
+            "batch": self.task.batch,
+            "schedule_steps": self.task.start.length,
+            "ranks": plan.world_size,
+            "config": table_of(self.config),
+        }
+        saved = SavedPlan(plan, self.saved.micro_batch_size)
+        files = {
+            "plan.toml": format_plan(saved),
+            "program.txt": format_program(self.pipe.program),
+        }
+        first = not self.saver.copied_bytes
+        self.saver.begin(done, run, files)
+        self.pulse.saved()
+        if first:
+            self.log.say(
+                f"checkpoints are written from a copy: {self.saver.copied_bytes / _MIB:.1f} MiB of "
+                "host memory on this rank"
+            )
+
+    def _tell_saved(self, at_end: bool = False) -> None:
+        for saved in self.saver.take():
+            if saved.refusal is None:
+                self.last_good = str(saved.path)
+                self.log.say(f"{saved.path} written in {saved.seconds:.2f} s")
+                continue
+            said = f"{saved.refusal}; the last good one: {self.last_good}"
+            if at_end:
+                raise Ended(said)
+            self.log.warn(f"{said}; training goes on")
 
     def _batch(self, split: Split, step: int) -> Part:
         world = data_size(self.mesh)
@@ -141,60 +252,47 @@ class Trainer:
         return self.model.batch(tokens, labels, positions)
 
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
-        rate = self.config.highest_rate, self.config.optim.warmup
+        rate = learning_rate(
+            self.config.highest_rate, self.config.optim.warmup, step, self.task.start.length
+        )
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(*rate, step, self.config.run.steps)
+            group["lr"] = rate
         start = time.perf_counter()
         times = self.adapter.times if self.adapter else None
         observers = Observers(*filter(None, (trace, times)))
         out = self.pipe.step(self._batch("train", step), observer=observers)
         norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
-        if norm.isfinite():  # the same on every rank
+        good, loss = bool(norm.isfinite()), float(out.loss)  # the same on every rank
+        if good:
             self.optimizer.step()
-        else:
-            self._say(f"step {step + 1}: its gradients are not finite; the step is skipped")
         self.optimizer.zero_grad()
-        loss = float(out.loss)
         seconds = time.perf_counter() - start
-        return {
+        metrics = {
             "step": step + 1,
             "loss": loss,
             "grad_norm": float(norm),
+            "lr": rate,
             "tokens_per_s": int(out.tokens) / seconds,
             "step_s": seconds,
+            "time": time.time(),
         }
-
-    def _report(self, metrics: dict[str, Any]) -> None:
-        if not self.leads:
-            return
-        with (self.config.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-        line = (
-            f"step {metrics['step']:>5}/{self.config.run.steps}  loss {metrics['loss']:.4f}  "
-            f"grad norm {metrics['grad_norm']:.3f}  {metrics['tokens_per_s']:>8.0f} tokens/s  "
-            f"{metrics['step_s'] * 1e3:.0f} ms"
-        )
-        if "val_loss" in metrics:
-            line += (
-                f"  validation {metrics['val_loss']:.4f}  bubble ratio "
-                f"{metrics['bubble_predicted']:.1%} predicted, {metrics['bubble']:.1%} measured"
-            )
-        if metrics["step"] % 10 == 0 or metrics["step"] == 1 or "val_loss" in metrics:
-            self._say(line)
+        if not good:
+            self.log.warn(self.losses.skipped(step + 1, self.last_good))
+            return metrics | {"skipped": True}
+        if self.losses.is_spike(loss):
+            self.log.warn(f"step {step + 1}: loss {loss:.4f} is far above those before")
+            metrics["spike"] = True
+        return metrics
 
     def _compare(self, seconds: float) -> None:
         """What the plan predicted against the second step; memory of the fullest rank."""
         memory = max(gathered(peak_bytes(self.pipe.device) - self.before))
         step, peak = (float(self.saved.predicted[name]) for name in ("step_s", "peak_bytes"))
-        self._say(
+        self.log.say(
             f"second step: {step * 1e3:.0f} ms predicted, {seconds * 1e3:.0f} ms measured "
             f"({seconds / step - 1:+.0%}); fullest rank: {peak / _MIB:.0f} MiB predicted, "
             f"{memory / _MIB:.0f} MiB measured ({memory / peak - 1:+.0%})"
         )
-
-    def _say(self, what: object) -> None:
-        if self.leads:
-            print(what, flush=True)
 
     def _measure(self, trace: Trace) -> dict[str, float]:
         """Draw the traced step below its prediction; bubble ratios and idle time by cause, each
@@ -205,8 +303,16 @@ class Trainer:
         if self.leads:
             for name in ("timeline.png", "timeline.json"):
                 show([ideal, step.timeline], self.config.folder / name)
+        for slow in self.speeds.slow(trace.compute_s()):
+            self.log.warn(slow)
         found = {"bubble_predicted": ideal.bubble_ratio, "bubble": step.timeline.bubble_ratio}
         return found | {f"idle_{cause}": ratio for cause, ratio in step.idle_ratios().items()}
+
+    def _write_sample(self, text: Callable[[NDArray[Any]], str]) -> None:
+        sample = self._sample(text)
+        if self.leads:
+            write_text("run.folder", self.config.folder / "sample.txt", sample)
+            print(f"\nsample:\n{sample}\n")
 
     def _sample(self, text: Callable[[NDArray[Any]], str]) -> str:
         """The text of some held-out tokens, and of those that the model makes of them."""

@@ -70,8 +70,8 @@ def _milliseconds(spread: Spread) -> str:
 def plan_and_train(config: Config, asked: Task | None) -> None:
     """Measure, plan and train as one rank of an initialised process group, all of which are used.
 
-    How many ranks and how large a batch is asked for stands in [parallel]; `asked`, the task for
-    that, is not looked at.
+    How many ranks and how large a batch is asked for stands in [parallel]; of `asked`, the task for
+    that, only the start is looked at.
 
     Raises:
         ValueError: nothing fits.
@@ -85,6 +85,7 @@ def plan_and_train(config: Config, asked: Task | None) -> None:
         write_plan(answer.saved, path)
         write_config(planned, config.folder / "config.toml")
         task = task_of(planned, answer.saved, sizes_of(config.model).num_blocks)
+        task = replace(task, start=asked.start if asked else task.start)
     train_task(planned, task)
 
 

@@ -1,6 +1,6 @@
 """A task is what all ranks of a run are given: the plan, and the one program made of it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from zeropp.build import program_of
@@ -9,6 +9,7 @@ from zeropp.plan import Plan
 from zeropp.planner import SavedPlan
 from zeropp.program import InvalidProgramError, require_collectives, verify
 from zeropp.train.config import Config
+from zeropp.train.start import Start
 
 _MOST_TOKENS = 2**28  # of a step; 2 GiB as they are drawn
 
@@ -19,6 +20,17 @@ class Task:
 
     saved: SavedPlan
     program: Program  # the one that every rank runs
+    start: Start = field(default_factory=Start)
+
+    @property
+    def batch(self) -> int:
+        """Sequences in a step, of all ranks."""
+        return batch_of(self.saved)
+
+
+def batch_of(saved: SavedPlan) -> int:
+    """Sequences in a step of all ranks."""
+    return saved.micro_batch_size * saved.plan.num_microbatches * saved.plan.dp_size
 
 
 def task_of(
@@ -48,6 +60,44 @@ def task_of(
     if config.run.adapt_every:
         program.schedule.require_split("run.adapt_every")
     return Task(saved, program)
+
+
+def fitted(saved: SavedPlan, ranks: int) -> SavedPlan:
+    """The plan for another number of ranks, with as many sequences in a step: as many stages a
+    pipeline as before or, where that does not go, the most that do, over more or fewer data ranks.
+
+    Raises:
+        ValueError: nothing of that kind fits.
+    """
+    plan, whole = saved.plan, batch_of(saved) // saved.micro_batch_size
+    if plan.world_size == ranks:
+        return saved
+    for pp_size in range(min(plan.pp_size, ranks), 0, -1):
+        data, left = divmod(ranks, pp_size)
+        each, uneven = divmod(whole, data)
+        if left or uneven:
+            continue
+        copies = plan.dp_replicate if plan.dp_shard > 1 and data % plan.dp_replicate == 0 else 1
+        if plan.dp_shard == 1:
+            copies = data
+        unit = plan.unit_size
+        unit = None if isinstance(unit, int) and unit > each else unit
+        split = plan.split if pp_size == plan.pp_size else None
+        made = replace(
+            plan,
+            pp_size=pp_size,
+            num_microbatches=each,
+            unit_size=unit,
+            split=split,
+            dp_replicate=copies,
+            dp_shard=data // copies,
+            costs=None,
+        )
+        return SavedPlan(made, saved.micro_batch_size)
+    raise ValueError(
+        f"run.elastic: {ranks} ranks cannot share {whole} micro-batches in a step; start a number "
+        "of ranks by which that can be divided"
+    )
 
 
 def read_program(path: Path) -> Program:
@@ -85,7 +135,7 @@ def plan_like(program: Program, asked: Plan) -> Plan:
 def refuse_contradictions(asked: Plan, program: Program) -> None:
     """Raise ValueError where [parallel] says other than the program, which decides all but D."""
     own = plan_like(program, asked)
-    for name in (field.name for field in fields(Plan)):
+    for name in (one.name for one in fields(Plan)):
         if getattr(asked, name) != getattr(own, name):
             raise ValueError(
                 f"parallel.{name}: the program file decides ({getattr(own, name)}), got "

@@ -1,0 +1,108 @@
+"""Checkpoints while training goes on: a copy is taken between two steps, a thread writes it."""
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+
+from zeropp.checkpoint.folder import Keep, prune
+from zeropp.checkpoint.state import Optimizers, Snapshot, new_token, snapshot, write
+from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.ties import local_part
+
+Tensors = Mapping[str, Mapping[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """How a checkpoint went: of which step, where, for how long, and why it is not there."""
+
+    step: int
+    path: Path
+    seconds: float
+    refusal: str | None = None
+
+
+class Saver:
+    """Writes checkpoints `step-N` into a folder, one at a time; made on all ranks.
+
+    A rank's part of the state is held a second time, in host memory, from the first checkpoint on.
+
+    Attributes:
+        copied_bytes: the size of that copy on this rank; 0 before the first checkpoint.
+
+    Args:
+        folder: in which they lie, on a disk that all ranks see.
+        pipe: what is saved.
+        optimizer: of its parameters; or several.
+        keep: which are kept; others are removed once a new one is there.
+    """
+
+    def __init__(
+        self, folder: Path, pipe: Pipeline, optimizer: Optimizers, keep: Keep | None = None
+    ) -> None:
+        self._folder, self._pipe, self._optimizer = folder, pipe, optimizer
+        self._keep, self._token = keep or Keep(), new_token()
+        on_gpu = pipe.device.type == "cuda"
+        self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
+        self._group = dist.new_group(backend="gloo")
+        self._thread: threading.Thread | None = None
+        self._saved: list[Saved] = []
+        self.copied_bytes = 0
+
+    def begin(
+        self,
+        step: int,
+        run: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
+    ) -> None:
+        """Copy the state of now and let it be written; waits for the one before. Collective.
+
+        Args:
+            step: after which it is.
+            run: what the header shall hold besides; of rank 0.
+            files: texts that are to lie in the checkpoint; of rank 0.
+        """
+        self.wait()
+        made = snapshot(self._pipe, self._optimizer, step, run)
+        held = (tensor for part in made.tensors.values() for tensor in part.values())
+        self.copied_bytes = sum(local_part(one).nbytes for one in held)
+        copied = replace(made, tensors=cast(Tensors, self._stager.stage(dict(made.tensors))))
+        self._thread = threading.Thread(
+            target=self._write, args=(copied, files or {}), name="zeropp-checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def take(self) -> list[Saved]:
+        """What has ended since this was asked last."""
+        found, self._saved = self._saved, []
+        return found
+
+    def wait(self) -> None:
+        """Wait for the checkpoint that is being written, if there is one."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def close(self) -> None:
+        """Wait, and give back memory and threads."""
+        self.wait()
+        self._stager.close()
+        dist.destroy_process_group(self._group)
+
+    def _write(self, made: Snapshot, files: Mapping[str, str]) -> None:
+        step, begun, refusal = made.header.step, time.perf_counter(), None
+        path = self._folder / f"step-{step}"
+        try:
+            with torch.no_grad():
+                write(path, made, self._token, files, self._group)
+            if dist.get_rank() == 0:
+                prune(self._folder, self._keep)
+        except Exception as error:  # a thread has nobody else to tell
+            refusal = str(error)
+        self._saved = [*self._saved, Saved(step, path, time.perf_counter() - begun, refusal)]
