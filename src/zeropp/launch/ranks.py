@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, r
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from zeropp.launch import Ended, Refused, launched, under_torchrun
+from zeropp.launch.rendezvous import fresh_store
 from zeropp.launch.stops import Stops
 
 _TRACEBACK = 14  # lines of it that are shown
@@ -166,12 +167,15 @@ def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...])
     given = launched()
     if given is None:
         raise RuntimeError("a rank has a launcher")
-    _, _, local_rank, local_ranks = given
     if device == "cuda":
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(given.local_rank)
     else:
-        torch.set_num_threads(keep_to_own_cores(local_rank, local_ranks))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        torch.set_num_threads(keep_to_own_cores(given.local_rank, given.local_ranks))
+    backend, store = "nccl" if device == "cuda" else "gloo", fresh_store(given)
+    if store is None:
+        dist.init_process_group(backend)
+    else:
+        dist.init_process_group(backend, store=store, rank=given.rank, world_size=given.ranks)
     try:
         function(*args)
     finally:
