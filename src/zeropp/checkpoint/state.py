@@ -137,8 +137,8 @@ def load(path: Path, pipe: Pipeline, optimizer: Optimizers) -> int:
     except CheckpointException as error:
         rank, (why, _) = min(error.failures.items())
         raise ValueError(
-            f"checkpoint: {path} is damaged: rank {rank} cannot read its part ({type(why).__name__})"
-            "; take another"
+            f"checkpoint: {path} is damaged: rank {rank} cannot read its part "
+            f"({type(why).__name__}); take another"
         ) from error
     holder = _holder(pipe)
     model, state = (

@@ -10,7 +10,8 @@ import time
 import uuid
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed.distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import TCPStore
 
 from zeropp.launch import Launched
 
@@ -18,20 +19,18 @@ _PAUSE_S = 0.01
 _LONGEST = timedelta(minutes=10)
 
 
-def fresh_store(given: Launched) -> dist.Store | None:
+def fresh_store(given: Launched) -> Store | None:
     """A store for these ranks alone; None: torch's own rendezvous makes one."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    shared = dist.TCPStore(address, port, is_master=False, timeout=_LONGEST)
-    name = uuid.uuid4().hex
-    name = (
-        _lead(shared, name, given.ranks) if given.rank == 0 else _follow(shared, name, given.rank)
-    )
-    return dist.PrefixStore(f"zeropp/{name}", shared)
+    shared = TCPStore(address, port, is_master=False, timeout=_LONGEST)
+    own = uuid.uuid4().hex
+    name = _lead(shared, own, given.ranks) if given.rank == 0 else _follow(shared, own, given.rank)
+    return PrefixStore(f"zeropp/{name}", shared)
 
 
-def _lead(store: dist.Store, name: str, ranks: int) -> str:
+def _lead(store: Store, name: str, ranks: int) -> str:
     """Answer every rank that asks, until all have said that they heard it; the name."""
     answered: dict[int, bytes] = {}
     missing = set(range(1, ranks))
@@ -51,7 +50,7 @@ def _lead(store: dist.Store, name: str, ranks: int) -> str:
     return name
 
 
-def _follow(store: dist.Store, question: str, rank: int) -> str:
+def _follow(store: Store, question: str, rank: int) -> str:
     """Ask under a fresh name; what rank 0 answers."""
     store.set(f"zeropp/asks/{rank}", question)
     name = store.get(f"zeropp/answer/{question}").decode()
