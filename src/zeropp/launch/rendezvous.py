@@ -10,8 +10,8 @@ import time
 import uuid
 from datetime import timedelta
 
+import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore, Store
-from torch.distributed.rendezvous import TCPStore
 
 from zeropp.launch import Launched
 
@@ -24,7 +24,9 @@ def fresh_store(given: Launched) -> Store | None:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    shared = TCPStore(address, port, is_master=False, timeout=_LONGEST)
+    shared = dist.TCPStore(  # type: ignore[attr-defined]
+        address, port, is_master=False, timeout=_LONGEST
+    )
     own = uuid.uuid4().hex
     name = _lead(shared, own, given.ranks) if given.rank == 0 else _follow(shared, own, given.rank)
     return PrefixStore(f"zeropp/{name}", shared)
