@@ -17,9 +17,11 @@ train: $(READY)
 test: $(READY)
 	.venv/bin/python -m pytest $(ARGS)
 
-# property tests with 5,000 examples each, 500 random odd models, every type of decoder, and a real
-# model, which is downloaded
+# property tests with 5,000 examples each, 500 random odd models, every type of decoder, a run killed
+# twenty times, and a real model, which is downloaded
 nightly: $(READY)
+	KILLS=20 .venv/bin/python -m pytest tests/cli/test_kills.py
+	.venv/bin/python -m pytest -m nightly
 	HF_TYPES=all .venv/bin/python -m pytest --timeout 3600 tests/hf/test_every_decoder.py
 	.venv/bin/python -m pytest -m real tests/cli/test_train_decoder.py
 	FUZZ_RUNS=500 .venv/bin/python -m pytest --timeout 3600 tests/runtime/test_fuzz.py

@@ -136,6 +136,8 @@ class RunConfig:
     also done before each checkpoint; 0: never."""
     stop_after: Size = 10
     """Steps in a row with gradients that are not finite, which are skipped, until the run ends."""
+    timeout: Positive = 600.0
+    """Seconds that one action may take before all ranks say where they are and end."""
     elastic: bool = False
     """Fit [parallel] to the number of ranks that torchrun has; sequences in a step stay."""
     seed: Seed = 0

@@ -121,6 +121,7 @@ class Trainer:
             self.mesh,
             tokens=model.tokens,
             precision=precision_of(config.run.precision),
+            timeout=config.run.timeout,
             seed=config.run.seed,
             **model.fill,
         )
