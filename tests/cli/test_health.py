@@ -1,0 +1,104 @@
+"""Copies of parameters that differ, losses that are not calm, ranks that become slow."""
+
+import re
+
+import pytest
+import torch
+
+from support.features import even, gpt, loss_sum
+from support.ranks import run_ranks
+from zeropp.build import pipeline
+from zeropp.launch import Ended
+from zeropp.plan import Plan
+from zeropp.runtime.mesh import data_rank, data_size
+from zeropp.runtime.ties import local_part
+from zeropp.train.health import Losses, Speeds, copied, require_equal_copies
+
+B = 4
+
+
+def flipped(plan: Plan, of: int, name: str) -> tuple[str, str | None]:
+    """What has copies, and what is said once a bit of a parameter is flipped on one rank."""
+    torch.manual_seed(3)
+    pipe = pipeline(gpt(tied=True), loss_sum, plan)
+    rank, ranks = data_rank(pipe.mesh), data_size(pipe.mesh)
+    pipe.step(
+        [
+            (x.chunk(ranks)[rank], y.chunk(ranks)[rank])
+            for x, y in even(B, torch.Generator().manual_seed(0))
+        ]
+    )
+    torch.optim.AdamW(pipe.parameters(), lr=1e-2).step()
+    require_equal_copies(pipe, "step-1")
+    if torch.distributed.get_rank() == of:
+        held = local_part(dict(pipe.named_parameters())[name].detach())
+        held.view(torch.int32).flatten()[0] ^= 1
+    said = None
+    try:
+        require_equal_copies(pipe, "step-1")
+    except Ended as why:
+        said = str(why)
+    what = copied(pipe)
+    pipe.close()
+    return what, said
+
+
+@pytest.mark.parametrize(
+    ("plan", "of", "name", "has", "says"),
+    [
+        (Plan(2, 1, B, dp_replicate=2), 3, "5", "all parameters, 2 times and tied", {2, 3}),
+        (Plan(2, 1, B), 1, "7.linear.weight", "tied parameters", {0, 1}),
+        (Plan(1, 2, B, dp_shard=2), 0, "2", "tied parameters", None),
+    ],
+)
+def test_a_flipped_bit_of_a_copy_is_found_on_every_rank(
+    plan: Plan, of: int, name: str, has: str, says: set[int] | None
+) -> None:
+    every = torch.nn.Sequential(*gpt(tied=True)).named_parameters(remove_duplicate=False)
+    whole = next(found for found, _ in every if found.startswith(name))
+    for what, said in run_ranks(plan.world_size, flipped, plan, of, whole):
+        assert what.startswith(has)
+        if says is None:
+            assert said is None
+        else:
+            assert said is not None
+            found = re.match(
+                rf"copies of ({re.escape(whole)}|0\.[\w.]+) differ between rank (.) and rank (.): ",
+                said,
+            )
+            assert found is not None
+            assert set(map(int, found.groups()[1:])) == says
+            assert said.endswith("go on from step-1")
+
+
+def test_a_loss_far_above_the_last_ones_is_a_spike() -> None:
+    losses = Losses(stop_after=3)
+    calm = [losses.is_spike(4.0 + 0.01 * (step % 5)) for step in range(30)]
+    assert not any(calm)
+    assert losses.is_spike(5.0)
+    assert not losses.is_spike(4.02)
+
+
+def test_too_many_skipped_steps_in_a_row_end_the_run() -> None:
+    losses = Losses(stop_after=3)
+    for first in (1, 5):
+        assert "the step is skipped" in losses.skipped(first, "step-4")
+        losses.skipped(first + 1, "step-4")
+        losses.is_spike(4.0)
+    losses.skipped(9, "step-4")
+    losses.skipped(10, "step-4")
+    with pytest.raises(Ended, match=r"3 steps in a row; .* go on from step-4"):
+        losses.skipped(11, "step-4")
+
+
+def slowed() -> list[str]:
+    speeds, rank = Speeds(), torch.distributed.get_rank()
+    said = []
+    for seconds in (1.0, 1.2, 2.0 if rank == 1 else 1.1):
+        said += speeds.slow(seconds)
+    return said
+
+
+def test_a_rank_that_becomes_slow_is_named() -> None:
+    for said in run_ranks(2, slowed):
+        assert said == ["rank 1 computes 2.0 times as long as it did"]
