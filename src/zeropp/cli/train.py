@@ -128,7 +128,7 @@ def _prepared(config: Config, task: Task, held: ExitStack) -> tuple[Config, Task
     folder, model = config.folder, checked_model_of(config.model)
     with new_folder("run.folder", folder), ExitStack() as owned:
         owned.enter_context(checkpoint.owned("run.name", folder / OWNER))
-        start = find_start(config, task.batch)
+        start = find_start(config, task.batch * config.optim.accumulate)
         if start.path is not None:
             checkpoint.check(start.path, model.blocks)
             print(f"going on from {start.path}", flush=True)

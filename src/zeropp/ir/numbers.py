@@ -29,6 +29,7 @@ Count = Annotated[int, Bounds(0, 10**9)]
 Steps = Annotated[int, Bounds(1, 10**9)]
 Seed = Annotated[int, Bounds(-(2**63), 2**63 - 1)]
 Positive = Annotated[float, Bounds(0, 1e18, above=True)]
+Share = Annotated[float, Bounds(0, 1 - 2**-30)]
 Amount = Annotated[float, Bounds(0, 1e18)]
 
 

@@ -15,6 +15,7 @@ from zeropp.ir.numbers import (
     Count,
     Positive,
     Seed,
+    Share,
     Size,
     Steps,
     check_numbers,
@@ -82,6 +83,8 @@ class DataConfig:
     field: str | None = None
     """Of .jsonl and .parquet, the field that holds the text; None: messages, prompt and completion,
     or text, whichever a record has."""
+    eval_sets: tuple[str, ...] = ()
+    """Further text or tokens to evaluate on, each as name=path."""
     seq_len: Size = 128
     """Tokens in a sequence."""
     micro_batch_size: Size = 2
@@ -89,12 +92,19 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         check_numbers(self, "data.")
+        names = [one.partition("=")[0] for one in self.eval_sets]
+        for one, name in zip(self.eval_sets, names, strict=True):
+            if not name.isidentifier() or not one.partition("=")[2] or names.count(name) > 1:
+                raise ValueError(f"data.eval_sets must be name=path, each name once, got {one!r}")
 
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW with a cosine schedule after a linear warm-up."""
+    """What learns, and at which rate."""
 
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: torch's Muon for the matrices between the first and the last block, AdamW for what is
+    left."""
     lr: Positive | None = None
     """The highest rate; None: 4e-3 for fresh weights, 2e-5 for those of model.hf, 2e-4 for its
     adapters."""
@@ -103,7 +113,19 @@ class OptimConfig:
     schedule_steps: Steps | None = None
     """Steps over which the rate falls; None: run.steps when the run began, which may stop earlier
     or later."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """After a linear warm-up: falls to a tenth; stays and then falls (wsd); or stays."""
+    decay_share: Share = 0.2
+    """Of wsd, the share of the steps in which the rate falls."""
+    accumulate: Size = 1
+    """Batches whose gradients make one step."""
+    beta1: Share = 0.9
+    beta2: Share = 0.95
+    average: Share = 0.0
+    """Of each weight an exponential average is kept, which this much of it stays a step, such as
+    0.999; 0: none. Evaluated beside the weights, and kept in checkpoints."""
     weight_decay: Amount = 0.1
+    """Of matrices; norms and biases have none."""
     clip: Positive = 1.0
     """Largest gradient norm."""
 
@@ -153,6 +175,11 @@ class RunConfig:
     resume: str | None = None
     """auto: go on from the run's last whole checkpoint, or begin if there is none, which is also
     what a restart by torchrun does; or a checkpoint's folder, such as runs/a/checkpoints/step-9."""
+    deterministic: bool = False
+    """Let torch use nothing that gives another last bit when it is run again."""
+    profile: Count = 0
+    """Steps, from the third on, that torch's profiler watches; a trace for each rank lies in the
+    run's profile folder then. 0: none."""
     sample: Count = 160
     """Tokens of text to generate at the end."""
 

@@ -12,19 +12,20 @@ if TYPE_CHECKING:
     from zeropp.train.model import Model
 
 
-def make_tokens(config: Config) -> Path:
-    """Where the run's token files are, made if they are not there; shared by all of `run.folder`.
+def make_tokens(config: Config, path: str | None = None) -> Path:
+    """Where token files are, made if they are not there, of `path` or of the run's own text; shared
+    by all of `run.folder`.
 
     Raises:
         ValueError: no text, a document that cannot be used, or a model without a tokenizer.
     """
-    hf = config.model.hf
-    if hf is not None and not _are_tokens(config) and not (Path(hf) / "tokenizer.json").is_file():
+    hf, path = config.model.hf, path or config.data.path
+    if hf is not None and not _are_tokens(path) and not (Path(hf) / "tokenizer.json").is_file():
         raise ValueError(
             f"model.hf: {hf} holds no tokenizer.json, which would make tokens of text; set "
             "data.path to token files"
         )
-    return cached(config.data.path, hf or BYTES, _folder(config), config.data.field)
+    return cached(path, hf or BYTES, _folder(config), config.data.field)
 
 
 def check_corpus(config: Config, model: "Model") -> None:
@@ -35,23 +36,30 @@ def check_corpus(config: Config, model: "Model") -> None:
         ValueError: as `open_corpus` does.
     """
     folder = new_folder("run.folder", _folder(config), keep=(KeyboardInterrupt,))
-    with nullcontext() if _are_tokens(config) else folder:
-        open_corpus(config, model)
+    sets = eval_sets(config)
+    with nullcontext() if all(map(_are_tokens, (config.data.path, *sets.values()))) else folder:
+        for path in (None, *sets.values()):
+            open_corpus(config, model, path)
 
 
-def open_corpus(config: Config, model: "Model") -> Corpus:
-    """Windows for the model.
+def eval_sets(config: Config) -> dict[str, str]:
+    """What is evaluated besides the run's own held-out text: paths by their names."""
+    parts = (one.partition("=") for one in config.data.eval_sets)
+    return {name: path for name, _, path in parts}
+
+
+def open_corpus(config: Config, model: "Model", path: str | None = None) -> Corpus:
+    """Windows for the model, of `path` or of the run's own text.
 
     Raises:
         ValueError: too little text, or tokens outside of the model's vocabulary.
     """
     length, stride = config.data.seq_len + model.ahead, config.data.seq_len
-    path = make_tokens(config)
-    return load_corpus(path, length=length, stride=stride, vocab_size=model.vocab_size)
+    tokens = make_tokens(config, path)
+    return load_corpus(tokens, length=length, stride=stride, vocab_size=model.vocab_size)
 
 
-def _are_tokens(config: Config) -> bool:
-    path = config.data.path
+def _are_tokens(path: str | None) -> bool:
     return path is not None and are_tokens("data.path", Path(path))
 
 

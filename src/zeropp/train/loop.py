@@ -1,9 +1,10 @@
 """The training loop of one rank, and what it leaves in the run's folder."""
 
+import os
 import socket
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,14 @@ from zeropp.runtime.agreement import together
 from zeropp.runtime.inputs import Part
 from zeropp.runtime.mesh import gathered
 from zeropp.show import show
-from zeropp.tokens import Split
+from zeropp.tokens import Corpus, Split
 from zeropp.train.choice import model_of
 from zeropp.train.config import Config
-from zeropp.train.data import open_corpus
+from zeropp.train.data import eval_sets, open_corpus
 from zeropp.train.health import Losses, Speeds, require_equal_copies
 from zeropp.train.log import Log, rewind
 from zeropp.train.model import Model, precision_of
-from zeropp.train.optimizer import learning_rate, make_optimizer
+from zeropp.train.optimizer import averaged, learning_rate, make_optimizers
 from zeropp.train.pulse import Pulse
 from zeropp.train.start import PATIENCE_S, WRITER, checkpoints
 from zeropp.train.task import Task
@@ -111,6 +112,9 @@ class Trainer:
 
     def __init__(self, config: Config, task: Task, model: Model) -> None:
         self.config, self.task, self.saved, self.model = config, task, task.saved, model
+        if config.run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
         self.before = held_bytes(default_device())
         plan = task.saved.plan
         self.mesh = make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard)
@@ -126,7 +130,9 @@ class Trainer:
             **model.fill,
         )
         self.corpus = open_corpus(config, model)
-        self.optimizer = make_optimizer(self.pipe.parameters(), config.optim)
+        self.sets = {n: open_corpus(config, model, path) for n, path in eval_sets(config).items()}
+        named = self.pipe.named_parameters()
+        self.optimizers = make_optimizers(named, config.optim, len(model.blocks))
         run, folder, self.leads = config.run, config.folder, dist.get_rank() == 0
         together(partial(_require_seen, folder))
         if task.start.path is not None:
@@ -141,17 +147,17 @@ class Trainer:
         self.losses, self.speeds = Losses(run.stop_after), Speeds()
         self.pulse = Pulse(run.save_minutes)
         keep = checkpoint.Keep(run.keep_last, run.keep_every)
-        self.saver = checkpoint.Saver(checkpoints(config), self.pipe, self.optimizer, keep)
+        self.saver = checkpoint.Saver(checkpoints(config), self.pipe, self.optimizers, keep)
         self.adapter = self._new_adapter() if run.adapt_every else None
         self.last_good = "none" if task.start.path is None else str(task.start.path)
 
     def _load(self, path: Path) -> None:
         """Everything but the optimizer's settings, which are the configuration's."""
-        groups = [
-            {k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups
-        ]
-        checkpoint.load(path, self.pipe, self.optimizer)
-        for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+        groups = [group for one in self.optimizers for group in one.param_groups]
+        wanted = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        checkpoint.load(path, self.pipe, self.optimizers)
+        groups = [group for one in self.optimizers for group in one.param_groups]
+        for group, own in zip(groups, wanted, strict=True):
             group.update(own)
 
     def _new_adapter(self) -> Adapter:
@@ -162,10 +168,11 @@ class Trainer:
     def run(self) -> None:
         """Train, evaluate, save; at the end sample."""
         stopped = None
-        with Stops() as stops:
+        with Stops() as stops, self._profiled() as watched:
             for step in range(self.task.start.step, self.config.run.steps):
                 self.pulse.begin(stops.received)
                 self._train(step)
+                watched()
                 stopped, late = self.pulse.end()
                 if stopped is not None or late or self._is_due(step + 1):
                     self._save(step + 1)
@@ -185,6 +192,22 @@ class Trainer:
         self.pulse.close()
         self.pipe.close()
 
+    @contextmanager
+    def _profiled(self) -> Iterator[Callable[[], None]]:
+        """Torch's profiler, where it is asked for; what is called after each step."""
+        if not self.config.run.profile:
+            yield lambda: None
+            return
+        folder = self.config.folder / "profile"
+        plan = torch.profiler.schedule(wait=2, warmup=0, active=self.config.run.profile, repeat=1)
+
+        def write(seen: torch.profiler.profile) -> None:
+            folder.mkdir(exist_ok=True)
+            seen.export_chrome_trace(str(folder / f"rank-{dist.get_rank()}.json"))
+
+        with torch.profiler.profile(schedule=plan, on_trace_ready=write) as seen:
+            yield seen.step
+
     def _is_due(self, done: int) -> bool:
         run = self.config.run
         return done == run.steps or bool(run.save_every and done % run.save_every == 0)
@@ -196,9 +219,7 @@ class Trainer:
         trace = Trace(self.pipe.device) if due else None
         metrics = self._step(step, trace)
         if trace is not None:
-            batch = self._batch("validation", 0)
-            metrics["val_loss"] = float(self.pipe.eval(batch, self.pipe.num_microbatches).loss)
-            metrics |= self._measure(trace)
+            metrics |= self._evaluate() | self._measure(trace)
         self.log.write(metrics)
         if step == self.task.start.step + 1 and self.saved.predicted.keys() >= COMPARED:
             self._compare(metrics["step_s"])
@@ -207,13 +228,28 @@ class Trainer:
         if run.check_every and (step + 1) % run.check_every == 0:
             require_equal_copies(self.pipe, self.last_good)
 
+    def _evaluate(self) -> dict[str, float]:
+        """Losses of held-out text, of each further set, and of the averaged weights."""
+        batches = {"val_loss": self._batch(self.corpus, "validation", 0)}
+        for name, corpus in self.sets.items():
+            batches[f"val_loss_{name}"] = self._batch(corpus, "train", 0)
+        pieces = self.pipe.num_microbatches
+        found = {name: float(self.pipe.eval(one, pieces).loss) for name, one in batches.items()}
+        if self.config.optim.average:
+            with averaged(self.optimizers):
+                found |= {
+                    f"{name}_average": float(self.pipe.eval(one, pieces).loss)
+                    for name, one in batches.items()
+                }
+        return found
+
     def _save(self, done: int) -> None:
         """Begin a checkpoint, once copies are found to be equal."""
         if self.config.run.check_every:
             require_equal_copies(self.pipe, self.last_good)
         plan = self.adapter.plan if self.adapter else self.saved.plan
         run = {
-            "batch": self.task.batch,
+            "batch": self.task.batch * self.config.optim.accumulate,
             "schedule_steps": self.task.start.length,
             "ranks": plan.world_size,
             "config": table_of(self.config),
@@ -243,37 +279,35 @@ class Trainer:
                 raise Ended(said)
             self.log.warn(f"{said}; training goes on")
 
-    def _batch(self, split: Split, step: int) -> Part:
+    def _batch(self, corpus: Corpus, split: Split, step: int) -> Part:
         world = data_size(self.mesh)
         size = self.saved.micro_batch_size * self.pipe.num_microbatches * world
         what = split, step, size, self.config.run.seed
-        given = self.corpus.batch(*what, rank=data_rank(self.mesh), world=world)
+        given = corpus.batch(*what, rank=data_rank(self.mesh), world=world)
         tokens, labels = map(torch.from_numpy, given[:2])
         positions = None if given.positions is None else torch.from_numpy(given.positions)
         return self.model.batch(tokens, labels, positions)
 
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
-        rate = learning_rate(
-            self.config.highest_rate, self.config.optim.warmup, step, self.task.start.length
-        )
-        for group in self.optimizer.param_groups:
+        config, length = self.config, self.task.start.length
+        rate = learning_rate(config.optim, config.highest_rate, step, length)
+        for group in (group for one in self.optimizers for group in one.param_groups):
             group["lr"] = rate
         start = time.perf_counter()
-        times = self.adapter.times if self.adapter else None
-        observers = Observers(*filter(None, (trace, times)))
-        out = self.pipe.step(self._batch("train", step), observer=observers)
-        norm = self.pipe.clip_grad_norm_(self.config.optim.clip)
-        good, loss = bool(norm.isfinite()), float(out.loss)  # the same on every rank
-        if good:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
+        loss, tokens = self._gradients(step, trace)
+        norm = self.pipe.clip_grad_norm_(config.optim.clip)
+        good = bool(norm.isfinite())  # the same on every rank
+        for one in self.optimizers:
+            if good:
+                one.step()
+            one.zero_grad()
         seconds = time.perf_counter() - start
         metrics = {
             "step": step + 1,
             "loss": loss,
             "grad_norm": float(norm),
             "lr": rate,
-            "tokens_per_s": int(out.tokens) / seconds,
+            "tokens_per_s": tokens / seconds,
             "step_s": seconds,
             "time": time.time(),
         }
@@ -284,6 +318,24 @@ class Trainer:
             self.log.warn(f"step {step + 1}: loss {loss:.4f} is far above those before")
             metrics["spike"] = True
         return metrics
+
+    def _gradients(self, step: int, trace: Trace | None) -> tuple[float, int]:
+        """Of the step's batches; the mean loss of their tokens, and how many these are."""
+        times, parts = self.adapter.times if self.adapter else None, self.config.optim.accumulate
+        observers = Observers(*filter(None, (trace, times)))
+        if parts == 1:
+            out = self.pipe.step(self._batch(self.corpus, "train", step), observer=observers)
+            return float(out.loss), int(out.tokens)
+        loss, tokens = 0.0, 0
+        for part in range(parts):
+            batch = self._batch(self.corpus, "train", step * parts + part)
+            last = observers if part == parts - 1 else None
+            out = self.pipe.step(batch, observer=last, divisor=1)
+            loss, tokens = loss + float(out.loss) * int(out.tokens), tokens + int(out.tokens)
+        for parameter in self.pipe.parameters():
+            if parameter.grad is not None:
+                parameter.grad.div_(max(tokens, 1))
+        return loss / max(tokens, 1), tokens
 
     def _compare(self, seconds: float) -> None:
         """What the plan predicted against the second step; memory of the fullest rank."""

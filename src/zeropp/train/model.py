@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from zeropp.measure.profiling import Subject
 from zeropp.planner.profile import Setting
 from zeropp.runtime.inputs import Microbatch, Part, microbatches_of
 from zeropp.train.config import OptimConfig
-from zeropp.train.optimizer import make_optimizer
+from zeropp.train.optimizer import make_optimizers
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,6 @@ def subject_of(
         batch,
         seq_len,
         precision_of(precision),
-        lambda parameters: make_optimizer(parameters, OptimConfig()),
+        lambda parameters: make_optimizers(zip(repeat("1"), parameters), OptimConfig(), 3)[0],
         settings,
     )

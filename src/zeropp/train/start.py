@@ -43,7 +43,7 @@ def find_start(config: Config, batch: int) -> Start:
 
     Args:
         config: of the run.
-        batch: sequences in a step.
+        batch: sequences in a step of the optimizer.
 
     Raises:
         ValueError: the folder holds a run that shall not go on, a checkpoint that cannot be read,
