@@ -13,6 +13,7 @@ from zeropp.ir.program import Recompute
 from zeropp.runtime.auxiliary import AuxiliaryLoss
 from zeropp.runtime.block import Block, Draw, Tensors, buffers_kept, require_tensors, run_blocks
 from zeropp.runtime.compat import set_version
+from zeropp.runtime.products import split_products
 from zeropp.runtime.shard import Parameters
 from zeropp.runtime.split import split_layers
 from zeropp.runtime.tape import Recorder, Tape
@@ -98,6 +99,7 @@ class Stage:
         ]
         self._changes_inputs: bool | None = None  # None: before its first forward
         split_layers(module, self._recorder)
+        split_products(module.numbered, self._recorder)
         for layer in module.modules():
             if isinstance(layer, AuxiliaryLoss):
                 layer.recorder = self._recorder

@@ -24,14 +24,14 @@ class Call(NamedTuple):
     Attributes:
         name: the layer's, global.
         rule: how it is split.
-        weight: of the layer.
+        weight: of the layer, or a view of a parameter.
         bias: of the layer.
         autocast: of the forward: device type, and dtype, None where it is off.
     """
 
     name: str
     rule: SplitRule
-    weight: nn.Parameter
+    weight: Tensor
     bias: nn.Parameter | None
     autocast: tuple[str, torch.dtype | None]
 
