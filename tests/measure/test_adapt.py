@@ -18,7 +18,7 @@ from zeropp.measure.rehearsal import WIDTH, EmulatedCompute, tiny_blocks, tiny_l
 from zeropp.plan import Plan
 from zeropp.program import without_collectives
 from zeropp.runtime.mesh import data_rank
-from zeropp.runtime.observer import Observers
+from zeropp.runtime.observers import Observers
 
 B = 8
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zeropp.runtime.compat import grouped_mm, is_compiled, transforming
 from zeropp.runtime.split import Split, become, split_product
-from zeropp.runtime.split_rules import BATCHED, CONV1D, LINEAR, SplitRule, grouped_rule, rule_of
+from zeropp.runtime.split_rules import CONV1D, LINEAR, SplitRule, batched_rule, rule_of
 from zeropp.runtime.tape import Call, Recorder, autocast_of
 
 _T: Any = Tensor
@@ -84,12 +84,12 @@ def _product(
 
 
 def _rule(func: Any, x: Tensor, w: Tensor, ends: Tensor | None) -> SplitRule | None:
-    if ends is not None:
-        return grouped_rule(ends.clone()) if x.dim() == 2 and w.dim() == 3 else None
-    if w.dim() == 2:
+    if w.dim() == 2 and ends is None:
         return LINEAR if func is F.linear else CONV1D
-    known = func is not F.linear and x.dim() == w.dim() == 3 and len(x) == len(w)
-    return BATCHED if known else None
+    grouped = ends is not None and x.dim() == 2
+    known = grouped or (func is not F.linear and x.dim() == 3 and len(x) == len(w))
+    own = None if ends is None else ends.clone()  # which may be changed
+    return batched_rule(own) if known and w.dim() == 3 else None
 
 
 def _waits(weight: Tensor, recorder: Recorder) -> bool:

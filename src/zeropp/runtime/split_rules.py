@@ -4,7 +4,7 @@
     LINEAR       x A^T + c        gy A       gy^T x            the sum of gy
     CONV1D       x A + c          gy A^T     x^T gy            the sum of gy
     EMBEDDING    rows x of A                 gy, to rows x
-    BATCHED      x A              gy A^T     x^T gy            (each of many, and its own rows x)
+    batched_rule x A              gy A^T     x^T gy            of many A, each with its own x
 
 W adds to sums that are kept apart from the parameters, so it can run after its stage was resharded.
 """
@@ -181,21 +181,15 @@ CONV1D = SplitRule(
 )
 
 
-def _batched(times: Callable[..., Tensor]) -> SplitRule:
-    """Of several matrices, by what multiplies with each."""
+def batched_rule(ends: Tensor | None) -> SplitRule:
+    """Of several matrices, each with one of a batch x, or with its own rows of x, up to `ends`."""
+    grouped = partial(F.grouped_mm, offs=ends)
+    times: Callable[..., Tensor] = torch.matmul if ends is None else grouped
     return SplitRule(
         lambda x, weight, _: times(x, weight),
         lambda gy, weight: times(gy, weight.mT),
         lambda gradients, weight, x, gy: gradients.add(weight, times(x.mT, gy)),
     )
-
-
-BATCHED = _batched(torch.matmul)
-
-
-def grouped_rule(ends: Tensor) -> SplitRule:
-    """Of matrices with rows x of their own, which end at these."""
-    return _batched(partial(F.grouped_mm, offs=ends))
 
 
 @cache
