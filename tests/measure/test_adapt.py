@@ -12,7 +12,7 @@ from support.ranks import run_ranks
 from zeropp.build import pipeline, program_of
 from zeropp.costs import Costs
 from zeropp.ir import Kind
-from zeropp.ir.schedule import peak_slots_per_rank
+from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.measure.adapt import Adapter, better_order
 from zeropp.measure.rehearsal import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
 from zeropp.plan import Plan

@@ -445,6 +445,26 @@ class Everyway(Experts):
         return super().through(rows, chosen) + sum(y @ one.t() for one in down)
 
 
+class Inside(Experts):
+    """Adds gradients of products with experts, by their input and by their parameter."""
+
+    def through(self, rows: Tensor, chosen: Tensor) -> Tensor:
+        with torch.enable_grad():
+            given = rows if rows.requires_grad else rows.detach().requires_grad_()
+            y = torch.tanh(F.linear(given, self.up[1])) @ self.down[2].T
+            (slope,) = torch.autograd.grad(y.pow(2).sum(), given, create_graph=True)
+            (kept,) = torch.autograd.grad(y.sum(), self.up, retain_graph=True)
+        return y + slope + 0.1 * kept.detach()[1].mean(0)
+
+
+class HalfTrained(Experts):
+    """Of which one parameter is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up.requires_grad_(False)
+
+
 class OneByOne(nn.Module):
     """Calls a layer with vectors, by keyword."""
 
@@ -639,6 +659,9 @@ FEATURES = (
     Feature("experts in one parameter, selective", lambda: stack(Grouped), plan=_SELECTIVE),
     Feature("experts in one parameter, batched", lambda: stack(Batched)),
     Feature("experts in one parameter, in every way", lambda: stack(Everyway)),
+    Feature("experts in one parameter, half frozen", lambda: stack(HalfTrained)),
+    Feature("experts in one parameter, tied", lambda: _tied_experts()),
+    Feature("experts in one parameter, gradients inside", lambda: stack(Inside)),
     Feature("vectors, keyword calls", lambda: stack(OneByOne)),
     Feature("buffers that change", lambda: stack(Counting)),
     Feature("buffers that change, recomputed", lambda: stack(Counting), plan=_FULL),
@@ -658,6 +681,7 @@ FEATURES = (
         plan=_FULL,
         compiled=True,
     ),
+    Feature("compiled, experts in one parameter", lambda: compiled(stack(Batched)), compiled=True),
 )
 
 _KINDS: dict[str, Callable[[], nn.Module]] = {
@@ -691,6 +715,13 @@ _LLAMA: dict[str, Any] = {
     "activation": "swiglu",
     "bias": False,
 }
+
+
+def _tied_experts() -> list[nn.Module]:
+    """The first and the last with the same down-projections, others with their own."""
+    blocks = stack(Experts)
+    blocks[-2].down = blocks[1].down
+    return blocks
 
 
 def _turns() -> list[nn.Module]:
