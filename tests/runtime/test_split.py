@@ -141,7 +141,8 @@ def test_a_rule_of_ones_own_is_tried_once() -> None:
 
 
 def test_the_report_says_when_each_gradient_is_made() -> None:
-    blocks = nn.Sequential(nn.Embedding(5, H), Residual(), Adapter(), Wide(H, H), Doubled())
+    layers = nn.Embedding(5, H), Residual(), Adapter(), Wide(H, H), Doubled(), Experts()
+    blocks = nn.Sequential(*layers)
     when = {entry.name: entry.when for entry in split_report(blocks)}
     assert when["0.weight"] == "W"
     assert when["1.up.weight"] == when["1.up.bias"] == "W"
@@ -149,6 +150,7 @@ def test_the_report_says_when_each_gradient_is_made() -> None:
     assert when["2.base.weight"] == "never"
     assert when["2.a.weight"] == "W"
     assert when["3.weight"] == when["4.layer.weight"] == "B"
+    assert when["5.up"] == when["5.down"] == "W"
 
 
 def when_made(middle: Callable[[], nn.Module]) -> tuple[set[str], set[str]]:

@@ -76,13 +76,18 @@ def folder_with_tokenizer(name: str, folder: Path, text: Iterable[str]) -> Path:
 
 
 def adapted(name: str) -> Any:
-    """A model with adapters whose effect is not nothing, and a trained head."""
+    """A model with adapters whose effect is not nothing, also of experts, and a trained head."""
     import peft
 
+    bare = decoder(name)
+    experts = {n.split(".", 3)[3] for n, p in bare.named_parameters() if p.dim() == 3}
     config = peft.LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj", "down_proj"], modules_to_save=["lm_head"]
+        r=4,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        target_parameters=sorted(experts) or None,
+        modules_to_save=["lm_head"],
     )
-    model = peft.get_peft_model(decoder(name), config)
+    model = peft.get_peft_model(bare, config)
     generator = torch.Generator().manual_seed(9)
     for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:
