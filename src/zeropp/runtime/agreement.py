@@ -73,7 +73,7 @@ class Agreement:
         total, few = sums[0], 0
         told, different = sums.tolist()  # at once: each look at a tensor takes a while
         if told >= _REFUSED or different:
-            rows = gathered(row)
+            rows = gathered(row, self._hosts)
             if any(row.refuses for row in rows):
                 _refuse(refusal)
             _compare(rows)

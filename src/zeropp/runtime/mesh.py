@@ -33,10 +33,10 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def gathered(value: T) -> list[T]:
-    """Every rank's value, by global rank; collective, on all ranks."""
+def gathered(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """Every rank's value, by global rank; collective, on all ranks, which are also the group's."""
     every: list[T | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, value)
+    dist.all_gather_object(every, value, group)
     return cast("list[T]", every)
 
 
