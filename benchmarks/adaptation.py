@@ -24,7 +24,7 @@ from zeropp.measure.adapt import Adapter, better_order
 from zeropp.measure.rehearsal import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
 from zeropp.plan import Plan
 from zeropp.program import without_collectives
-from zeropp.runtime.observer import Observer, Observers
+from zeropp.runtime import Observer, Observers
 from zeropp.runtime.pipeline import Pipeline
 
 CLAIM = "Half of a loss is won back within ten steps"

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from support.claim import Figure, Row, run
 from support.ranks import run_ranks
 from zeropp.runtime.agreement import Agreement
+from zeropp.runtime.grid import make_mesh
 from zeropp.runtime.inputs import microbatches_of
 from zeropp.runtime.loss import count_valid
-from zeropp.runtime.mesh import make_mesh
 
 CLAIM = "Refusals reach all ranks at no round trip"
 RANKS, ROUNDS = 4, 300

@@ -15,7 +15,7 @@ from support.torch_runtime import CPU, PEERS
 from zeropp.ir import Action, Placement, Schedule, Shape
 from zeropp.ir.model import GPTConfig
 from zeropp.program import lower
-from zeropp.runtime.mesh import make_mesh
+from zeropp.runtime.grid import make_mesh
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.train.gpt import token_loss
 

@@ -16,7 +16,7 @@ from support.memory import process_groups, resident
 from support.ranks import run_ranks
 from zeropp.generate import GENERATORS
 from zeropp.plan import Plan
-from zeropp.runtime.mesh import make_mesh
+from zeropp.runtime.grid import make_mesh
 
 CLAIM = "Long use is flat, varied use does not hang"
 

@@ -14,7 +14,7 @@ from zeropp.build import pipeline
 from zeropp.costs import Costs
 from zeropp.measure.trace import Trace
 from zeropp.plan import Plan
-from zeropp.runtime.mesh import pipelines
+from zeropp.runtime.grid import pipelines
 from zeropp.runtime.pipeline import Pipeline
 
 Running: TypeAlias = Pipeline | TorchPipeline  # on this rank

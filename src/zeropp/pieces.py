@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from zeropp.runtime.auxiliary import AuxiliaryLoss
 from zeropp.runtime.loss import refuse_mean
-from zeropp.runtime.split import SplitLayer
+from zeropp.runtime.split import Split
 from zeropp.runtime.split_rules import GradientBuffers
 from zeropp.runtime.tape import Tape
 
@@ -34,12 +34,23 @@ class Unfinished:
         module: that has all its parameters.
         hidden: [..., width].
         tokens: in a piece.
+
+    Raises:
+        ValueError: a module that normalises over tokens, in training.
     """
 
     head: Callable[[Tensor], Tensor]
     module: nn.Module
     hidden: Tensor
     tokens: int
+
+    def __post_init__(self) -> None:
+        for name, layer in self.module.named_modules():
+            if isinstance(layer, nn.BatchNorm1d | nn.SyncBatchNorm) and layer.training:
+                raise ValueError(
+                    f"a head in pieces normalises over the tokens of a piece alone ({name}); leave "
+                    "the head whole, or put the module into a block before"
+                )
 
     @property
     def shape(self) -> torch.Size:
@@ -59,6 +70,10 @@ class Unfinished:
     def loss(self, token_loss: TokenLoss, targets: Tensor) -> Tensor:
         """The sum over all pieces of `token_loss(logits [n, vocabulary], targets [n])`, a scalar in
         fp32; `targets` [...] are as many as tokens.
+
+        Raises:
+            ValueError: other targets, or a head that would give other numbers whole, as it draws
+                random numbers or changes buffers.
         """
         if targets.shape != self.shape:
             raise ValueError(
@@ -67,7 +82,8 @@ class Unfinished:
             )
         flat = targets.flatten()
         if torch.is_grad_enabled():
-            return _sum((self, token_loss, flat), self.rows, *_trained(self.module))
+            with _token_by_token(self.module, self.hidden):
+                return _sum((self, token_loss, flat), self.rows, *_trained(self.module))
         losses = (token_loss(self.head(x), t).float() for x, t in self.pieces(flat))
         return sum(losses, torch.zeros((), device=self.hidden.device))
 
@@ -179,9 +195,34 @@ def _low(parameters: Sequence[Tensor]) -> bool:
 
 
 @contextmanager
+def _token_by_token(module: nn.Module, hidden: Tensor) -> Iterator[None]:
+    """Raise ValueError if what is done to a head makes other numbers in pieces than whole."""
+    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+    random = _generators(hidden.device)
+    yield
+    if not all(map(torch.equal, random, _generators(hidden.device))):
+        raise ValueError(
+            "a head in pieces draws random numbers (dropout), which are others for pieces; leave "
+            "the head whole, or put the module into a block before"
+        )
+    for name, buffer in module.named_buffers():
+        if name not in buffers or not torch.equal(buffer, buffers[name]):
+            raise ValueError(
+                f"a head in pieces changes its buffer {name}, once for each piece; leave the head "
+                "whole, or put the module into a block before"
+            )
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    """The states of those that a module on this device draws from."""
+    on_device = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
+    return [torch.get_rng_state(), *on_device]
+
+
+@contextmanager
 def _adding_to(sums: GradientBuffers, module: nn.Module, seed: Tensor) -> Iterator[None]:
-    """Layers that are split add their weight gradients at once, in place."""
-    layers = (layer for layer in module.modules() if isinstance(layer, SplitLayer))
+    """What is split adds its weight gradients at once, in place."""
+    layers = (layer for layer in module.modules() if isinstance(layer, Split))
     recorder = next((layer.split_recorder for layer in layers), None)
     if recorder is None:
         yield

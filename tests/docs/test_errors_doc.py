@@ -20,9 +20,10 @@ def words_of(raised: ast.expr) -> str | None:
 
 
 def refused() -> set[str]:
-    """Of every `raise` in the engine that has words of its own."""
+    """Of every `raise` in the engine, and in heads in pieces, that has words of its own."""
     found = set()
-    for path in (ROOT / "src" / "zeropp" / "runtime").glob("*.py"):
+    source = ROOT / "src" / "zeropp"
+    for path in (*(source / "runtime").glob("*.py"), source / "pieces.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 kind = getattr(node.exc.func, "id", "")

@@ -26,7 +26,14 @@ PLANS = {
     ],
     4: [Plan(4, 1, 4, unit_size=4), Plan(2, 2, 4, "zb-v", dp_shard=2, max_resident=1)],
 }
-MODELS = [*CONFIGS, "llama adapted", "llama packed", "gemma3 packed", "gpt2 packed"]
+MODELS = [
+    *CONFIGS,
+    "llama adapted",
+    "mixtral adapted",
+    "llama packed",
+    "gemma3 packed",
+    "gpt2 packed",
+]
 MODELS += [f"{n} pieces" for n in ("llama tied", "gemma2 capped", "mixtral balanced")]
 MODELS += [f"{name} bf16" for name in ("llama", "gemma3", "gpt2")]  # experts are chosen by rounding
 _BF16 = MixedPrecisionPolicy(torch.bfloat16, torch.float32)

@@ -12,13 +12,13 @@ from support.ranks import run_ranks
 from zeropp.build import pipeline, program_of
 from zeropp.costs import Costs
 from zeropp.ir import Kind
-from zeropp.ir.schedule import peak_slots_per_rank
+from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.measure.adapt import Adapter, better_order
 from zeropp.measure.rehearsal import WIDTH, EmulatedCompute, tiny_blocks, tiny_loss
 from zeropp.plan import Plan
 from zeropp.program import without_collectives
 from zeropp.runtime.mesh import data_rank
-from zeropp.runtime.observer import Observers
+from zeropp.runtime.observers import Observers
 
 B = 8
 

@@ -17,7 +17,7 @@ from zeropp.ir.cause import Cause
 from zeropp.measure.trace import Measured, Trace, measured
 from zeropp.plan import Plan
 from zeropp.program import without_collectives
-from zeropp.runtime.mesh import pipelines
+from zeropp.runtime.grid import pipelines
 from zeropp.runtime.observer import Phase
 from zeropp.show import show
 from zeropp.simulate import simulate

@@ -16,7 +16,7 @@ from support.machine import runs, sound
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Action, Kind, Order, Program, format_program
 from zeropp.ir.action import COMPUTE
-from zeropp.ir.precedence import matching_receive
+from zeropp.ir.precedence import other_end
 from zeropp.program import lower, verify, warnings
 
 MUTANTS = 1_000 * settings().max_examples // 300
@@ -92,7 +92,7 @@ def pair(orders: Orders, draw: Random) -> list[tuple[list[Action], int]]:
     if not sends:
         return []
     order, at = draw.choice(sends)
-    receive = matching_receive(order[at])
+    receive = other_end(order[at])
     return [(order, at), *((o, o.index(receive)) for o in orders if receive in o)]
 
 
@@ -125,7 +125,7 @@ def to_itself(orders: Orders, draw: Random) -> None:
     """A message from a stage to the next, wherever that is."""
     order, at = place(orders, draw)
     send = Action(Kind.SEND_F, order[at].stage, 0)
-    order[at:at] = [send, matching_receive(send)]
+    order[at:at] = [send, other_end(send)]
 
 
 def gather_again(orders: Orders, draw: Random) -> None:

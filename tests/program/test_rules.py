@@ -18,13 +18,14 @@ from zeropp.program.verifier import (
     require_valid,
     verify,
 )
+from zeropp.program.within import verify_within
 
 SCHEDULE = generate(Order("zeropp", unit_size=2, seam="drain"), 2, 2, 4)
 PROGRAM = lower(SCHEDULE, "unit", max_resident=1)
 
 
 def rules(subject: Schedule | Program, slots: int | None = None) -> set[str]:
-    return {violation.rule for violation in verify(subject, slots)}
+    return {violation.rule for violation in verify_within(subject, slots)}
 
 
 def edited(rank: int, edit: Callable[[list[Action]], None], of: Program = PROGRAM) -> Program:
@@ -49,7 +50,7 @@ def swap(first: Action, second: Action) -> Callable[[list[Action]], None]:
 
 def test_sound_programs_are_accepted() -> None:
     assert verify(SCHEDULE) == ()
-    assert verify(PROGRAM, slots=4) == ()
+    assert verify_within(PROGRAM, slots=4) == ()
     assert require_valid(PROGRAM) is PROGRAM
 
 

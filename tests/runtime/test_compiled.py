@@ -17,7 +17,7 @@ from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.plan import Plan
 from zeropp.runtime.boundary import Boundaries
-from zeropp.runtime.mesh import make_mesh
+from zeropp.runtime.grid import make_mesh
 
 TOKENS = torch.arange(40).view(8, 5) % 11
 

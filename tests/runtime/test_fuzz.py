@@ -11,7 +11,7 @@ from support.exactness import Case, errors_of, trains
 from support.odd import feature_of, plan_of
 from support.ranks import run_ranks
 from zeropp.runtime import StepFailedError
-from zeropp.runtime.mesh import make_mesh
+from zeropp.runtime.grid import make_mesh
 
 RUNS = int(os.environ.get("FUZZ_RUNS", "40"))  # of all numbers of ranks together
 SHARES = {1: 0.3, 2: 0.5, 4: 0.2}

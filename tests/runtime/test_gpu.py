@@ -16,7 +16,8 @@ from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.measure.trace import Trace
 from zeropp.plan import Plan
-from zeropp.runtime.mesh import data_rank, data_size, make_mesh, pipelines
+from zeropp.runtime.grid import make_mesh, pipelines
+from zeropp.runtime.mesh import data_rank, data_size
 from zeropp.runtime.pipeline import Pipeline
 
 pytestmark = pytest.mark.gpu

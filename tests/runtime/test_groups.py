@@ -20,7 +20,7 @@ from support.exactness import whole
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.plan import Plan
-from zeropp.runtime.mesh import make_mesh
+from zeropp.runtime.grid import make_mesh
 from zeropp.runtime.pipeline import Pipeline
 
 P, ROUNDS = 16, 5

@@ -16,8 +16,9 @@ from zeropp.ir.program import Recompute
 from zeropp.measure.memory import Alive
 from zeropp.models import gpt_blocks, init_block
 from zeropp.plan import Plan
+from zeropp.runtime.grid import make_mesh
 from zeropp.runtime.lane import ThreadLane
-from zeropp.runtime.mesh import data_mesh, make_mesh
+from zeropp.runtime.mesh import data_mesh
 from zeropp.runtime.shard import place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 

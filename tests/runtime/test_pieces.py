@@ -101,6 +101,55 @@ def refusals() -> list[str]:
     return said
 
 
+class Counting(torch.nn.Module):
+    """Adds up what it has seen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen += x.detach().sum()
+        return x
+
+
+class Dropping(torch.nn.Module):
+    """Drops in training, by a function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, self.training)
+
+
+def said_of_heads() -> list[str | None]:
+    """What is said of heads that do more than a token by itself, training or not."""
+    said: list[str | None] = []
+    for module in (Dropping(), torch.nn.Dropout(0.0), torch.nn.BatchNorm1d(16), Counting()):
+        for trains in (True, False):
+            blocks: list[Any] = gpt()
+            blocks[-1] = zeropp.HeadInPieces(torch.nn.Sequential(module, blocks[-1]), 3)
+            blocks[-1].train(trains)
+            pipe = pipeline(blocks, zeropp.LossInPieces(token_loss), Plan(1, 1, 2))
+            try:
+                pipe.step((torch.ones(8, 5, dtype=torch.int64),) * 2)
+                said.append(None)
+            except ValueError as refused:
+                said.append(str(refused))
+            pipe.close()
+    return said
+
+
+def test_a_head_that_gives_other_numbers_in_pieces_is_refused() -> None:
+    (said,) = run_ranks(1, said_of_heads)
+    assert said[1:4] == [None] * 3  # what draws nothing, or does not train
+    assert said[0] is not None
+    assert "a head in pieces draws random numbers" in said[0]
+    assert said[4] is not None
+    assert "normalises over the tokens of a piece alone (0)" in said[4]
+    assert said[5] is None
+    assert said[6] == said[7] is not None
+    assert "a head in pieces changes its buffer 0.seen, once for each piece" in said[6]
+
+
 def test_a_mean_and_other_targets_are_refused() -> None:
     mean, shape = run_ranks(1, refusals)[0]
     assert "loss_fn gives a mean" in mean

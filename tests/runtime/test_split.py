@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 
 from support.exactness import Plain, gradient_errors
-from support.features import Adapter, Doubled, H, Residual, Wide, even, loss_sum, stack
+from support.features import (
+    Adapter,
+    Batched,
+    Doubled,
+    Experts,
+    Grouped,
+    H,
+    Residual,
+    Wide,
+    even,
+    loss_sum,
+    stack,
+)
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.plan import Plan
@@ -129,7 +141,8 @@ def test_a_rule_of_ones_own_is_tried_once() -> None:
 
 
 def test_the_report_says_when_each_gradient_is_made() -> None:
-    blocks = nn.Sequential(nn.Embedding(5, H), Residual(), Adapter(), Wide(H, H), Doubled())
+    layers = nn.Embedding(5, H), Residual(), Adapter(), Wide(H, H), Doubled(), Experts()
+    blocks = nn.Sequential(*layers)
     when = {entry.name: entry.when for entry in split_report(blocks)}
     assert when["0.weight"] == "W"
     assert when["1.up.weight"] == when["1.up.bias"] == "W"
@@ -137,3 +150,28 @@ def test_the_report_says_when_each_gradient_is_made() -> None:
     assert when["2.base.weight"] == "never"
     assert when["2.a.weight"] == "W"
     assert when["3.weight"] == when["4.layer.weight"] == "B"
+    assert when["5.up"] == when["5.down"] == "W"
+
+
+def when_made(middle: Callable[[], nn.Module]) -> tuple[set[str], set[str]]:
+    """The parameters of two such blocks that have a gradient after B, and those after W alone."""
+    torch.manual_seed(3)
+    pipe = pipeline(stack(middle, middles=2), loss_sum, Plan(1, 1, 1))
+    ((inputs, targets),) = even(1, torch.Generator().manual_seed(0))
+    (stage,) = pipe.stages
+    one = torch.ones(())
+    stage.forward(0, (inputs,), {}, one, lambda outputs: (loss_sum(*outputs, targets),))
+    made = []
+    for run in (lambda: stage.backward(0, (one,), fused=False), lambda: stage.weight(0)):
+        run()
+        held = stage.parameters.gradients.held
+        made.append({name for name, p in pipe.named_parameters() if held(p) is not None})
+    pipe.close()
+    return made[0], made[1] - made[0]
+
+
+@pytest.mark.parametrize("kind", [Experts, Grouped, Batched])
+def test_gradients_of_experts_in_one_parameter_are_made_in_w(kind: type[Experts]) -> None:
+    (((early, late),)) = run_ranks(1, when_made, kind)
+    assert early == set()
+    assert {f"{block}.{name}" for block in (1, 2) for name in ("router", "up", "down")} <= late

@@ -31,6 +31,7 @@ _SIZES = {
 _GPT2 = {"vocab_size": VOCAB, "n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 64}
 _GPT2 |= {"bos_token_id": 1, "eos_token_id": 2, "resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0}
 _EXPERTS = {"output_router_logits": True, "router_aux_loss_coef": 0.5}
+_MOE = {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 CONFIGS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -42,10 +43,10 @@ CONFIGS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", _GPT2),
     "mixtral": ("mixtral", {"num_local_experts": 4}),
     "mixtral balanced": ("mixtral", {"num_local_experts": 4, **_EXPERTS}),
-    "qwen3-moe": (
-        "qwen3_moe",
-        {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
-    ),
+    "mixtral eager": ("mixtral", {"num_local_experts": 4, "experts_implementation": "eager"}),
+    "qwen3-moe": ("qwen3_moe", _MOE),
+    "qwen3-moe eager": ("qwen3_moe", {**_MOE, "experts_implementation": "eager"}),
+    "qwen3-moe batched": ("qwen3_moe", {**_MOE, "experts_implementation": "batched_mm"}),
 }
 
 
@@ -75,13 +76,18 @@ def folder_with_tokenizer(name: str, folder: Path, text: Iterable[str]) -> Path:
 
 
 def adapted(name: str) -> Any:
-    """A model with adapters whose effect is not nothing, and a trained head."""
+    """A model with adapters whose effect is not nothing, also of experts, and a trained head."""
     import peft
 
+    bare = decoder(name)
+    experts = {n.split(".", 3)[3] for n, p in bare.named_parameters() if p.dim() == 3}
     config = peft.LoraConfig(
-        r=4, target_modules=["q_proj", "v_proj", "down_proj"], modules_to_save=["lm_head"]
+        r=4,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        target_parameters=sorted(experts) or None,
+        modules_to_save=["lm_head"],
     )
-    model = peft.get_peft_model(decoder(name), config)
+    model = peft.get_peft_model(bare, config)
     generator = torch.Generator().manual_seed(9)
     for parameter_name, parameter in model.named_parameters():
         if "lora_B" in parameter_name:

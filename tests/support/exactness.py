@@ -27,8 +27,9 @@ from support.features import (
 from zeropp import AuxiliaryLoss
 from zeropp.build import pipeline
 from zeropp.plan import Plan
+from zeropp.runtime.grid import make_mesh
 from zeropp.runtime.keywords import asked_by
-from zeropp.runtime.mesh import data_rank, make_mesh
+from zeropp.runtime.mesh import data_rank
 from zeropp.runtime.pipeline import Pipeline
 
 

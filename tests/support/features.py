@@ -391,6 +391,80 @@ class Routed(nn.Module):
         return x + torch.tanh(self.experts[chosen](x))
 
 
+class Experts(nn.Module):
+    """Experts in one parameter for each of their two products; none chooses the last of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Parameter(torch.randn(3, H))
+        self.up = nn.Parameter(torch.randn(4, 2 * H, H) / 4)
+        self.down = nn.Parameter(torch.randn(4, H, 2 * H) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        share, chosen = torch.softmax(F.linear(rows, self.router), -1).max(-1)
+        return x + (self.through(rows, chosen) * share.unsqueeze(-1)).view_as(x)
+
+    def through(self, rows: Tensor, chosen: Tensor) -> Tensor:
+        """Expert after expert, as transformers does it, by either kind of product."""
+        made = torch.zeros_like(rows)
+        for expert in chosen.unique():
+            own = (chosen == expert).nonzero()[:, 0]
+            y = torch.tanh(F.linear(rows[own], self.up[expert]))
+            made.index_add_(0, own, y @ self.down[expert].T)
+        return made
+
+
+class Grouped(Experts):
+    """The rows of each in one product with all."""
+
+    def through(self, rows: Tensor, chosen: Tensor) -> Tensor:
+        order = chosen.argsort(stable=True)
+        ends = torch.bincount(chosen, minlength=4).cumsum(0, dtype=torch.int32)
+        y = torch.tanh(F.grouped_mm(rows[order], self.up.transpose(-2, -1), offs=ends))
+        return F.grouped_mm(y, self.down.mT, offs=ends)[order.argsort()]
+
+
+class Batched(Experts):
+    """All rows through every expert, as a batch, of which those that were chosen count."""
+
+    def through(self, rows: Tensor, chosen: Tensor) -> Tensor:
+        y = torch.tanh(torch.bmm(rows.expand(4, *rows.shape), self.up.mT)) @ self.down.mT
+        return torch.einsum("ent,ne->nt", y, F.one_hot(chosen, 4).to(y.dtype))
+
+
+class Everyway(Experts):
+    """Uses the parameters in products, and in other ways, which autograd has to see."""
+
+    def through(self, rows: Tensor, chosen: Tensor) -> Tensor:
+        y = torch.einsum("nh,eth->net", rows, self.up).mean(1) + F.linear(rows, self.up[1] * 2)
+        y = torch.tanh(
+            y + F.linear(rows, self.up[0]) + F.linear(rows, self.up[2], rows[0, 0].tile(32))
+        )
+        down = [self.down[0], *self.down.unbind()[1:]]
+        return super().through(rows, chosen) + sum(y @ one.t() for one in down)
+
+
+class Inside(Experts):
+    """Adds gradients of products with experts, by their input and by their parameter."""
+
+    def through(self, rows: Tensor, chosen: Tensor) -> Tensor:
+        with torch.enable_grad():
+            given = rows if rows.requires_grad else rows.detach().requires_grad_()
+            y = torch.tanh(F.linear(given, self.up[1])) @ self.down[2].T
+            (slope,) = torch.autograd.grad(y.pow(2).sum(), given, create_graph=True)
+            (kept,) = torch.autograd.grad(y.sum(), self.up, retain_graph=True)
+        return y + slope + 0.1 * kept.detach()[1].mean(0)
+
+
+class HalfTrained(Experts):
+    """Of which one parameter is frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up.requires_grad_(False)
+
+
 class OneByOne(nn.Module):
     """Calls a layer with vectors, by keyword."""
 
@@ -579,6 +653,15 @@ FEATURES = (
     Feature("weights made in the forward", lambda: stack(Made)),
     Feature("autocast inside a block", lambda: stack(Autocast), tolerance=5e-3),
     Feature("experts used by some ranks only", lambda: stack(Routed)),
+    Feature("experts in one parameter, in a loop", lambda: stack(Experts)),
+    Feature("experts in one parameter, recomputed", lambda: stack(Experts), plan=_FULL),
+    Feature("experts in one parameter, grouped", lambda: stack(Grouped)),
+    Feature("experts in one parameter, selective", lambda: stack(Grouped), plan=_SELECTIVE),
+    Feature("experts in one parameter, batched", lambda: stack(Batched)),
+    Feature("experts in one parameter, in every way", lambda: stack(Everyway)),
+    Feature("experts in one parameter, half frozen", lambda: stack(HalfTrained)),
+    Feature("experts in one parameter, tied", lambda: _tied_experts()),
+    Feature("experts in one parameter, gradients inside", lambda: stack(Inside)),
     Feature("vectors, keyword calls", lambda: stack(OneByOne)),
     Feature("buffers that change", lambda: stack(Counting)),
     Feature("buffers that change, recomputed", lambda: stack(Counting), plan=_FULL),
@@ -598,6 +681,7 @@ FEATURES = (
         plan=_FULL,
         compiled=True,
     ),
+    Feature("compiled, experts in one parameter", lambda: compiled(stack(Batched)), compiled=True),
 )
 
 _KINDS: dict[str, Callable[[], nn.Module]] = {
@@ -631,6 +715,13 @@ _LLAMA: dict[str, Any] = {
     "activation": "swiglu",
     "bias": False,
 }
+
+
+def _tied_experts() -> list[nn.Module]:
+    """The first and the last with the same down-projections, others with their own."""
+    blocks = stack(Experts)
+    blocks[-2].down = blocks[1].down
+    return blocks
 
 
 def _turns() -> list[nn.Module]:

@@ -25,7 +25,7 @@ from zeropp.ir import (
 )
 from zeropp.ir.files import check_output, write_text
 from zeropp.ir.numbers import Amount, Count, Positive, Size
-from zeropp.program import Policy, lower, require_valid, verify, warnings
+from zeropp.program import Policy, lower, require_valid, verify, verify_within, warnings
 
 _OF_SCHEDULES = {field.name for field in fields(Order)} - {"schedule"}
 _OF_SCHEDULES |= {"pp", "chunks", "microbatches", "budget", "slot_bytes"}
@@ -179,10 +179,10 @@ class Verify(Verb):
     def perform(self) -> int:
         """Check the file, and what a schedule is lowered to."""
         subject = read_file("file", self.file)
-        found = verify(subject, self.slots)
+        found = verify_within(subject, self.slots)
         if not found and isinstance(subject, Schedule):
             subject = lower(subject)
-            found = verify(subject, self.slots)
+            found = verify_within(subject, self.slots)
         print("\n".join(map(str, found)) or f"{self.file}: sound")
         if isinstance(subject, Program) and not found:
             for warning in warnings(subject):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from zeropp.ir.action import Action, Kind
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import MOMENT, Timeline, evaluate
 
@@ -138,6 +139,7 @@ class Costs:
         """How many stages are listed."""
         return len(self.forward)
 
+    @collector_paused()
     def expected(self, schedule: Schedule) -> Timeline:
         """Of the compute, where channels are free; messages take a moment at least."""
         moment = MOMENT * min(self.duration(order[0]) for order in schedule.actions)

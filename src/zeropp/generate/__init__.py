@@ -7,7 +7,7 @@ from zeropp.generate.blockwise import Budget, within_budget
 from zeropp.generate.catalogue import GENERATORS, Generator
 from zeropp.generate.refine import refined
 from zeropp.generate.request import Request
-from zeropp.ir.action import collector_paused
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.order import Order
 from zeropp.ir.schedule import Schedule
 

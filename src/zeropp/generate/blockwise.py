@@ -18,7 +18,8 @@ from zeropp.generate.loop import alternate
 from zeropp.generate.request import Request, split_within
 from zeropp.ir.action import Action, Kind
 from zeropp.ir.placement import in_blocks
-from zeropp.ir.schedule import Schedule, peak_slots_per_rank
+from zeropp.ir.schedule import Schedule
+from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.ir.timeline import evaluate
 
 _AS_FAST = 1.001

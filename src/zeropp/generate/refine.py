@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 from zeropp.costs import Costs, floor
 from zeropp.generate.events import NEAR
-from zeropp.ir.action import collector_paused
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.placement import in_blocks
 from zeropp.ir.precedence import predecessors
-from zeropp.ir.schedule import Schedule, peak_slots, peak_slots_per_rank
+from zeropp.ir.schedule import Schedule
+from zeropp.ir.slots import peak_slots, peak_slots_per_rank
 
 _MOVES = 3000
 _WORK = 4_000_000  # actions looked at over all moves, about a second

@@ -14,8 +14,8 @@ from typing import Any
 import torch.distributed as dist
 from peft import get_peft_model_state_dict
 from torch import Tensor, nn
-from transformers.core_model_loading import revert_weight_conversion
 
+import zeropp.hf.loader as loader
 from zeropp.hf.cut import hf_name, unwrapped
 from zeropp.hf.shards import States, new_folder, write_shards, write_tensors, written
 from zeropp.matrices import whole
@@ -75,8 +75,9 @@ def save_states(states: States, count: int, model: nn.Module, folder: str | Path
 
 
 def _save_weights(states: States, count: int, model: Any, folder: Path) -> None:
+    loader.require_loader("hf.save")
     with new_folder(folder) as beside:
-        write_shards(states, count, beside, partial(revert_weight_conversion, model))
+        write_shards(states, count, beside, partial(loader.revert_weight_conversion, model))
         together(lambda: _describe(model, beside) if dist.get_rank() == 0 else None)
 
 

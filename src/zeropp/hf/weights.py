@@ -17,17 +17,10 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import (
-    WeightConverter,
-    WeightRenaming,
-    convert_and_load_state_dict_in_model,
-    rename_source_key,
-)
-from transformers.distributed.sharding_utils import DtensorShardOperation
-from transformers.modeling_utils import LoadStateDictConfig, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import logging
 
+import zeropp.hf.loader as loader
 from zeropp.hf.adapters import copied, fresh_adapters, unadapted
 from zeropp.hf.cut import unwrapped
 from zeropp.hf.shards import INDEX, ONE
@@ -89,6 +82,7 @@ def load(folder: str | Path, model: nn.Module, seed: int = 0) -> Callable[[int, 
         ValueError: of the folder: no safetensors, a file that is missing or cut short; from the
             pipeline, of the weights: one that is missing, or of another shape.
     """
+    loader.require_loader("hf.load")
     slices = dict(_slices_in(Path(folder)))
     return partial(_fill, _Folder(Path(folder), unadapted(unwrapped(model)), slices), seed)
 
@@ -98,6 +92,7 @@ def check(folder: str | Path, model: nn.Module) -> None:
 
     Of the files only their headers are read.
     """
+    loader.require_loader("hf.check")
     slices = {name: _Promised(one) for name, one in _slices_in(Path(folder))}
     plain = unadapted(unwrapped(model))
     _converted(_Folder(Path(folder), plain, slices), plain)
@@ -118,13 +113,13 @@ class _Folder:
 
     def __init__(self, path: Path, model: PreTrainedModel, slices: Mapping[str, Any]) -> None:
         self.path, self.model, self.slices = path, model, slices
-        mapping = get_model_conversion_mapping(model)
+        mapping = loader.get_model_conversion_mapping(model)
         self.mapping = mapping
-        renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
-        converters = [one for one in mapping if isinstance(one, WeightConverter)]
+        renamings = [one for one in mapping if isinstance(one, loader.WeightRenaming)]
+        converters = [one for one in mapping if isinstance(one, loader.WeightConverter)]
         whole, prefix = model.state_dict(), model.base_model_prefix
         self.source = {
-            rename_source_key(name, renamings, converters, prefix, whole)[0]: name
+            loader.rename_source_key(name, renamings, converters, prefix, whole)[0]: name
             for name in self.slices
         }
         places: dict[nn.Parameter, list[str]] = {}
@@ -191,7 +186,7 @@ def _opened(file: Path) -> Any:
 def _part(given: Any, like: Tensor) -> Tensor:
     """Of a tensor or a slice of a file, what this rank holds of a parameter."""
     if isinstance(like, DTensor):
-        given = DtensorShardOperation(like).shard_tensor(given)
+        given = loader.DtensorShardOperation(like).shard_tensor(given)
     part: Tensor = given[...]
     return part
 
@@ -215,9 +210,9 @@ def _converted(folder: _Folder, part: nn.Module) -> dict[str, Tensor]:
     shell = copied(part, lambda tensor: tensor)
     device = str(next(iter(tensors.values())).device)
     mapping: Any = copy.deepcopy(folder.mapping)
-    config = LoadStateDictConfig(weight_mapping=mapping, device_map={"": device})
+    config = loader.LoadStateDictConfig(weight_mapping=mapping, device_map={"": device})
     with _silent():
-        found, _ = convert_and_load_state_dict_in_model(shell, dict(folder.slices), config)
+        found, _ = loader.convert_and_load_state_dict_in_model(shell, dict(folder.slices), config)
     for name, there, wanted in sorted(found.mismatched_keys):
         raise ValueError(f"{folder.path}: {name} is {list(there)}, wanted {list(wanted)}")
     for name, why in found.conversion_errors.items():

@@ -4,7 +4,8 @@ from zeropp.ir.action import Action, Kind
 from zeropp.ir.order import Order
 from zeropp.ir.placement import Placement, Shape, stage_blocks
 from zeropp.ir.program import Program, Recompute
-from zeropp.ir.schedule import Schedule, peak_slots_per_rank
+from zeropp.ir.schedule import Schedule
+from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.ir.text import format_program, format_schedule, parse, read_file
 from zeropp.ir.timeline import DeadlockError, Span, Timeline, evaluate
 

@@ -1,8 +1,5 @@
 """An action is one instruction on one rank: what to do, for which stage, for which micro-batch."""
 
-import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -41,19 +38,3 @@ class Action(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.stage}{self.kind}{'' if self.microbatch is None else self.microbatch}"
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """With Python's cyclic collector off, if it was on; decorates what makes very many actions.
-
-    Actions and spans never form cycles, yet each is counted as garbage to look for: walking
-    millions of them again and again takes a third of the time of a large schedule.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

@@ -14,7 +14,7 @@ and 5N above that of the F or B that waits for it.
 from collections.abc import Iterable
 
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.precedence import channel_of, incoming, matching_receive, matching_send, predecessors
+from zeropp.ir.precedence import channel_of, incoming, other_end, predecessors
 from zeropp.ir.schedule import Schedule
 
 _B = Kind.B
@@ -43,12 +43,12 @@ class Links:
         kinds = (*_COMPUTE, *_SENDS, *_RECEIVES, *_SHARDING)
         self._first = {kind: block * size for block, kind in enumerate(kinds)}
         self._first[Kind.BW] = self._first[Kind.B]
-        taken = self.numbers(matching_receive(Action(send, 0, 0)) for send in _SENDS)
+        taken = self.numbers(other_end(Action(send, 0, 0)) for send in _SENDS)
         self._first |= {send: n - 2 * size for send, n in zip(_SENDS, taken, strict=True)}
         stages = range(placement.num_stages)
         rows = [Action(kind, stage, 0) for kind in _COMPUTE for stage in stages]
         received = [Action(kind, stage, 0) for kind in _RECEIVES for stage in stages]
-        self._rows = [*rows, *map(matching_send, received), *received]
+        self._rows = [*rows, *map(other_end, received), *received]
         needs = [{n.stage == row.stage: n for n in predecessors(row, schedule)} for row in rows]
         self.own = self._each(need.get(True) for need in needs)
         self.source = self._each(need.get(False) for need in needs)

@@ -60,18 +60,18 @@ def incoming(action: Action, placement: Placement) -> Action | None:
     return None
 
 
-def matching_receive(send: Action) -> Action:
-    """The RECV, on the other rank, of what `send` sends."""
-    if send.kind is Kind.SEND_F:
-        return Action(Kind.RECV_F, send.stage + 1, send.microbatch)
-    return Action(Kind.RECV_B, send.stage - 1, send.microbatch)
+_CROSSING = {  # of a message, the action at its other end, and where that is
+    Kind.SEND_F: (Kind.RECV_F, 1),
+    Kind.RECV_F: (Kind.SEND_F, -1),
+    Kind.SEND_B: (Kind.RECV_B, -1),
+    Kind.RECV_B: (Kind.SEND_B, 1),
+}
 
 
-def matching_send(receive: Action) -> Action:
-    """The SEND, on the other rank, of what `receive` receives."""
-    if receive.kind is Kind.RECV_F:
-        return Action(Kind.SEND_F, receive.stage - 1, receive.microbatch)
-    return Action(Kind.SEND_B, receive.stage + 1, receive.microbatch)
+def other_end(message: Action) -> Action:
+    """The RECV of what a SEND sends, or the SEND of what a RECV receives, on the other rank."""
+    kind, step = _CROSSING[message.kind]
+    return Action(kind, message.stage + step, message.microbatch)
 
 
 def sends_first(order: Iterable[Action]) -> Iterator[Action]:
@@ -92,7 +92,7 @@ def sends_first(order: Iterable[Action]) -> Iterator[Action]:
 
 def channel_of(action: Action, placement: Placement) -> Channel:
     """The channel that a SEND or RECV uses."""
-    send = matching_send(action) if action.kind in RECEIVES else action
-    source, destination = send.stage, matching_receive(send).stage
+    send = other_end(action) if action.kind in RECEIVES else action
+    source, destination = send.stage, other_end(send).stage
     kind = Kind.F if send.kind is Kind.SEND_F else Kind.B
     return Channel(placement.rank_of(source), placement.rank_of(destination), kind)

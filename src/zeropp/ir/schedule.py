@@ -1,10 +1,9 @@
 """A schedule is the order of compute actions on every rank, as plain data."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from zeropp.ir.action import WEIGHT, Action, Kind
+from zeropp.ir.action import Action, Kind
 from zeropp.ir.placement import Placement
 
 
@@ -65,25 +64,3 @@ class Schedule:
         """The action that produces the gradient of the stage's input."""
         kind = Kind.BW if (stage, microbatch) in self.fused else Kind.B
         return Action(kind, stage, microbatch)
-
-
-def peak_slots(order: Iterable[Action]) -> int:
-    """The most slots in use at once along one rank's actions.
-
-    A slot is the activation that a rank holds from an F until the W (or BW) that frees it.
-    """
-    peak = held = 0
-    for action in order:
-        if action.kind is Kind.F:
-            held += 1
-            peak = max(peak, held)
-        elif action.kind in WEIGHT:
-            held -= 1
-    return peak
-
-
-def peak_slots_per_rank(schedule: Schedule) -> tuple[int, ...]:
-    """`peak_slots` of every rank; a schedule without backward holds none."""
-    if not schedule.trains:
-        return (0,) * len(schedule.actions)
-    return tuple(map(peak_slots, schedule.actions))

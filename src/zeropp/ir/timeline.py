@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from zeropp.ir.action import COMPUTE, Action, collector_paused
+from zeropp.ir.action import COMPUTE, Action
 from zeropp.ir.links import Links
 from zeropp.ir.placement import Placement
 from zeropp.ir.schedule import Schedule
@@ -98,7 +98,6 @@ def run_all(actions: Sequence[Sequence[Action]], links: Links, attempt: Attempt)
         raise DeadlockError("deadlock: " + "; ".join(told))
 
 
-@collector_paused()
 def evaluate(
     schedule: Schedule, duration: Callable[[Action], float], latency: float = 0.0
 ) -> Timeline:

@@ -14,7 +14,7 @@ from zeropp.build import program_for
 from zeropp.costs import Costs
 from zeropp.generate import GENERATORS, Request
 from zeropp.ir import Kind, Program, Shape
-from zeropp.ir.schedule import peak_slots_per_rank
+from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.measure.trace import StageTimes, gathered_costs
 from zeropp.plan import Plan
 from zeropp.program import without_collectives

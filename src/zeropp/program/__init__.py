@@ -11,6 +11,7 @@ from zeropp.program.verifier import (
     require_valid,
     verify,
 )
+from zeropp.program.within import verify_within
 
 __all__ = [
     "InvalidProgramError",
@@ -21,6 +22,7 @@ __all__ = [
     "require_collectives",
     "require_valid",
     "verify",
+    "verify_within",
     "warnings",
     "without_collectives",
 ]

@@ -1,6 +1,6 @@
 """From a schedule to the program that ranks execute: collectives, then messages."""
 
-from zeropp.ir.action import collector_paused
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import Timeline

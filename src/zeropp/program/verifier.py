@@ -8,7 +8,7 @@ from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, SHARDING, WEIGHT, Action
 from zeropp.ir.links import Links
 from zeropp.ir.precedence import incoming, outgoing, sends_first
 from zeropp.ir.program import Program
-from zeropp.ir.schedule import Schedule, peak_slots_per_rank
+from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import run_in_order
 
 # The rule that is broken; on which rank and at which position of its order, None where there is
@@ -66,10 +66,8 @@ class InvalidProgramError(ValueError):
     """A schedule or program breaks a rule; the message lists the first violations."""
 
 
-def verify(subject: Schedule | Program, slots: int | None = None) -> tuple[Violation, ...]:
+def verify(subject: Schedule | Program) -> tuple[Violation, ...]:
     """All violations of a schedule, or of a program and its schedule; empty if it is sound.
-
-    `slots`: most activations, one chunk of one micro-batch each, on any rank; None: any number.
 
     Each rule but the first is checked only where those before it hold, since it builds on them.
     """
@@ -81,7 +79,7 @@ def verify(subject: Schedule | Program, slots: int | None = None) -> tuple[Viola
         orders = list(map(links.numbers, subject.actions))
         found = list(_complete(program, links, orders))
     if not found:
-        found = [*_precedence(program, links, orders), *_slots(schedule, slots)]
+        found = list(_precedence(program, links, orders))
         if program is not None:
             found += [*_channels(links, orders), *_sharding(program)]
     found = found or list(_deadlock(program, links, orders))
@@ -163,13 +161,6 @@ def _precedence(program: Program | None, links: Links, orders: Numbers) -> Itera
                 needed = links.action(made[number] if done[own[number]] else own[number])
                 yield "precedence", rank, at, f"comes before {needed}, which it needs"
             done[number] = True
-
-
-def _slots(schedule: Schedule, limit: int | None) -> Iterator[Finding]:
-    """No rank holds more activations than `limit` slots; None: no limit."""
-    for rank, peak in enumerate(peak_slots_per_rank(schedule)):
-        if limit is not None and peak > limit:
-            yield "slots", rank, None, f"holds {peak} slots, above the limit of {limit}"
 
 
 def _channels(links: Links, orders: Numbers) -> Iterator[Finding]:

@@ -1,16 +1,11 @@
 """The engine: torch starts here; runs programs on ranks, exactly."""
 
 from zeropp.runtime.auxiliary import AuxiliaryLoss
+from zeropp.runtime.grid import make_mesh, pipelines
 from zeropp.runtime.keywords import Whole
-from zeropp.runtime.mesh import (
-    check_world_size,
-    data_rank,
-    data_size,
-    default_device,
-    make_mesh,
-    pipelines,
-)
-from zeropp.runtime.observer import Observer, Observers, Phase
+from zeropp.runtime.mesh import check_world_size, data_rank, data_size, default_device
+from zeropp.runtime.observer import Observer, Phase
+from zeropp.runtime.observers import Observers
 from zeropp.runtime.outcome import StepFailedError, StepOutput
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.report import split_report

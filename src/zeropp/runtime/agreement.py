@@ -73,7 +73,7 @@ class Agreement:
         total, few = sums[0], 0
         told, different = sums.tolist()  # at once: each look at a tensor takes a while
         if told >= _REFUSED or different:
-            rows = self._gathered(row)
+            rows = gathered(row, self._hosts)
             if any(row.refuses for row in rows):
                 _refuse(refusal)
             _compare(rows)
@@ -94,12 +94,6 @@ class Agreement:
         weight = crc32(repr(row.pipeline).encode()) | 1
         found += weight * row.batch * (len(self._pipeline) - 1 if self._leads else -1)
         return (found + 2**63) % 2**64 - 2**63
-
-    def _gathered(self, row: _Row) -> list[_Row]:
-        table = torch.zeros(dist.get_world_size(), len(row), dtype=torch.int64)
-        table[dist.get_rank()] = torch.tensor(row)
-        dist.all_reduce(table, group=self._hosts)
-        return [_Row(*told) for told in table.tolist()]
 
     def _count(self, microbatches: list[Microbatch]) -> Tensor:
         """Tokens of a pipeline's batch, which its first rank counts."""

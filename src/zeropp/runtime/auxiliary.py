@@ -8,23 +8,22 @@ stage. Like `loss_fn`'s, the loss is a sum over the tokens of the micro-batch: t
 to them and divides by the tokens of the whole batch.
 """
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
-from zeropp.runtime.tape import Recorder, uncompiled
+from zeropp.runtime.tape import Recorded, uncompiled
 
 
-class AuxiliaryLoss(nn.Module):
+class AuxiliaryLoss(Recorded):
     """Adds a scalar loss to what is trained.
 
     Attributes:
         loss: outside of a pipeline, the latest loss, with its graph, to be added by hand.
-        recorder: of the pipeline's stage that the loss is in; None outside of one.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.loss: Tensor | None = None
-        self.recorder: Recorder | None = None
 
     @uncompiled
     def forward(self, x: Tensor, loss: Tensor) -> Tensor:
@@ -39,8 +38,11 @@ class AuxiliaryLoss(nn.Module):
         """
         if loss.dim() != 0:
             raise ValueError(f"an auxiliary loss must be a scalar, got shape {list(loss.shape)}")
-        if self.recorder is None:
+        recorder = self.recorder
+        if recorder is None:
             self.loss = loss
-        else:
-            self.recorder.note(loss)
+        elif recorder.counts:
+            recorder.losses.append(loss.detach().float())
+            if recorder.tape is not None and loss.requires_grad:
+                recorder.tape.auxiliary.append(get_gradient_edge(loss))
         return x

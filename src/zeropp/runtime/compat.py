@@ -114,6 +114,9 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+grouped_mm = torch._grouped_mm  # the function that torch.nn.functional.grouped_mm calls
+
+
 def is_compiled(module: nn.Module) -> bool:
     """Whether something in it runs compiled: `compile()` in place, or torch.compile's wrapper."""
     return any(m._compiled_call_impl or "_orig_mod" in m._modules for m in module.modules())

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from zeropp.ir.action import RECEIVES, SENDS, Action, Kind
+from zeropp.ir.action import BACKWARD, RECEIVES, SENDS, Action, Kind
 from zeropp.runtime.block import Draw, Tensors
 from zeropp.runtime.boundary import Boundaries, Specs, TensorSpec
 from zeropp.runtime.channel import Arrival, Channels
@@ -30,19 +30,6 @@ class Work(NamedTuple):
     named: Named
     head: Head
     draw: Draw | None = None
-
-
-@dataclass(frozen=True)
-class Feed:
-    """What a step is fed with.
-
-    Attributes:
-        microbatches: the batch; every rank has it, and uses the parts that it needs.
-        seed: scalar, gradient of the head's result; None: run forwards only, without autograd.
-    """
-
-    microbatches: Sequence[Work]
-    seed: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -90,15 +77,24 @@ class Execution:
     zeros, and takes part in every collective, so that nobody waits for it; so do the others as soon
     as they know.
 
+    Args:
+        works: the batch; every rank has it, and uses the parts that it needs.
+        seed: scalar, gradient of the head's result; None: run forwards only, without autograd.
+        told: of every phase.
+
     Attributes:
         failure: what failed on this rank, if something has.
     """
 
-    def __init__(self, machine: Machine, feed: Feed, observer: Observer) -> None:
-        self.machine, self._feed, self._observe = machine, feed, observer.observe
+    def __init__(
+        self, machine: Machine, works: Sequence[Work], seed: Tensor | None, told: Observer | None
+    ) -> None:
+        self.machine, self._works, self._seed = machine, works, seed
+        self._observe: Callable[[Action, Phase], None]
+        self._observe = (lambda *_: None) if told is None else told.observe
         self._specs = [
             machine.boundaries.of(m.inputs, m.named.tensors) if machine.travels else ()
-            for m in feed.microbatches
+            for m in works
         ]
         self._inbox: dict[Action, Arrival] = {}
         self._results: dict[int, Tensors] = {}
@@ -115,7 +111,7 @@ class Execution:
             self.machine.messages.flush()
         if self.failed:
             self._drop()
-        elif self._feed.seed is not None:
+        elif self._seed is not None:
             with watchdog.during("waiting for its gradients to be reduced"):
                 for stage in self.machine.stages.values():
                     stage.parameters.finish()
@@ -133,23 +129,34 @@ class Execution:
             stage.drop()
 
     def _forward(self, do: Instruction) -> None:
-        work = self._feed.microbatches[do.microbatch]
+        outputs = self._through(do, self._inputs, self._outputs)
+        if outputs is not None and do.target is None:
+            self._results[do.microbatch] = tuple(output.detach() for output in outputs)
+
+    def _backward(self, do: Instruction) -> None:
+        self._through(do, self._gradients, self._input_gradients)
+
+    def _through(
+        self,
+        do: Instruction,
+        take: Callable[[Instruction], Tensors],
+        compute: Callable[[Instruction, Tensors], Tensors],
+    ) -> Tensors | None:
+        """What a stage computes of what it takes, which goes where it is used."""
         self._observe(do.action, Phase.BEGIN)
-        inputs = self._inputs(do, work)
+        taken = take(do)
         self._observe(do.action, Phase.INPUT)
         do.stage.parameters.wait()
         self._observe(do.action, Phase.PARAMETERS)
-        outputs = self._computed(do, lambda: self._outputs(do, work, inputs))
-        if outputs is None:
-            return
-        self._observe(do.action, Phase.COMPUTE)
-        if do.target is None:
-            self._results[do.microbatch] = tuple(output.detach() for output in outputs)
-        else:
-            self._inbox[do.target] = Arrival(outputs)
+        made = self._computed(do, lambda: compute(do, taken))
+        if made is not None:
+            self._observe(do.action, Phase.COMPUTE)
+            if do.target is not None:
+                self._inbox[do.target] = Arrival(made)
+        return made
 
-    def _outputs(self, do: Instruction, work: Work, inputs: Tensors) -> Tensors:
-        seed = self._feed.seed
+    def _outputs(self, do: Instruction, inputs: Tensors) -> Tensors:
+        work, seed = self._works[do.microbatch], self._seed
         head = work.head if do.target is None else None
         if seed is None:
             outputs = do.stage.infer(inputs, work.named, head)
@@ -172,7 +179,7 @@ class Execution:
 
     def _require_as_expected(self, do: Instruction, outputs: Tensors) -> None:
         """Raise ValueError if the receiver has made room for something else."""
-        compared = 3 if self._feed.seed is not None else 2  # without a backward, no requires_grad
+        compared = 3 if self._seed is not None else 2  # without a backward, no requires_grad
         expected = self._specs[do.microbatch][do.action.stage + 1]
         given = tuple(TensorSpec.of(output) for output in outputs)
         if [spec[:compared] for spec in given] == [spec[:compared] for spec in expected]:
@@ -183,20 +190,15 @@ class Execution:
             "not depend on the device of their tensors, nor run under an autocast of the step"
         )
 
-    def _backward(self, do: Instruction) -> None:
-        self._observe(do.action, Phase.BEGIN)
-        gradients = self._awaited(do.source) if do.source is not None else (self._seed,)
-        self._observe(do.action, Phase.INPUT)
-        do.stage.parameters.wait()
-        self._observe(do.action, Phase.PARAMETERS)
-        fused = do.action.kind is Kind.BW
-        stage, number = do.stage, do.microbatch
-        found = self._computed(do, lambda: stage.backward(number, gradients, fused=fused))
-        if found is None:
-            return
-        self._observe(do.action, Phase.COMPUTE)
-        if do.target is not None:
-            self._inbox[do.target] = Arrival(found)
+    def _gradients(self, do: Instruction) -> Tensors:
+        """Of the outputs; of the loss, the seed."""
+        if do.source is not None:
+            return self._awaited(do.source)
+        assert self._seed is not None, "a forward-only program has no backward"
+        return (self._seed,)
+
+    def _input_gradients(self, do: Instruction, gradients: Tensors) -> Tensors:
+        return do.stage.backward(do.microbatch, gradients, fused=do.action.kind is Kind.BW)
 
     def _weight(self, do: Instruction) -> None:
         self._observe(do.action, Phase.BEGIN)
@@ -205,8 +207,7 @@ class Execution:
 
     def _send(self, do: Instruction) -> None:
         made = self._inbox.pop(do.action, None)
-        tensors = self._zeros(do) if made is None else made.tensors
-        self.machine.messages.send(do.action, tensors)
+        self.machine.messages.send(do.action, self._zeros(do) if made is None else made.tensors)
 
     def _receive(self, do: Instruction) -> None:
         self._inbox[do.action] = self.machine.messages.receive(do.action, self._travelling(do))
@@ -224,10 +225,10 @@ class Execution:
         assert self.failed
         return tuple(spec.empty(self.machine.device).zero_() for spec in self._travelling(do))
 
-    def _inputs(self, do: Instruction, work: Work) -> Tensors:
+    def _inputs(self, do: Instruction) -> Tensors:
         """The batch's, or what the stage before made."""
         if do.source is None:
-            return work.inputs
+            return self._works[do.microbatch].inputs
         tensors = self._awaited(do.source)
         if do.source.kind not in RECEIVES or not tensors:
             return tensors
@@ -238,11 +239,6 @@ class Execution:
         """What has arrived, or was made here; nothing after a failure."""
         arrival = self._inbox.pop(source, None)
         return () if arrival is None else arrival.wait()
-
-    @property
-    def _seed(self) -> Tensor:
-        assert self._feed.seed is not None, "a forward-only program has no backward"
-        return self._feed.seed
 
 
 def _words(specs: Specs) -> str:
@@ -255,13 +251,10 @@ def _words(specs: Specs) -> str:
 
 _HANDLERS: Mapping[Kind, Callable[[Execution, Instruction], None]] = {
     Kind.F: Execution._forward,
-    Kind.B: Execution._backward,
-    Kind.BW: Execution._backward,
+    **dict.fromkeys(BACKWARD, Execution._backward),
     Kind.W: Execution._weight,
-    Kind.SEND_F: Execution._send,
-    Kind.SEND_B: Execution._send,
-    Kind.RECV_F: Execution._receive,
-    Kind.RECV_B: Execution._receive,
+    **dict.fromkeys(SENDS, Execution._send),
+    **dict.fromkeys(RECEIVES, Execution._receive),
     Kind.UNSHARD: lambda _, do: do.stage.parameters.unshard(),
     Kind.RESHARD: lambda _, do: do.stage.parameters.reshard(),
     Kind.REDUCE: lambda _, do: do.stage.parameters.reduce(),

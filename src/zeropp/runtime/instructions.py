@@ -54,29 +54,20 @@ def instructions(
     )
 
 
+_TAKES = {Kind.F: Kind.F, **dict.fromkeys(BACKWARD, Kind.B)}  # makers and users name inputs alike
+
+
 def _source(action: Action, placement: Placement) -> Action | None:
     kind, stage, microbatch = action
-    if kind is Kind.F:
-        if stage == 0:
-            return None
-    elif kind not in BACKWARD or stage == placement.num_stages - 1:
+    first = 0 if kind is Kind.F else placement.num_stages - 1
+    if kind not in _TAKES or stage == first:
         return None
-    return incoming(action, placement) or Action(_input_kind(kind), stage, microbatch)
+    return incoming(action, placement) or Action(_TAKES[kind], stage, microbatch)
 
 
 def _target(action: Action, placement: Placement) -> Action | None:
     kind, stage, microbatch = action
-    if kind is Kind.F:
-        neighbour = stage + 1
-        if neighbour == placement.num_stages:
-            return None
-    elif kind in BACKWARD and stage > 0:
-        neighbour = stage - 1
-    else:
+    last, step = (placement.num_stages - 1, 1) if kind is Kind.F else (0, -1)
+    if kind not in _TAKES or stage == last:
         return None
-    return outgoing(action, placement) or Action(_input_kind(kind), neighbour, microbatch)
-
-
-def _input_kind(kind: Kind) -> Kind:
-    """F, or B for both kinds of backward, so that maker and user name an input alike."""
-    return Kind.F if kind is Kind.F else Kind.B
+    return outgoing(action, placement) or Action(_TAKES[kind], stage + step, microbatch)

@@ -6,33 +6,13 @@ from typing import TypeVar, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 
 from zeropp.runtime.compat import forget_mesh
 
 T = TypeVar("T")
 
 PP, REPLICATE, SHARD = "pp", "dp_replicate", "dp_shard"
-
-
-def make_mesh(
-    pp_size: int, dp_replicate: int = 1, dp_shard: int = 1, device: torch.device | None = None
-) -> DeviceMesh:
-    """A mesh of these sizes over all ranks, with the axes (pp, dp_replicate, dp_shard).
-
-    Args:
-        pp_size: P.
-        dp_replicate: copies of a shard group.
-        dp_shard: ranks of a shard group.
-        device: of the kind on which ranks compute; None: that of the process group.
-
-    Raises:
-        ValueError: the number of ranks is not P x dp_replicate x dp_shard.
-    """
-    check_world_size(pp_size, dp_replicate, dp_shard, dist.get_world_size())
-    kind = (device or default_device()).type
-    shape = (pp_size, dp_replicate, dp_shard)
-    return init_device_mesh(kind, shape, mesh_dim_names=(PP, REPLICATE, SHARD))
 
 
 def check_world_size(pp_size: int, dp_replicate: int, dp_shard: int, world_size: int) -> None:
@@ -53,10 +33,10 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def gathered(value: T) -> list[T]:
-    """Every rank's value, by global rank; collective, on all ranks."""
+def gathered(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """Every rank's value, by global rank; collective, on all ranks, which are also the group's."""
     every: list[T | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(every, value)
+    dist.all_gather_object(every, value, group)
     return cast("list[T]", every)
 
 
@@ -89,12 +69,6 @@ def data_size(mesh: DeviceMesh) -> int:
 def data_mesh(mesh: DeviceMesh) -> DeviceMesh:
     """The data-parallel part, as FSDP2 wants it: one axis, or two for HSDP."""
     return mesh[REPLICATE, SHARD] if mesh[REPLICATE].size() > 1 else mesh[SHARD]
-
-
-def pipelines(mesh: DeviceMesh) -> list[list[int]]:
-    """For every pipeline of the mesh, the global ranks along it."""
-    ranks: list[list[int]] = mesh.mesh.flatten(1).t().tolist()
-    return ranks
 
 
 def own_pipeline(mesh: DeviceMesh) -> list[int]:

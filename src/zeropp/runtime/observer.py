@@ -20,15 +20,3 @@ class Observer(Protocol):
 
     def observe(self, action: Action, phase: Phase) -> None:
         """`phase` of `action` ends now."""
-
-
-class Observers:
-    """Tells each of several, in their order; none, by default."""
-
-    def __init__(self, *each: Observer) -> None:
-        self._each = each
-
-    def observe(self, action: Action, phase: Phase) -> None:
-        """`phase` of `action` ends now."""
-        for one in self._each:
-            one.observe(action, phase)

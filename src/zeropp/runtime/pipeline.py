@@ -16,7 +16,7 @@ from zeropp.runtime.agreement import Agreement, together
 from zeropp.runtime.assemble import Init, Model, assemble
 from zeropp.runtime.block import Draw, Tensors
 from zeropp.runtime.channel import Transport
-from zeropp.runtime.executor import Execution, Feed, Work
+from zeropp.runtime.executor import Execution, Work
 from zeropp.runtime.inputs import Batch, Microbatch, Nested, microbatches_of
 from zeropp.runtime.keywords import Constants, Derived, Keywords
 from zeropp.runtime.look import Look
@@ -32,7 +32,7 @@ from zeropp.runtime.mesh import (
     own_pipeline,
     require_same,
 )
-from zeropp.runtime.observer import Observer, Observers
+from zeropp.runtime.observer import Observer
 from zeropp.runtime.outcome import StepFailedError, StepOutput, outcome
 from zeropp.runtime.probe import Probe
 from zeropp.runtime.programs import Programs, accepted
@@ -202,9 +202,9 @@ class Pipeline:
         program = self._programs.training(len(microbatches))
         shared = tokens.clamp(min=1) if divisor is None else torch.as_tensor(divisor)
         seed = 1.0 / shared.to(self.device, torch.float32, non_blocking=True)
-        feed = Feed(self._works(microbatches, constants, self._loss), seed)
+        works = self._works(microbatches, constants, self._loss)
         held = self._copies.set_aside()
-        execution = Execution(self._machine, feed, observer or Observers())
+        execution = Execution(self._machine, works, seed, observer)
         losses = execution.run(program)
         with self._machine.watchdog.during("in the sum of tied parameters' gradients"):
             self._copies.sum_gradients(held)
@@ -319,8 +319,8 @@ class Pipeline:
         head: Callable[[Nested, Tensors], Tensors],
         constants: Constants | None,
     ) -> tuple[list[Tensors], Execution]:
-        feed = Feed(self._works(microbatches, constants, head), seed=None)
-        execution = Execution(self._machine, feed, Observers())
+        works = self._works(microbatches, constants, head)
+        execution = Execution(self._machine, works, None, None)
         return execution.run(self._programs.evaluation(len(microbatches))), execution
 
     def _works(

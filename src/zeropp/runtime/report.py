@@ -38,4 +38,7 @@ def _describe(name: str, parameter: nn.Parameter, owner: nn.Module) -> Parameter
         return ParameterSplit(name, "never", "frozen")
     if rule_of(owner) is not None:
         return ParameterSplit(name, "W", f"{kind} is split")
-    return ParameterSplit(name, "B", f"{kind} is left to autograd")
+    if type(owner).__module__.startswith("torch.") or parameter.dim() < 2:
+        return ParameterSplit(name, "B", f"{kind} is left to autograd")
+    when = "W" if parameter.dim() == 3 else "B"  # experts are there for nothing but products
+    return ParameterSplit(name, when, "in products without a bias W, in all other uses B")

@@ -55,7 +55,7 @@ class _Split(torch.autograd.Function):
     def forward(
         ctx: Any,
         x: Tensor,
-        weight: nn.Parameter,
+        weight: Tensor,
         bias: nn.Parameter | None,
         call: Call,
         recorder: Recorder,
@@ -82,11 +82,11 @@ class _Split(torch.autograd.Function):
         ctx.recorder.odd = True
         own = GradientBuffers(None)
         deferred.add_to(own)
-        sums = own.take()
-        return gx, sums.get(call.weight), sums.get(call.bias), None, None
+        bias = None if call.bias is None else own.held(call.bias)
+        return gx, own.held(call.weight), bias, None, None
 
 
-_split: Any = super(torch.autograd.Function, _Split).apply  # past a look for functorch
+split_product: Any = super(torch.autograd.Function, _Split).apply  # past a look for functorch
 
 
 class _Traced(torch.autograd.Function):
@@ -150,14 +150,25 @@ def tapped(calls: Sequence[Called], recorder: Recorder) -> Iterator[None]:
             called.layer.split_taps.clear()
 
 
-class SplitLayer(nn.Module):
-    """What a split layer also is."""
+class Split(nn.Module):
+    """What a module, or a layer, with weight gradients in W also is."""
 
     split_rule: SplitRule
     split_recorder: Recorder
     split_name: str
     split_untried: bool
     split_taps: list[list[Tensor]]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copied and saved as the module that it was."""
+        kind = next(k for k in type(self).__mro__ if not issubclass(k, Split))
+        added = Split.__annotations__
+        own = {name: value for name, value in vars(self).items() if name not in added}
+        return kind.__new__, (kind,), own
+
+
+class SplitLayer(Split):
+    """A split layer."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """The layer's own forward, whose backward is cut in two while a tape is there."""
@@ -180,7 +191,7 @@ class SplitLayer(nn.Module):
         autocast = autocast_of(x.device.type)
         recorder.odd |= autocast[1] is not None
         call = Call(self.split_name, self.split_rule, weight, bias, autocast)
-        y: Tensor = _split(x, weight, bias, call, recorder)
+        y: Tensor = split_product(x, weight, bias, call, recorder)
         if recorder.calls is not None and x.is_floating_point():
             recorder.calls.append(Called(self, call, _nothing_like(y), _nothing_like(x)))
         return y
@@ -203,34 +214,29 @@ class SplitLayer(nn.Module):
     def _uncompiled(self, x: Tensor) -> Tensor:
         return self.forward(x)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copied and saved as the layer that it was."""
-        kind = next(k for k in type(self).__mro__ if not issubclass(k, SplitLayer))
-        added = SplitLayer.__annotations__
-        own = {name: value for name, value in vars(self).items() if name not in added}
-        return kind.__new__, (kind,), own
-
 
 def _own(weight: Any, bias: Any) -> bool:
     return isinstance(weight, nn.Parameter) and (bias is None or isinstance(bias, nn.Parameter))
 
 
 @cache
-def _split_class(kind: type[nn.Module]) -> type[nn.Module]:
-    return type(f"Split{kind.__name__}", (SplitLayer, kind), {})
+def _split_class(also: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Split{kind.__name__}", (also, kind), {})
+
+
+def become(also: type[Split], module: Any, name: str, recorder: Recorder) -> None:
+    """Make a module write to a recorder, changing its class, as FSDP2 does, to a subclass."""
+    kind: Any = type(module)
+    if not issubclass(kind, Split):
+        module.__class__ = _split_class(also, kind)  # type: ignore[arg-type]
+    module.split_recorder, module.split_name = recorder, name
 
 
 def split_layers(module: nn.Module, recorder: Recorder) -> None:
-    """Make every layer inside `module` that a rule fits leave its W on a tape.
-
-    As FSDP2 does, this changes the class of the layers, to a subclass of their own.
-    """
+    """Make every layer inside `module` that a rule fits leave its W on a tape."""
     layer: Any
     for name, layer in module.named_modules():
         if (rule := rule_of(layer)) is not None:
-            kind: Any = type(layer)
             untried = getattr(layer, "split_untried", rule is not known_rule(layer))
-            if not issubclass(kind, SplitLayer):
-                layer.__class__ = _split_class(kind)
-            layer.split_rule, layer.split_recorder, layer.split_name = rule, recorder, name
-            layer.split_untried, layer.split_taps = untried, []
+            become(SplitLayer, layer, name, recorder)
+            layer.split_rule, layer.split_untried, layer.split_taps = rule, untried, []

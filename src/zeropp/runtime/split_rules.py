@@ -4,6 +4,7 @@
     LINEAR       x A^T + c        gy A       gy^T x            the sum of gy
     CONV1D       x A + c          gy A^T     x^T gy            the sum of gy
     EMBEDDING    rows x of A                 gy, to rows x
+    batched_rule x A              gy A^T     x^T gy            of many A, each with its own x
 
 W adds to sums that are kept apart from the parameters, so it can run after its stage was resharded.
 """
@@ -11,7 +12,7 @@ W adds to sums that are kept apart from the parameters, so it can run after its 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -28,21 +29,21 @@ class GradientBuffers:
         self.dtype = dtype
         self._sums: dict[nn.Parameter, Tensor] = {}
 
-    def add(self, parameter: nn.Parameter, gradient: Tensor) -> None:
-        """Add a gradient of the parameter's shape, which others may hold too."""
-        held = self._sums.get(parameter)
+    def add(self, weight: Any, gradient: Tensor) -> None:
+        """Add a gradient of a parameter, or of a view of one, which others may hold too."""
+        held = self.held(weight)
         if held is None:
-            self._sums[parameter] = gradient.to(self._dtype_for(parameter), copy=True)
+            self._sums[weight] = gradient.to(self._dtype_for(weight), copy=True)
         else:
             held.add_(gradient)
 
-    def add_product(self, parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
+    def add_product(self, weight: Any, left: Tensor, right: Tensor) -> None:
         """Add `left @ right`, the weight gradient of a matrix product, in place where possible."""
-        held, dtype = self._sums.get(parameter), self._dtype_for(parameter)
+        held, dtype = self.held(weight), self._dtype_for(weight)
         wide = _widens(left, right, dtype)
         if held is None:
             product = torch.mm(left, right, out_dtype=dtype) if wide else left @ right
-            self._sums[parameter] = product.to(dtype)
+            self._sums[weight] = product.to(dtype)
         elif wide:
             torch.addmm(held, left, right, out_dtype=dtype, out=held)
         elif dtype == left.dtype:
@@ -52,17 +53,30 @@ class GradientBuffers:
 
     def add_rows(self, parameter: nn.Parameter, rows: Tensor, values: Tensor) -> None:
         """Add `values` [n, width] to the rows [n] of a table's gradient; rows may repeat."""
-        if parameter not in self._sums:
-            self._sums[parameter] = self.zeros(parameter)
-        held = self._sums[parameter]
+        held = self._begun(parameter)
         held.index_add_(0, rows, values.to(held.dtype))
+
+    def held(self, weight: Any) -> Tensor | None:
+        """The sum of a parameter, None before its first gradient; of a view of one, its part."""
+        if weight._base is None:
+            return self._sums.get(weight)
+        whole = self._begun(weight._base)
+        start = weight.storage_offset() - weight._base.storage_offset()
+        return whole.as_strided(weight.shape, weight.stride(), start)
+
+    def _begun(self, parameter: nn.Parameter) -> Tensor:
+        """Its sum, laid out as itself."""
+        total = self._sums.get(parameter)
+        if total is None or total.is_sparse or total.stride() != parameter.stride():
+            started = self.zeros(parameter)
+            total = self._sums[parameter] = started if total is None else started.add_(total)
+        return total
 
     def zeros(self, parameter: nn.Parameter) -> Tensor:
         """A sum of nothing."""
-        shape, device = parameter.shape, parameter.device
-        return torch.zeros(shape, dtype=self._dtype_for(parameter), device=device)
+        return torch.zeros_like(parameter, dtype=self._dtype_for(parameter))
 
-    def _dtype_for(self, parameter: nn.Parameter) -> torch.dtype:
+    def _dtype_for(self, parameter: Tensor) -> torch.dtype:
         """Complex numbers are summed as they are."""
         return parameter.dtype if parameter.is_complex() else self.dtype or parameter.dtype
 
@@ -97,7 +111,7 @@ class SplitRule:
 
     forward: Callable[[Tensor, Tensor, Tensor | None], Tensor]
     input_gradient: Callable[[Tensor, Tensor], Tensor]
-    add_weight_gradient: Callable[[GradientBuffers, nn.Parameter, Tensor, Tensor], None]
+    add_weight_gradient: Callable[[GradientBuffers, Any, Tensor, Tensor], None]
 
 
 def as_rows(x: Tensor) -> Tensor:
@@ -165,6 +179,17 @@ CONV1D = SplitRule(
         weight, _conj(as_rows(x).t()), as_rows(gy)
     ),
 )
+
+
+def batched_rule(ends: Tensor | None) -> SplitRule:
+    """Of several matrices, each with one of a batch x, or with its own rows of x, up to `ends`."""
+    grouped = partial(F.grouped_mm, offs=ends)
+    times: Callable[..., Tensor] = torch.matmul if ends is None else grouped
+    return SplitRule(
+        lambda x, weight, _: times(x, weight),
+        lambda gy, weight: times(gy, weight.mT),
+        lambda gradients, weight, x, gy: gradients.add(weight, times(x.mT, gy)),
+    )
 
 
 @cache

@@ -10,12 +10,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from zeropp.ir.program import Recompute
-from zeropp.runtime.auxiliary import AuxiliaryLoss
 from zeropp.runtime.block import Block, Draw, Tensors, buffers_kept, require_tensors, run_blocks
 from zeropp.runtime.compat import set_version
+from zeropp.runtime.products import split_products
 from zeropp.runtime.shard import Parameters
 from zeropp.runtime.split import split_layers
-from zeropp.runtime.tape import Recorder, Tape
+from zeropp.runtime.tape import Recorded, Recorder, Tape
 
 Head = Callable[[Tensors], Tensors]
 _LOSS = -1  # the number of no block, for which the loss draws
@@ -98,8 +98,9 @@ class Stage:
         ]
         self._changes_inputs: bool | None = None  # None: before its first forward
         split_layers(module, self._recorder)
+        split_products(module.numbered, self._recorder)
         for layer in module.modules():
-            if isinstance(layer, AuxiliaryLoss):
+            if isinstance(layer, Recorded):
                 layer.recorder = self._recorder
 
     def infer(self, inputs: Tensors, named: Mapping[str, Any], head: Head | None = None) -> Tensors:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.autograd.graph import GradientEdge
 
 from zeropp.runtime.split_rules import GradientBuffers, SplitRule, as_rows
 
@@ -24,14 +24,14 @@ class Call(NamedTuple):
     Attributes:
         name: the layer's, global.
         rule: how it is split.
-        weight: of the layer.
+        weight: of the layer, or a view of a parameter.
         bias: of the layer.
         autocast: of the forward: device type, and dtype, None where it is off.
     """
 
     name: str
     rule: SplitRule
-    weight: nn.Parameter
+    weight: Tensor
     bias: nn.Parameter | None
     autocast: tuple[str, torch.dtype | None]
 
@@ -109,6 +109,12 @@ class Tape:
                 self._deferred.pop().add_to(self._gradients)
 
 
+class Recorded(nn.Module):
+    """A module that writes on a notebook: that of its stage, None outside of a pipeline."""
+
+    recorder: "Recorder | None" = None
+
+
 class Recorder:
     """One stage's notebook while its blocks run.
 
@@ -119,6 +125,7 @@ class Recorder:
             then is the model's own doing, and no B.
         anchor: a leaf, which B asks for to reach what is made of it.
         calls: the split layers' ones, while someone wants to know them.
+        counts: whether a forward is the first of its micro-batch, whose losses count.
         odd: whether one was not like others: cast, under a transform, or differentiated inside.
     """
 
@@ -129,21 +136,14 @@ class Recorder:
         self.anchor = torch.zeros((), requires_grad=True)
         self.calls: list[Any] | None = None
         self.odd = False
-        self._counts = False
+        self.counts = False
 
     @contextmanager
     def writing(self, tape: Tape | None, *, again: bool = False) -> Iterator[None]:
         """Forwards inside write to `tape`; in a backward, checkpointing runs them `again`."""
-        held = self.tape, self._counts
-        self.tape, self._counts = tape, not again
+        held = self.tape, self.counts
+        self.tape, self.counts = tape, not again
         try:
             yield
         finally:
-            self.tape, self._counts = held
-
-    def note(self, loss: Tensor) -> None:
-        """Count an auxiliary loss, once for each micro-batch, and train it."""
-        if self._counts:
-            self.losses.append(loss.detach().float())
-            if self.tape is not None and loss.requires_grad:
-                self.tape.auxiliary.append(get_gradient_edge(loss))
+            self.tape, self.counts = held

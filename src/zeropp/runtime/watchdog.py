@@ -21,7 +21,7 @@ import torch.distributed as dist
 
 from zeropp.ir.action import Action
 from zeropp.ir.placement import Placement
-from zeropp.ir.precedence import incoming, matching_send
+from zeropp.ir.precedence import incoming, other_end
 from zeropp.runtime.compat import Store
 
 _KEY, _FAILED = "zeropp/stalled", "zeropp/failed"
@@ -129,7 +129,7 @@ class Watchdog:
             f"rank {dist.get_rank()} (pipeline rank {self._rank}): {_words(now)} for {waited:.1f} s"
         ]
         if isinstance(now, Action) and (receive := incoming(now, self._placement)) is not None:
-            send = matching_send(receive)
+            send = other_end(receive)
             peer = self._placement.rank_of(send.stage)
             lines.append(
                 f"    awaits {send} (micro-batch {send.microbatch}) of pipeline rank {peer}"

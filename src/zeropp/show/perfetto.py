@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from zeropp.ir.files import write_text
-from zeropp.ir.precedence import incoming, matching_send, outgoing
+from zeropp.ir.precedence import incoming, other_end, outgoing
 from zeropp.ir.timeline import Span, Timeline
 from zeropp.show.parts import figures, rows_of, start_of
 
@@ -96,7 +96,7 @@ class _Process:
         sent = {outgoing(span.action, placement): (thread, span) for thread, span in computed}
         for thread, span in computed:
             receive = incoming(span.action, placement)
-            if receive is None or (send := matching_send(receive)) not in sent:
+            if receive is None or (send := other_end(receive)) not in sent:
                 continue
             source, made = sent[send]
             arrow = {"name": "input", "cat": "input", "id": next(self.numbers), "pid": self.pid}

@@ -13,11 +13,11 @@ from zeropp.ir.action import (
     WEIGHT,
     Action,
     Kind,
-    collector_paused,
 )
 from zeropp.ir.cause import Cause
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.program import Program
-from zeropp.ir.schedule import peak_slots_per_rank
+from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.ir.timeline import Timeline
 from zeropp.simulate.engine import Run, boundary_of, run_program
 

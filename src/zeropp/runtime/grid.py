@@ -1,0 +1,33 @@
+"""All ranks laid out for pipelines: the mesh that a pipeline is given, and who is in which."""
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from zeropp.runtime.mesh import PP, REPLICATE, SHARD, check_world_size, default_device
+
+
+def make_mesh(
+    pp_size: int, dp_replicate: int = 1, dp_shard: int = 1, device: torch.device | None = None
+) -> DeviceMesh:
+    """A mesh of these sizes over all ranks, with the axes (pp, dp_replicate, dp_shard).
+
+    Args:
+        pp_size: P.
+        dp_replicate: copies of a shard group.
+        dp_shard: ranks of a shard group.
+        device: of the kind on which ranks compute; None: that of the process group.
+
+    Raises:
+        ValueError: the number of ranks is not P x dp_replicate x dp_shard.
+    """
+    check_world_size(pp_size, dp_replicate, dp_shard, dist.get_world_size())
+    kind = (device or default_device()).type
+    shape = (pp_size, dp_replicate, dp_shard)
+    return init_device_mesh(kind, shape, mesh_dim_names=(PP, REPLICATE, SHARD))
+
+
+def pipelines(mesh: DeviceMesh) -> list[list[int]]:
+    """For every pipeline of the mesh, the global ranks along it."""
+    ranks: list[list[int]] = mesh.mesh.flatten(1).t().tolist()
+    return ranks
