@@ -454,7 +454,7 @@ class Inside(Experts):
             y = torch.tanh(F.linear(given, self.up[1])) @ self.down[2].T
             (slope,) = torch.autograd.grad(y.pow(2).sum(), given, create_graph=True)
             (kept,) = torch.autograd.grad(y.sum(), self.up, retain_graph=True)
-        return y + slope + 0.1 * kept.detach()[1].mean(0)
+        return y + 0.1 * torch.tanh(slope) + 0.1 * torch.tanh(kept.detach()[1].mean(0))
 
 
 class HalfTrained(Experts):

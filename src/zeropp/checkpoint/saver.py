@@ -5,18 +5,16 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch import Tensor
 
 from zeropp.checkpoint.folder import Keep, prune
 from zeropp.checkpoint.state import Optimizers, Snapshot, new_token, snapshot, write
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.ties import local_part
-
-Tensors = Mapping[str, Mapping[str, torch.Tensor]]
 
 
 @dataclass(frozen=True)
@@ -49,8 +47,7 @@ class Saver:
     ) -> None:
         self._folder, self._pipe, self._optimizer = folder, pipe, optimizer
         self._keep, self._token = keep or Keep(), new_token()
-        on_gpu = pipe.device.type == "cuda"
-        self._stager = DefaultStager(StagingOptions(on_gpu, False, False, on_gpu))
+        self._copies: dict[str, dict[str, Tensor]] = {}
         self._group = dist.new_group(backend="gloo")
         self._thread: threading.Thread | None = None
         self._saved: list[Saved] = []
@@ -71,13 +68,25 @@ class Saver:
         """
         self.wait()
         made = snapshot(self._pipe, self._optimizer, step, run)
-        held = (tensor for part in made.tensors.values() for tensor in part.values())
-        self.copied_bytes = sum(local_part(one).nbytes for one in held)
-        copied = replace(made, tensors=cast(Tensors, self._stager.stage(dict(made.tensors))))
+        copied = replace(made, tensors=self._copied(made))
         self._thread = threading.Thread(
             target=self._write, args=(copied, files or {}), name="zeropp-checkpoint", daemon=True
         )
         self._thread.start()
+
+    @torch.no_grad()
+    def _copied(self, made: Snapshot) -> Mapping[str, Mapping[str, Tensor]]:
+        """The tensors as they are now, on the host; in the memory of the copy before."""
+        for part, tensors in made.tensors.items():
+            kept = self._copies.setdefault(part, {})
+            for key, tensor in tensors.items():
+                if key in kept:
+                    local_part(kept[key]).copy_(local_part(tensor))
+                else:
+                    kept[key] = tensor.detach().to("cpu", copy=True)
+        held = (tensor for part in self._copies.values() for tensor in part.values())
+        self.copied_bytes = sum(local_part(tensor).nbytes for tensor in held)
+        return self._copies
 
     def take(self) -> list[Saved]:
         """What has ended since this was asked last."""
@@ -92,7 +101,6 @@ class Saver:
     def close(self) -> None:
         """Wait, and give back memory and threads."""
         self.wait()
-        self._stager.close()
         dist.destroy_process_group(self._group)
 
     def _write(self, made: Snapshot, files: Mapping[str, str]) -> None:
