@@ -12,7 +12,7 @@ from zeropp.cli.main import main
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Action, Kind, Order, Placement, Program, Shape, parse
 from zeropp.program import lower, require_valid, verify
-from zeropp.torch.text import format_csv, parse_csv, torch_name
+from zeropp.torch.text import format_csv, parse_csv, torch_names
 
 P, V, B = 4, 2, 8
 SIZE = ["--pp", "4", "--chunks", "2", "--microbatches", "8"]
@@ -40,7 +40,7 @@ def test_torch_loads_what_is_written_and_it_comes_back(name: str, tmp_path: Path
         loaded = runtime(pipelining.schedules._PipelineScheduleRuntime)
         loaded._load_csv(str(tmp_path / "z.csv"))
         rows = [list(map(str, loaded.pipeline_order[rank])) for rank in range(P)]
-        assert rows == [list(map(torch_name, order)) for order in schedule.actions]
+        assert rows == [torch_names(order) for order in schedule.actions]
         assert loaded.stage_index_to_group_rank == dict(enumerate(schedule.placement.ranks))
 
 
@@ -56,7 +56,7 @@ def test_what_torch_writes_is_sound_here(name: str, tmp_path: Path) -> None:
     assert schedule.placement == Placement(Shape.VEE if vee else Shape.LOOP, P, V)
     ran = [cell for cells in theirs.pipeline_order.values() for cell in cells if cell is not None]
     runs = [str(part) for cell in ran for part in cell.sub_actions or [cell]]
-    assert runs == [torch_name(action) for order in schedule.actions for action in order]
+    assert runs == [name for order in schedule.actions for name in torch_names(order)]
 
 
 def test_a_file_goes_both_ways_by_the_command_line(
@@ -138,9 +138,8 @@ def test_names_are_torchs_own() -> None:
     names |= {Kind.UNSHARD: kinds.UNSHARD, Kind.RESHARD: kinds.RESHARD}
     for kind, theirs in names.items():
         collective = kind in (Kind.UNSHARD, Kind.RESHARD, Kind.REDUCE)
-        found = pipelining.schedules._Action.from_str(
-            torch_name(Action(kind, 3, None if collective else 5))
-        )
+        (name,) = torch_names([Action(kind, 3, None if collective else 5)])
+        found = pipelining.schedules._Action.from_str(name)
         assert found[:3] == (3, theirs, None if collective else 5)
 
 

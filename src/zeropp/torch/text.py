@@ -11,7 +11,7 @@ A file (torch's format `compute_only`) has a row for each rank and an action in 
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from zeropp.ir import Action, Kind, Placement, Program, Schedule, Shape, read_file
@@ -31,14 +31,18 @@ _ACTION = re.compile(r"(\d{1,9})([FIWB])(\d{1,9})")
 _OVERLAPPED = re.compile(r"\((.+)\)OVERLAP_F_B")
 
 
-def torch_name(action: Action) -> str:
-    """An action that computes, gathers or reduces, as torch writes it."""
-    return f"{action.stage}{_NAMES[action.kind]}{'' if (m := action.microbatch) is None else m}"
+def torch_names(order: Iterable[Action]) -> list[str]:
+    """A rank's actions as torch writes them, without messages, which torch puts in itself."""
+    return [
+        f"{stage}{_NAMES[kind]}{'' if m is None else m}"
+        for kind, stage, m in order
+        if kind in _NAMES
+    ]
 
 
 def format_csv(schedule: Schedule) -> str:
     """The compute actions of a schedule, for `_load_csv` of torch's runtime."""
-    return "".join(",".join(map(torch_name, order)) + "\n" for order in schedule.actions)
+    return "".join(",".join(torch_names(order)) + "\n" for order in schedule.actions)
 
 
 def parse_csv(text: str) -> Schedule:
@@ -55,7 +59,7 @@ def parse_csv(text: str) -> Schedule:
     if not any(actions):
         raise ValueError("line 1: expected the actions of rank 0, such as 0F0,0F1,2F0")
     B = 1 + max(a.microbatch or 0 for order in actions for a in order)
-    if B > sum(map(len, actions)):  # what lacks would be told one by one
+    if sum(map(len, actions)) < B:  # what lacks would be told one by one
         raise ValueError(f"there is a micro-batch {B - 1}, and fewer actions than that")
     return Schedule("torch-csv", _placement(actions), (B,), actions)
 
