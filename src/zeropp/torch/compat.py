@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed._composable.replicate_with_fsdp import ReplicateModule
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import schedules
 from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
 
 from zeropp.runtime import compat
 
@@ -91,18 +93,33 @@ def _forwards(order: Iterable[Any]) -> Iterator[Any]:
             yield action
 
 
+def inside_of(schedule: Any) -> tuple[list[Any], int, Any]:
+    """What one of torch's schedules was made of: stages, number of micro-batches, and loss."""
+    own = schedule.__dict__
+    stages = [own["_stage"]] if "_stage" in own else own["_stages"]
+    return stages, schedule._n_microbatches, schedule._loss_fn
+
+
 def is_sharded(module: nn.Module) -> bool:
-    """Whether FSDP2 has it."""
+    """Whether `fully_shard` has sharded it."""
     return isinstance(module, FSDPModule)
+
+
+def is_replicated(module: nn.Module) -> bool:
+    """Whether it reduces gradients by DDP, or by FSDP2's `replicate`."""
+    return isinstance(module, DistributedDataParallel | ReplicateModule)
 
 
 def unsplittable(module: nn.Module) -> str | None:
     """The name of a parameter that is a DTensor in the forward too, as tensor parallelism makes it;
-    None: there is none.
+    None: there is none. With a mesh of spmd_types, FSDP2's alone are DTensors.
     """
     own = [m for m in module.modules() if isinstance(m, FSDPModule)]
     groups = [g for m in own for g in compat.groups_of(fully_shard.state(m))]  # type: ignore[attr-defined]
-    sharded = {p.sharded_param: p.is_dtensor for group in groups for p in group.fsdp_params}
+    every = [p for group in groups for p in group.fsdp_params]
+    sharded = {
+        p.sharded_param: p.is_dtensor and not getattr(p, "is_spmd_types", False) for p in every
+    }
     for name, parameter in module.named_parameters():
         if sharded.get(parameter, isinstance(parameter, DTensor)):
             return name

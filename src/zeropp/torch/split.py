@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import zeropp.torch.compat as compat
 from zeropp.runtime.auxiliary import AuxiliaryLoss
 from zeropp.runtime.compat import is_compiled
 from zeropp.runtime.shard import require_hookless
-from zeropp.runtime.split import split_layers
+from zeropp.runtime.split import SplitLayer, split_layers
 from zeropp.runtime.split_rules import rule_of
 from zeropp.runtime.tape import Recorder, Tape
 from zeropp.torch.gradients import Gradients, ShardedGradients
@@ -46,6 +45,9 @@ class SplitStage:
         self._running = False
         self._seed = torch.zeros(())  # of auxiliary losses, of which there are none
         split_layers(module, self._recorder)
+        for layer in module.modules():
+            if isinstance(layer, SplitLayer):  # also one that was split before
+                layer.split_recorder = self._recorder
         self._forward, self._backward = stage.forward_one_chunk, stage.backward_one_chunk
         stage.forward_one_chunk, stage.backward_one_chunk = self.forward, self.backward
         stage.dw_builder = self.left
@@ -111,10 +113,10 @@ def split_of(stage: Any) -> SplitStage:
 
 
 def _require_splittable(name: str, module: nn.Module) -> None:
-    if isinstance(module, DistributedDataParallel):
+    if any(map(compat.is_replicated, module.modules())):
         raise ValueError(
-            f"{name}: DistributedDataParallel reduces in a backward, and would miss every W; shard "
-            "with fully_shard instead"
+            f"{name}: DistributedDataParallel and replicate reduce after a backward, and would "
+            "miss W; use fully_shard, which replicates over the first axis of a mesh of two"
         )
     if (tensor := compat.unsplittable(module)) is not None:
         raise ValueError(
@@ -132,6 +134,6 @@ def _require_splittable(name: str, module: nn.Module) -> None:
                 f"{name}: {path} is an AuxiliaryLoss, for which torch's pipelining has no place; "
                 "train it with zeropp.pipeline"
             )
-        if rule_of(inner) is not None:
+        if isinstance(inner, SplitLayer) or rule_of(inner) is not None:
             for own, parameter in inner.named_parameters(recurse=False):
                 require_hookless(f"{path}.{own}", parameter)
