@@ -56,11 +56,12 @@ def pipelining_fn(
 
 
 def _split_first(parallelize: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    """`parallelize_fn` of a part whose layers are split before: it puts a `forward` of its own around
-    theirs, by which they would be left whole, and asks the class for the names of its arguments.
+    """`parallelize_fn` of a part whose layers are split before: it puts a `forward` of its own
+    around theirs, by which they would be left whole, and asks their class for arguments' names.
     """
 
     def parallelized(part: nn.Module, **given: Any) -> nn.Module:
+        layer: Any
         for layer in part.modules():
             if rule_of(layer) is not None and hasattr(layer, "_cache_pos_arg_names"):
                 layer._cache_pos_arg_names()

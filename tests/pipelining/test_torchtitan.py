@@ -67,8 +67,9 @@ def require_same(ours: dict[str, Any], theirs: dict[str, Any], allowed: float = 
     assert "refused" not in ours, ours
     assert (ours["split"] > 8, theirs["split"]) == (True, 0)
     for name, number in (("losses", STEPS), ("norms", STEPS), ("validation", 2)):
-        assert ours[name] == pytest.approx(theirs[name], rel=allowed), name
         assert len(ours[name]) == number
+        if theirs[name] or name != "validation":
+            assert ours[name] == pytest.approx(theirs[name], rel=allowed), name
     assert ours["losses"][-1] < 0.8 * ours["losses"][0]
 
 
@@ -93,7 +94,8 @@ def test_losses_and_norms_are_its_own(folder: Path) -> None:
     [
         (Case(lay="1F1B"), {"unit_size": 2}),
         (Case(layers_per_stage=1), {"unit_size": 2, "seam": "drain"}),
-        (Case(lay="ZBVZeroBubble", recompute="none"), {"schedule": "zb-v"}),
+        # torch's split fails with selective checkpointing, and its eval in a vee
+        (Case(lay="ZBVZeroBubble", recompute="none", validates=False), {"schedule": "zb-v"}),
     ],
     ids=["one stage a rank", "four stages a rank", "a vee"],
 )

@@ -39,6 +39,7 @@ class Case:
     recompute: str = "selective"
     backend: str = "spmd_types"
     low: bool = False
+    validates: bool = True
     page: bool = False  # by the configuration that the page shows
     options: dict[str, Any] = field(default_factory=dict)  # of compile, or parallelism
 
@@ -135,7 +136,7 @@ def config_of(case: Case, folder: Path) -> Any:
     parallelism.pipeline_parallel_schedule = case.lay
     parallelism.pipeline_parallel_layers_per_stage = case.layers_per_stage
     parallelism.spmd_backend = case.backend
-    validator.enable, validator.freq, validator.steps = True, STEPS, 2
+    validator.enable, validator.freq, validator.steps = case.validates, STEPS, 2
     config.checkpoint.enable = False
     config.debug.seed = 1
     config.dump_folder = str(folder / "out")
