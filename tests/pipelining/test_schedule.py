@@ -16,8 +16,18 @@ from torch.distributed.pipelining import PipelineStage, ScheduleInterleaved1F1B
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
+from support.exactness import relative_error
 from support.ranks import run_ranks
-from support.torch_stages import Staged, data_rank, errors_of, loss_mean, mesh_of
+from support.torch_stages import (
+    Staged,
+    batch,
+    data_rank,
+    errors_of,
+    gradients,
+    loss_mean,
+    mesh_of,
+    plain,
+)
 from zeropp import AuxiliaryLoss
 from zeropp.generate import generate
 from zeropp.ir import Order, format_program
@@ -118,6 +128,33 @@ def test_orders_come_from_files(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(format_csv(schedule))
     (tmp_path / "b.txt").write_text(format_program(lower(schedule, "unit")))
     for errors in run_ranks(2, by_files, tmp_path):
+        assert max(errors.values()) < ALLOWED
+
+
+def frozen(stage_index: int) -> dict[str, float]:
+    """Of a pipeline of which one stage is not trained."""
+    case = Staged(2, 2, 4, STRICT)
+    stages, found = case.stages(mesh_of(2, 1)), {}
+    for stage in stages:
+        stage.submod.requires_grad_(stage.stage_index != stage_index)
+    schedule = ScheduleZeroPP(stages, 4, loss_mean, **STRICT)
+    for step, (_, wanted) in enumerate(plain(4, 1)[:2]):
+        inputs, targets = batch(4, step, 0)
+        first, last = (any(getattr(s, f"is_{end}") for s in stages) for end in ("first", "last"))
+        for stage in stages:
+            stage.submod.zero_grad()
+        schedule.step(*([inputs] if first else []), target=targets if last else None)
+        for name, parameter in gradients([stage.submod for stage in stages]):
+            if parameter.requires_grad:
+                found[f"{name} {step}"] = relative_error(parameter.grad, wanted[name])
+            else:
+                assert parameter.grad is None, name
+    return found
+
+
+@pytest.mark.parametrize("stage_index", [0, 1, 3])
+def test_a_stage_may_be_frozen(stage_index: int) -> None:
+    for errors in run_ranks(2, frozen, stage_index):
         assert max(errors.values()) < ALLOWED
 
 

@@ -57,8 +57,11 @@ def results(folder: Path, *cases: Case) -> list[dict[str, Any]]:
     for rank, text in re.findall(r"^RESULT (\d+) (.*)$", done.stdout, re.M):
         told.setdefault(rank, []).append(json.loads(text))
     assert done.returncode == 0, done.stderr[-4000:]
-    ranks = zip(*told.values(), strict=True)
-    found = [max(each, key=lambda rank: rank["losses"] or [0]) for each in ranks]
+    found = []
+    for each in zip(*told.values(), strict=True):
+        said = [rank["refused"] for rank in each if "refused" in rank]
+        refused = {"refused": "\n".join(said)} if said else {}
+        found.append(max(each, key=lambda rank: rank["losses"] or [0]) | refused)
     assert len(found) == len(cases)
     return found
 
