@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch.distributed import pipelining
-from torch.testing._internal import common_distributed, common_utils
 
 from zeropp.torch import ScheduleZeroPP
 
@@ -55,6 +54,8 @@ def unchanged(*args: Any, **kwargs: Any) -> Callable[[Any], Any]:
 
 def prepare(sources: Path) -> Any:
     """The module of torch's tests, on CPU and gloo, with our schedules; also in its processes."""
+    from torch.testing._internal import common_distributed, common_utils
+
     for name, order in ORDERS.items():
         setattr(pipelining, name, standing_for(name, order))
     common_distributed.requires_accelerator_dist_backend = unchanged

@@ -1,5 +1,5 @@
-"""The page of errors lists what the engine and `zeropp.torch` refuse, no more and no less, with
-tests that say it.
+"""The page of errors lists what the engine, `zeropp.torch` and `zeropp.torchtitan` refuse, no more
+and no less, with tests that say it.
 """
 
 import ast
@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "errors.md").read_text("utf-8")
 NAMED = "…: …: …"  # what another line is told with
-ROOMS = ("runtime", "torch")
+ROOMS = ("runtime/*.py", "torch/*.py", "torchtitan.py")
 LISTED = dict(re.findall(r"^\| `(.+)` \| (\S+) \|$", PAGE, re.M))
 
 
@@ -26,7 +26,7 @@ def words_of(raised: ast.expr) -> str | None:
 def refused() -> set[str]:
     """Of every `raise` in these rooms that has words of its own."""
     found = set()
-    for path in (p for room in ROOMS for p in (ROOT / "src" / "zeropp" / room).glob("*.py")):
+    for path in (p for room in ROOMS for p in (ROOT / "src" / "zeropp").glob(room)):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
                 kind = getattr(node.exc.func, "id", "")

@@ -11,7 +11,8 @@ import pytest
 from zeropp.cli.main import main
 
 TINY = ["--data.seq-len", "16", "--run.sample", "4", "--run.steps", "2"]
-PAGE = (Path(__file__).parents[2] / "docs" / "pipelining.md").read_text("utf-8")
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "pipelining.md").read_text("utf-8")
 
 
 def test_the_example_trains(tmp_path: Path) -> None:
@@ -39,3 +40,16 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         small = TINY if command.startswith("train") else []
         assert main([*shlex.split(command), *small]) == 0
     assert (tmp_path / "order.csv").read_text().startswith("0F0,0F1,")
+
+
+def test_the_script_for_torchs_tests_wants_their_sources(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^    python (scripts/\S+) TORCH$", PAGE, re.M)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / command), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("usage: torch_pipelining.py TORCH")

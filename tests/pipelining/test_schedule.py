@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -163,6 +164,12 @@ def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "zeropp.torch.compat")
     with pytest.raises(ImportError, match=r"zeropp.torch needs torch 2.13 or later; this is"):
         import_module("zeropp.torch.compat")
+
+
+@pytest.mark.skipif(find_spec("torchtitan") is not None, reason="torchtitan is installed")
+def test_what_torchtitan_needs_is_said() -> None:
+    with pytest.raises(ImportError, match=r"zeropp.torchtitan needs torchtitan 0.3; pip install"):
+        import_module("zeropp.torchtitan")
 
 
 def stage(module: nn.Module, index: int, num_stages: int = 4, **more: Any) -> PipelineStage:

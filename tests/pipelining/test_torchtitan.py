@@ -138,8 +138,8 @@ def test_its_csv_option_runs_our_order_and_its_selective_checkpointing_fails_the
     ("options", "says"),
     [
         ({"compile.enable": True}, "compile.components: torchtitan compiles whole layers"),
-        ({"parallelism.tensor_parallel_degree": 2}, "parallelism.tensor_parallel_degree: not"),
-        ({"parallelism.context_parallel_degree": 2}, "parallelism.context_parallel_degree: not"),
+        ({"parallelism.tensor_parallel_degree": 2}, "tensor_parallel_degree: not split yet"),
+        ({"parallelism.context_parallel_degree": 2}, "context_parallel_degree: not split yet"),
         ({"parallelism.pipeline_parallel_schedule_csv": "x.csv"}, "give the file to zeropp as"),
         ({"parallelism.pipeline_parallel_schedule": "ZBVZeroBubble"}, "lays them as a loop"),
     ],
