@@ -5,6 +5,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 import zeropp.torch.compat as compat
@@ -79,7 +80,8 @@ class ScheduleZeroPP(compat.Runtime):
             self._split = {stage.stage_index: split_of(stage) for stage in own}
             return found
 
-        self.program = _agreed(prepare, own[0].group)
+        with torch.accelerator.device_index(torch.device(own[0].device).index):  # NCCL's objects
+            self.program = _agreed(prepare, own[0].group)
         super().__init__(own, n_microbatches, loss_fn, **options)
         compute, whole = (
             compat.orders_of(map(torch_names, orders))
