@@ -8,7 +8,7 @@ $(READY): pyproject.toml constraints.txt
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-.PHONY: setup train test nightly lint bench
+.PHONY: setup train test test-torchtitan nightly lint bench
 setup: $(READY)
 
 train: $(READY)
@@ -16,6 +16,10 @@ train: $(READY)
 
 test: $(READY)
 	.venv/bin/python -m pytest $(ARGS)
+
+# torchtitan's own Trainer, in .venv-torchtitan with the torch that it needs; takes 6 GB
+test-torchtitan:
+	scripts/test-torchtitan
 
 # property tests with 5,000 examples each, 500 random odd models, every type of decoder, a run killed
 # twenty times, and a real model, which is downloaded

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import PipelineStage
 
+import zeropp.torch
 from zeropp.ir import Action, Kind, stage_blocks
 from zeropp.plan import Plan
 from zeropp.runtime.mesh import PP, SHARD
@@ -30,7 +31,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Peer:
-    """One of torch's schedules, by the name of its class without `Schedule`."""
+    """A schedule of torch, or `ScheduleZeroPP`, by the name of its class without `Schedule`."""
 
     name: str
     chunks: int | None = None  # stages per rank that it can have; None: any
@@ -49,6 +50,9 @@ PEERS = {
         Peer("DualPipeV", chunks=2, vee=True, fewest=2),
     )
 }
+
+
+OURS = Peer("ZeroPP")  # our order and split, in torch's runtime
 
 
 class TorchPipeline:
@@ -80,15 +84,24 @@ class TorchPipeline:
             PipelineStage(module, stage, len(cut), CPU, group=group)
             for module, stage in zip(self.modules, owned, strict=True)
         ]
-        schedule: Any = getattr(pipelining, f"Schedule{peer.name}")
+        home: Any = zeropp.torch if peer == OURS else pipelining
+        schedule: Any = getattr(home, f"Schedule{peer.name}")
         single = issubclass(schedule, pipelining.schedules.PipelineScheduleSingle)
+        order = {"unit_size": plan.unit_size, "seam": plan.seam, "costs": plan.costs}
         # the loss is already divided by the number of tokens, so gradients need no scaling
         self._schedule = schedule(
             self._stages[0] if single else self._stages,
             B,
             loss_fn=lambda outputs, targets: loss(outputs, targets) / (targets.numel() * B),
             scale_grads=False,
+            **(order if peer == OURS else {}),
         )
+
+    @property
+    def messages(self) -> int:
+        """What this rank sends in a step."""
+        order = self._schedule.pipeline_order_with_comms[self._rank]
+        return sum(action.computation_type.value.startswith("SEND") for action in order)
 
     def step(self, batch: Batch, *, observer: Observer | None = None) -> float | None:
         """Forward and backward; the loss, on the rank of the last stage.

@@ -21,11 +21,11 @@ from zeropp.ir import (
     Shape,
     format_program,
     format_schedule,
-    read_file,
 )
 from zeropp.ir.files import check_output, write_text
 from zeropp.ir.numbers import Amount, Count, Positive, Size
 from zeropp.program import Policy, lower, require_valid, verify, verify_within, warnings
+from zeropp.torch.text import format_csv, read
 
 _OF_SCHEDULES = {field.name for field in fields(Order)} - {"schedule"}
 _OF_SCHEDULES |= {"pp", "chunks", "microbatches", "budget", "slot_bytes"}
@@ -49,7 +49,7 @@ class Made(Order, Verb):
     """A schedule by name, knobs and size, or in a file; and how it becomes a program."""
 
     schedule: tyro.conf.Positional[str] = tyro.MISSING
-    """Name of the schedule (see `zeropp schedules`); for show and simulate also a file."""
+    """Name of the schedule (see `zeropp schedules`), or a file."""
     pp: Size = 4
     """P, ranks in the pipeline."""
     chunks: Size = 1
@@ -131,7 +131,7 @@ class Made(Order, Verb):
 
 @dataclass(frozen=True)
 class Generate(Made):
-    """Write a schedule, or the program made of it, as text."""
+    """Write a schedule, or the program made of it, as text; also of a file."""
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """File to write; without it, standard output."""
@@ -141,6 +141,9 @@ class Generate(Made):
     """With --program, blocks in each stage."""
     recompute: Literal["none", "selective", "full"] | None = None
     """With --program, what of a block is run again in its B."""
+    format: Literal["zeropp", "torch-csv"] = "zeropp"
+    """Our text, or the compute actions as the runtime of torch.distributed.pipelining loads them;
+    a file that ends in .csv is read as such."""
 
     def perform(self) -> int:
         """Write it."""
@@ -155,11 +158,17 @@ class Generate(Made):
 
     def text(self) -> str:
         """What is written."""
+        subject = self.subject()
+        if self.format == "torch-csv":
+            self.refuse({"program", *_OF_PROGRAMS}, "of a program, which torch makes of the order")
+            return format_csv(subject.schedule if isinstance(subject, Program) else subject)
+        if isinstance(subject, Program):
+            return format_program(subject)
         if not self.program:
             self.refuse(_OF_PROGRAMS, "of a program; add --program")
-            return format_schedule(self.made())
+            return format_schedule(subject)
         again = None if self.recompute is None else Recompute(self.recompute)
-        whole = replace(self.lowered(self.made()), split=self.split, recompute=again)
+        whole = replace(self.lowered(subject), split=self.split, recompute=again)
         return format_program(require_valid(whole))
 
 
@@ -178,7 +187,7 @@ class Verify(Verb):
 
     def perform(self) -> int:
         """Check the file, and what a schedule is lowered to."""
-        subject = read_file("file", self.file)
+        subject = read("file", self.file)
         found = verify_within(subject, self.slots)
         if not found and isinstance(subject, Schedule):
             subject = lower(subject)
@@ -192,7 +201,7 @@ class Verify(Verb):
 
 def _read_sound(path: Path) -> Schedule | Program:
     """A schedule or program file; ValueError, with the first reason, if it breaks a rule."""
-    subject = read_file("file", path)
+    subject = read("file", path)
     if found := verify(subject):
         line = str(found[0]).splitlines()[0]
         raise ValueError(f"file: {path}: {line}; `zeropp verify` says more")

@@ -84,7 +84,7 @@ def prepare_sharded(module: FSDPModule) -> None:
 
 def unsharded_parameters(module: FSDPModule) -> list[nn.Parameter]:
     """The full parameters that compute sees; the module must have been gathered once."""
-    return [p.unsharded_param for group in _groups(module) for p in group.fsdp_params]
+    return [p.unsharded_param for group in groups(module) for p in group.fsdp_params]
 
 
 def reduce_sums(module: FSDPModule, sums: dict[nn.Parameter, Tensor]) -> None:
@@ -93,7 +93,7 @@ def reduce_sums(module: FSDPModule, sums: dict[nn.Parameter, Tensor]) -> None:
     Works whether or not the module is gathered; a parameter without a sum is left out, on all
     ranks alike, since all run the same program.
     """
-    for group in _groups(module):
+    for group in groups(module):
         for parameter in group.fsdp_params:
             _reduction.give(parameter, sums.pop(parameter._unsharded_param, None))
         group.post_backward()
@@ -178,7 +178,7 @@ def forget_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
     The mesh and FSDP2's states hold the groups' sockets and threads. DTensor remembers of every
     operation the mesh of its result, and would give it to the results of an equal mesh.
     """
-    infos = [g.mesh_info for m in modules if isinstance(m, FSDPModule) for g in _groups(m)]
+    infos = [g.mesh_info for m in modules if isinstance(m, FSDPModule) for g in groups(m)]
     for info in infos:
         vars(info).update({name: None for name in vars(info) if name.endswith("process_group")})
     getattr(mesh, "_pg_registry", {}).clear()
@@ -198,14 +198,14 @@ def _world_unbound() -> Iterator[None]:
 
 @contextmanager
 def _gathers_kept(module: FSDPModule) -> Iterator[None]:
-    groups = _groups(module)
-    gathers = [group._all_gather_result for group in groups]
-    for group in groups:
+    kept = groups(module)
+    gathers = [group._all_gather_result for group in kept]
+    for group in kept:
         group._all_gather_result = None
     try:
         yield
     finally:
-        for group, gather in zip(groups, gathers, strict=True):
+        for group, gather in zip(kept, gathers, strict=True):
             group._all_gather_result = gather
 
 
@@ -213,12 +213,13 @@ def _state(module: FSDPModule) -> Any:
     return fully_shard.state(module)  # type: ignore[attr-defined]
 
 
-def _groups(module: FSDPModule) -> list[Any]:
+def groups(module: FSDPModule) -> list[Any]:
     """FSDP2's groups of parameters, which are communicated together."""
-    return [group for state in _state(module)._state_ctx.all_states for group in _of(state)]
+    return [group for state in _state(module)._state_ctx.all_states for group in groups_of(state)]
 
 
-def _of(state: Any) -> list[Any]:
+def groups_of(state: Any) -> list[Any]:
+    """Those of one state."""
     if hasattr(state, "_fsdp_param_groups"):
         return list(state._fsdp_param_groups)
     group = state._fsdp_param_group  # torch 2.11: at most one

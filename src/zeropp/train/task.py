@@ -4,10 +4,11 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from zeropp.build import program_of
-from zeropp.ir import Program, read_file, stage_blocks
+from zeropp.ir import Program, stage_blocks
 from zeropp.plan import Plan
 from zeropp.planner import SavedPlan
 from zeropp.program import InvalidProgramError, require_collectives, verify
+from zeropp.torch.text import read
 from zeropp.train.config import Config
 from zeropp.train.start import Start
 
@@ -106,11 +107,11 @@ def read_program(path: Path) -> Program:
     Raises:
         ValueError: unreadable, not understood, or a schedule.
     """
-    found = read_file("program", path)
+    found = read("program", path)
     if not isinstance(found, Program):
         raise ValueError(
-            f"program: {path}: it holds a schedule; write a program with `zeropp generate "
-            "--program`"
+            f"program: {path}: it holds a schedule; make a program of it with `zeropp generate "
+            f"{path} --program`"
         )
     return found
 
