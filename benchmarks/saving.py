@@ -1,6 +1,6 @@
 """What a checkpoint costs the training that goes on beside it, and one that training waits for.
 
-Run: python benchmarks/saving.py [--json]; two ranks, five minutes, 4 GB of disk.
+Run: python benchmarks/saving.py [--json]; two ranks, four minutes, 4 GB of disk.
 """
 
 import shutil
@@ -25,8 +25,8 @@ from zeropp.train.gpt import token_loss
 
 CLAIM = "Training goes on while a checkpoint is written"
 PLAN = Plan(2, 2, 8)
-EACH = 3  # checkpoints of either kind
-BETWEEN = {"toy": 8, "gpt2-124m": 3}  # steps from one to the next
+EACH = 2  # checkpoints of either kind
+BETWEEN = {"toy": 8, "gpt2-124m": 2}  # steps from one to the next
 
 
 def made(size: str) -> tuple[Pipeline, torch.optim.Optimizer]:

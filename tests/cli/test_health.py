@@ -1,6 +1,8 @@
 """Copies of parameters that differ, losses that are not calm, ranks that become slow."""
 
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from zeropp.plan import Plan
 from zeropp.runtime.mesh import data_rank, data_size
 from zeropp.runtime.ties import local_part
 from zeropp.train.health import Losses, Speeds, copied, require_equal_copies
+from zeropp.train.log import Log
 
 B = 4
 
@@ -102,3 +105,13 @@ def slowed() -> list[str]:
 def test_a_rank_that_becomes_slow_is_named() -> None:
     for said in run_ranks(2, slowed):
         assert said == ["rank 1 computes 2.0 times as long as it did"]
+
+
+def test_a_disk_that_is_nearly_full_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    for leads, wanted in ((True, 1), (False, free), (True, free)):
+        Log(tmp_path, 1, leads).look_at_disk(tmp_path, wanted)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("free some, or lower run.keep_last")

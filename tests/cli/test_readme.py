@@ -114,6 +114,14 @@ def test_a_folder_is_trained_exported_and_planned(tmp_path: Path) -> None:
     assert len(adapters) == 4 * 2 * 2
 
 
+def test_a_run_that_survives_and_how_it_learns(tmp_path: Path) -> None:
+    short = ["--run.steps", "2", "--run.sample", "0", "--model.layers", "2"]
+    for title in ("A run that survives", "How it learns"):
+        section = GUIDE.partition(f"## {title}")[2].partition("\n## ")[0]
+        (command,) = re.findall(r"^    zeropp (.*)$", section, re.M)
+        run(tmp_path, "zeropp.cli.main", *shlex.split(command), *short)
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:3]))
 def test_the_table_is_true(row: tuple[str, ...]) -> None:
     name, unit, seam, chunks, makespan, bubble, peak, gathers = row

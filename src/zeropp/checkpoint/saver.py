@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zeropp.checkpoint.folder import Keep, prune
 from zeropp.checkpoint.state import Optimizers, Snapshot, new_token, snapshot, write
+from zeropp.runtime.mesh import REPLICATE, gathered
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.ties import local_part
 
@@ -34,6 +35,7 @@ class Saver:
 
     Attributes:
         copied_bytes: the size of that copy on this rank; 0 before the first checkpoint.
+        written_bytes: the size of a checkpoint, by all ranks.
 
     Args:
         folder: in which they lie, on a disk that all ranks see.
@@ -51,7 +53,7 @@ class Saver:
         self._group = dist.new_group(backend="gloo")
         self._thread: threading.Thread | None = None
         self._saved: list[Saved] = []
-        self.copied_bytes = 0
+        self.copied_bytes = self.written_bytes = 0
 
     def begin(
         self,
@@ -69,6 +71,10 @@ class Saver:
         self.wait()
         made = snapshot(self._pipe, self._optimizer, step, run)
         copied = replace(made, tensors=self._copied(made))
+        if not self.written_bytes:
+            self.written_bytes = (
+                sum(gathered(self.copied_bytes)) // self._pipe.mesh[REPLICATE].size()
+            )
         self._thread = threading.Thread(
             target=self._write, args=(copied, files or {}), name="zeropp-checkpoint", daemon=True
         )

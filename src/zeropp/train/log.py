@@ -68,9 +68,11 @@ class Log:
             self.say(self._line(metrics))
 
     def look_at_disk(self, path: Path, wanted: int) -> None:
-        """Warn where a checkpoint of `wanted` bytes would not fit, or hardly."""
+        """Warn where a checkpoint of `wanted` bytes, which is begun now, will hardly fit."""
+        if not self._leads or not path.exists():
+            return
         free = shutil.disk_usage(path).free
-        if self._leads and free < 2 * wanted:
+        if free < 2 * wanted:
             gib = 2**30
             self.warn(
                 f"{path}: a checkpoint takes {wanted / gib:.2f} GiB and {free / gib:.2f} are free; "

@@ -262,6 +262,7 @@ class Trainer:
         first = not self.saver.copied_bytes
         self.saver.begin(done, run, files)
         self.pulse.saved()
+        self.log.look_at_disk(checkpoints(self.config), self.saver.written_bytes)
         if first:
             self.log.say(
                 f"checkpoints are written from a copy: {self.saver.copied_bytes / _MIB:.1f} MiB of "
