@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,11 @@ def train_task(config: Config, task: Task | None) -> None:
         Refused: on every rank: something that was given cannot be used.
         Ended: on every rank: training cannot go on.
     """
-    lock = checkpoint.owned("run.folder", config.folder / WRITER, PATIENCE_S)
-    with lock if dist.get_rank() == 0 else nullcontext():
+    with ExitStack() as held:
         try:
+            if dist.get_rank() == 0:
+                lock = config.folder / WRITER
+                held.enter_context(checkpoint.owned("run.folder", lock, PATIENCE_S))
             task = _of_first_rank(task)
             trainer = Trainer(config, task, model_of(config.model, config.run.seed))
         except ValueError as error:
