@@ -39,8 +39,9 @@ def made(size: str) -> tuple[Pipeline, torch.optim.Optimizer]:
 
 
 def seconds(size: str, folder: str) -> dict[str, list[float]]:
-    """By kind, of the slowest rank: a step alone; how much longer than such are those in which a
-    checkpoint is begun and written; and one that waits until it is.
+    """By kind: a step alone; the longest of those in which a checkpoint is begun and written, over
+    that; how long the first of them waits, and by how much all of them are late; and how long one
+    waits until it is written.
     """
     pipe, optimizer = made(size)
     saver = checkpoint.Saver(Path(folder), pipe, optimizer, checkpoint.Keep(1))
@@ -53,27 +54,35 @@ def seconds(size: str, folder: str) -> dict[str, list[float]]:
         optimizer.step()
         optimizer.zero_grad()
         if save is not None:
+            saving = time.perf_counter()
             save()
+            blocked.append(time.perf_counter() - saving)
         spent = torch.tensor(time.perf_counter() - begun)
         dist.all_reduce(spent, dist.ReduceOp.MAX)
         return float(spent)
+
+    blocked: list[float] = []
 
     def beside(number: int) -> list[float]:
         steps = [step(partial(saver.begin, number))]
         return steps + [step() for _ in range(BETWEEN[size])]
 
     beside(0)  # makes the memory of the copy, which those that follow find
-    found: dict[str, list[float]] = {"alone": [], "longest": [], "delay": [], "waited": []}
+    found: dict[str, list[float]] = {
+        kind: [] for kind in ("alone", "longest", "blocked", "delay", "waited")
+    }
     for number in range(1, EACH + 1):
         saver.wait()
         found["alone"] += (alone := [step() for _ in range(BETWEEN[size])])
         usual = statistics.median(alone)
         steps = beside(number)
         found["longest"].append(max(steps) / usual)
+        found["blocked"].append(blocked[-1])
         found["delay"].append(sum(steps) - usual * len(steps))
         saver.wait()
         path = Path(folder) / f"waited-{number}"
-        found["waited"].append(step(partial(checkpoint.save, path, pipe, optimizer, 1)) - usual)
+        step(partial(checkpoint.save, path, pipe, optimizer, 1))
+        found["waited"].append(blocked[-1])
         dist.barrier()
         if dist.get_rank() == 0:
             shutil.rmtree(path)
@@ -94,15 +103,16 @@ def measure() -> tuple[list[Row], list[Figure]]:
                 "model": size,
                 "step s": middle["alone"],
                 "longest step beside": middle["longest"],
-                "delay s": middle["delay"],
+                "step waits s": middle["blocked"],
+                "delay of all s": middle["delay"],
                 "delay of one that is waited for, s": middle["waited"],
             }
         )
     small, large = rows
-    share = float(small["delay s"]) / float(small["delay of one that is waited for, s"])
+    share = float(small["step waits s"]) / float(small["delay of one that is waited for, s"])
     return rows, [
         Figure("longest step of gpt2-124m, of a step", float(large["longest step beside"]), 1.1),
-        Figure("delay of the demo, of one that is waited for", share, 0.25),
+        Figure("the demo's step waits, of what it waits for a synchronous one", share, 0.25),
     ]
 
 

@@ -12,7 +12,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zeropp.checkpoint.folder import Keep, prune
-from zeropp.checkpoint.state import Optimizers, Snapshot, new_token, snapshot, write
+from zeropp.checkpoint.state import (
+    Optimizers,
+    Snapshot,
+    new_token,
+    require_savable,
+    snapshot,
+    write,
+)
 from zeropp.runtime.mesh import REPLICATE, gathered
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.ties import local_part
@@ -69,6 +76,8 @@ class Saver:
             files: texts that are to lie in the checkpoint; of rank 0.
         """
         self.wait()
+        if not self._copies:
+            require_savable(self._pipe, self._optimizer)
         made = snapshot(self._pipe, self._optimizer, step, run)
         copied = replace(made, tensors=self._copied(made))
         if not self.written_bytes:

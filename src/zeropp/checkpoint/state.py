@@ -5,7 +5,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -42,7 +42,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is written: this rank's tensors, by part and key, and the header, the same on all."""
+    """What is written of this rank: tensors, by part and key, and its own part of the header."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     header: Header
@@ -58,6 +58,7 @@ def save(path: Path, pipe: Pipeline, optimizer: Optimizers, step: int) -> None:
     Raises:
         ValueError: on every rank: it cannot be written.
     """
+    require_savable(pipe, optimizer)
     write(path, snapshot(pipe, optimizer, step), new_token())
 
 
@@ -69,13 +70,16 @@ def new_token() -> str:
 def snapshot(
     pipe: Pipeline, optimizer: Optimizers, step: int, run: Mapping[str, Any] | None = None
 ) -> Snapshot:
-    """What is to be written, of which the tensors are the pipeline's own; collective."""
-    together(partial(_require_undivided, pipe, optimizer))
+    """What is to be written of this rank, of which the tensors are the pipeline's own."""
     tensors, values = _parted(_shared(_state(pipe, optimizer), owner_names(pipe.ties)))
-    together(partial(_require_plain, values))
-    parts = gathered((values, _classes(pipe, optimizer)))
-    values, classes = (_merged(each) for each in zip(*parts, strict=True))
-    return Snapshot(tensors, Header(step, pipe.steps, values, classes, run or {}))
+    header = Header(step, pipe.steps, values, _classes(pipe, optimizer), run or {})
+    return Snapshot(tensors, header)
+
+
+def require_savable(pipe: Pipeline, optimizer: Optimizers) -> None:
+    """Raise ValueError, on every rank, where some rank's optimizers cannot be saved; collective."""
+    together(partial(_require_undivided, pipe, optimizer))
+    together(lambda: _require_plain(snapshot(pipe, optimizer, 0).header.values))
 
 
 def write(
@@ -97,11 +101,11 @@ def write(
     Raises:
         ValueError: on every rank: it cannot be written, and all is as before.
     """
-    refusal, at = None, beside(path, token)
+    refusal, at, header = None, beside(path, token), _whole(made.header, group)
     try:
         dcp_save(made.tensors, storage_writer=FileSystemWriter(at), process_group=group)
         if dist.get_rank() == 0:
-            for name, text in {**(files or {}), HEADER: made.header.text()}.items():
+            for name, text in {**(files or {}), HEADER: header.text()}.items():
                 write_text("checkpoint", at / name, text)
             publish(at, path)
     except CheckpointException as error:
@@ -111,10 +115,21 @@ def write(
         refusal = str(error)
     if refusal and dist.get_rank() == 0:
         shutil.rmtree(at, ignore_errors=True)  # which gives the space back
-    refusals: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(refusals, refusal, group=group)
-    if found := next(filter(None, refusals), None):
+    if found := next(filter(None, _from_all(refusal, group)), None):
         raise ValueError(f"checkpoint {path} cannot be written: {found.splitlines()[0]}")
+
+
+def _whole(own: Header, group: dist.ProcessGroup | None) -> Header:
+    """The header of all ranks' parts."""
+    every = _from_all(own, group)
+    values, optimizers = _merged(h.values for h in every), _merged(h.optimizers for h in every)
+    return replace(own, values=values, optimizers=optimizers)
+
+
+def _from_all(own: _Value, group: dist.ProcessGroup | None) -> list[_Value]:
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own, group=group)
+    return found
 
 
 def load(path: Path, pipe: Pipeline, optimizer: Optimizers) -> int:
