@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 
+from zeropp.cli.doctor import Doctor
 from zeropp.cli.export import Export
 from zeropp.cli.plan import Planned
 from zeropp.cli.profile import Profiled
@@ -21,6 +22,10 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
     "show": (Show, "draw a schedule's timeline"),
     "plan": (Planned, "find the fastest layout of a model on a cluster, and say why"),
     "profile": (Profiled, "measure a model's blocks and the links, for the planner"),
+    "doctor": (
+        Doctor,
+        "examine the ranks of a cluster: links, exactness, a step",
+    ),
     "tokenize": (Tokenize, "make token files of text, for training"),
     "train": (Train, "train a GPT, or a model of Hugging Face transformers"),
     "export": (Export, "write a run's weights as safetensors, for transformers or peft"),
