@@ -74,7 +74,14 @@ def test_metrics_have_what_a_step_was(whole: Path) -> None:
     assert all({"lr", "time", "loss", "grad_norm", "step_s"} <= step.keys() for step in made(whole))
 
 
-@pytest.mark.parametrize("wish", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    "wish",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_stopped_run_goes_on_as_if_it_never_was(
     whole: Path, tmp_path: Path, wish: signal.Signals
 ) -> None:
