@@ -126,8 +126,9 @@ def test_a_folder_has_one_owner_until_that_is_gone(tmp_path: Path) -> None:
                                "choose another --run.name\n")  # fmt: skip
     finally:
         run.kill()
-        run.communicate()
-    status, output = finished(tmp_path, "--run.resume", "auto", "--run.steps", "1")
+        run.communicate()  # until ranks have ended too, which may save before they do
+    steps = str(len(made(tmp_path)) + 1)
+    status, output = finished(tmp_path, "--run.resume", "auto", "--run.steps", steps)
     assert status == 0, output
 
 

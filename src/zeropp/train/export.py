@@ -27,6 +27,8 @@ def find_checkpoint(path: Path) -> Checkpoint:
     last, broken = checkpoint.newest(path / CHECKPOINTS)
     for line in broken:
         print(f"passed over: {line}")
+    if last is None and not (path / checkpoint.HEADER).is_file():
+        raise ValueError(f"run: no checkpoint in {path}; name a run's folder, or a checkpoint's")
     if last is None:
         checkpoint.read(path, "run")
     run = path if last is not None else path.absolute().parent.parent
