@@ -155,12 +155,14 @@ class Trainer:
 
     def _load(self, path: Path) -> None:
         """Everything but the optimizer's settings, which are the configuration's."""
-        groups = [group for one in self.optimizers for group in one.param_groups]
-        wanted = [{k: v for k, v in group.items() if k != "params"} for group in groups]
+        wanted = [{k: v for k, v in group.items() if k != "params"} for group in self._groups]
         checkpoint.load(path, self.pipe, self.optimizers)
-        groups = [group for one in self.optimizers for group in one.param_groups]
-        for group, own in zip(groups, wanted, strict=True):
+        for group, own in zip(self._groups, wanted, strict=True):
             group.update(own)
+
+    @property
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for one in self.optimizers for group in one.param_groups]
 
     def _new_adapter(self) -> Adapter:
         run, ends = self.config.run, (0, dist.get_world_size() - 1)
@@ -175,10 +177,12 @@ class Trainer:
                 self.pulse.begin(stops.received)
                 self._train(step)
                 watched()
-                stopped, late = self.pulse.end()
-                if stopped is not None or late or self._is_due(step + 1):
-                    self._save(step + 1)
                 self._tell_saved()
+                stopped, late = self.pulse.end()
+                due = stopped is not None or late or self._is_due(step + 1)
+                self._look_at_copies(step + 1, due)
+                if due:
+                    self._save(step + 1)
                 if stopped is not None:
                     break
             self.saver.wait()
@@ -227,7 +231,10 @@ class Trainer:
             self._compare(metrics["step_s"])
         if self.adapter and (switch := self.adapter.after_step()):
             self.log.say(switch)
-        if run.check_every and (step + 1) % run.check_every == 0:
+
+    def _look_at_copies(self, done: int, saves: bool) -> None:
+        every = self.config.run.check_every
+        if every and (saves or done % every == 0):
             require_equal_copies(self.pipe, self.last_good)
 
     def _evaluate(self) -> dict[str, float]:
@@ -246,9 +253,7 @@ class Trainer:
         return found
 
     def _save(self, done: int) -> None:
-        """Begin a checkpoint, once copies are found to be equal."""
-        if self.config.run.check_every:
-            require_equal_copies(self.pipe, self.last_good)
+        """Begin a checkpoint."""
         plan = self.adapter.plan if self.adapter else self.saved.plan
         run = {
             "batch": self.task.batch * self.config.optim.accumulate,
@@ -272,13 +277,14 @@ class Trainer:
             )
 
     def _tell_saved(self, at_end: bool = False) -> None:
-        for saved in self.saver.take():
+        told = self.saver.take()
+        for saved in told:
             if saved.refusal is None:
                 self.last_good = str(saved.path)
                 self.log.say(f"{saved.path} written in {saved.seconds:.2f} s")
                 continue
             said = f"{saved.refusal}; the last good one: {self.last_good}"
-            if at_end:
+            if at_end and saved is told[-1]:
                 raise Ended(said)
             self.log.warn(f"{said}; training goes on")
 
@@ -294,7 +300,7 @@ class Trainer:
     def _step(self, step: int, trace: Trace | None) -> dict[str, Any]:
         config, length = self.config, self.task.start.length
         rate = learning_rate(config.optim, config.highest_rate, step, length)
-        for group in (group for one in self.optimizers for group in one.param_groups):
+        for group in self._groups:
             group["lr"] = rate
         start = time.perf_counter()
         loss, tokens = self._gradients(step, trace)
