@@ -1,5 +1,8 @@
 """From a plan to what runs it: its program, and the pipeline that executes that."""
 
+import atexit
+import sys
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -61,6 +64,8 @@ def pipeline(
 ) -> "Pipeline":
     """A model laid over all ranks by a plan: its program, its mesh and its `Pipeline`.
 
+    What a script that ends well has left open, the pipeline and the process group, is closed then.
+
     Args:
         blocks: the model, as for `Pipeline`.
         loss_fn: as for `Pipeline`.
@@ -81,4 +86,18 @@ def pipeline(
         options["owns_mesh"] = True
     program = program_for(plan, plan.num_microbatches)
     others = partial(program_for, plan)
-    return Pipeline(blocks, loss_fn, program, mesh, program_for=others, **options)
+    pipe = Pipeline(blocks, loss_fn, program, mesh, program_for=others, **options)
+    atexit.register(_leave, weakref.ref(pipe))
+    return pipe
+
+
+def _leave(pipe: "weakref.ref[Pipeline]") -> None:
+    """Close what a script left open, since a thread of gloo that lets go of a tensor while the
+    interpreter ends aborts the process. After an error other ranks may be gone, so nothing is.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized() and not hasattr(sys, "last_value"):
+        if (left := pipe()) is not None:
+            left.close()
+        dist.destroy_process_group()

@@ -99,6 +99,27 @@ def test_without_a_fault_both_finish(tmp_path: Path) -> None:
         assert rank.stdout == "finished\n"
 
 
+THREADS = """
+import atexit
+from pathlib import Path
+
+def threads():
+    return [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
+
+atexit.register(lambda: print(sum("gloo" in name for name in threads())))
+"""
+
+
+def test_no_thread_of_gloo_runs_while_the_interpreter_ends(tmp_path: Path) -> None:
+    text = THREADS + RANK.replace("FAULT", "pass") + "print(sum('gloo' in n for n in threads()))\n"
+    (tmp_path / "rank.py").write_text(text)
+    ranks = [start(rank, f"file://{tmp_path}/store", tmp_path) for rank in range(2)]
+    for rank in outcomes(ranks, 60):
+        assert rank.returncode == 0, rank.stderr
+        finished, running, left = rank.stdout.split()
+        assert int(running) > 0 == int(left)
+
+
 NEVER_CLOSED = """
 import atexit, threading, time
 from zeropp.runtime.watchdog import Watchdog

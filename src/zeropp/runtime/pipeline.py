@@ -301,7 +301,7 @@ class Pipeline:
         return norm
 
     def close(self) -> None:
-        """End communication and leave nothing behind; the pipeline cannot run afterwards."""
+        """End communication and leave nothing behind, before the process group is destroyed."""
         self._closing.close()
 
     def follow(self, program: Program) -> None:
