@@ -33,11 +33,12 @@ nightly: $(READY)
 	    tests/generate tests/simulate tests/program
 
 lint: $(READY)
-	.venv/bin/ruff check src tests benchmarks scripts
-	.venv/bin/ruff format --check src tests benchmarks scripts
+	.venv/bin/ruff check src tests benchmarks scripts examples
+	.venv/bin/ruff format --check src tests benchmarks scripts examples
 	.venv/bin/mypy
 	MYPYPATH=src:benchmarks:tests .venv/bin/mypy --follow-imports=silent --ignore-missing-imports \
 	    scripts/docs.py scripts/measured.py scripts/simulated.py
+	MYPYPATH=src .venv/bin/mypy --follow-imports=silent --allow-untyped-calls examples/*.py
 	.venv/bin/lint-imports
 
 # each with its result in build/bench, then docs/performance.md; takes an hour

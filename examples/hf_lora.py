@@ -25,9 +25,15 @@ STEPS = 5
 def small_llama(folder: Path) -> None:
     """Four layers, in the form of a model of the hub."""
     torch.manual_seed(0)
-    sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 256}
-    heads = {"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
-    LlamaForCausalLM(LlamaConfig(**sizes, **heads)).save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=256,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
 
 
 def train(source: Path, target: Path, tokens: torch.Tensor) -> list[float]:

@@ -20,16 +20,18 @@ from zeropp import checkpoint
 WORDS, WIDTH, LENGTH, STEPS = 64, 32, 16, 4
 
 
-class Layer(nn.TransformerEncoderLayer):
+class Layer(nn.Module):
     """A layer that sees only what came before."""
 
     def __init__(self) -> None:
-        super().__init__(WIDTH, 4, 4 * WIDTH, dropout=0.0, batch_first=True)
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(WIDTH, 4, 128, dropout=0.0, batch_first=True)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[samples, tokens, width] -> the same."""
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
-        return super().forward(x, src_mask=mask, is_causal=True)
+        out: torch.Tensor = self.layer(x, src_mask=mask, is_causal=True)
+        return out
 
 
 def loss_fn(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -70,8 +72,8 @@ def main() -> None:
     optimizer = torch.optim.AdamW(pipe.parameters(), lr=1e-2)
     losses = []
     for step in range(STEPS):
-        own = (part.chunk(2)[zeropp.data_rank(pipe.mesh)] for part in batch(step))
-        out = pipe.step(tuple(own))  # a data-parallel rank's half; the loss is that of both
+        inputs, targets = (part.chunk(2)[zeropp.data_rank(pipe.mesh)] for part in batch(step))
+        out = pipe.step((inputs, targets))  # this rank's half; the loss is that of both halves
         pipe.clip_grad_norm_(1.0)
         optimizer.step()
         optimizer.zero_grad()

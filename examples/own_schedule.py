@@ -60,7 +60,6 @@ def main() -> None:
         lambda out, target: (out - target).square().sum(),
         program,
         zeropp.make_mesh(P),
-        tokens=torch.numel,
     )
     optimizer = torch.optim.SGD(pipe.parameters(), lr=1.0)
     batch = torch.randn(24, 16)

@@ -6,6 +6,7 @@ Everything but one line is torch's: stages, messages, `step`. torch's own schedu
 model beside it.
 """
 
+from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
@@ -18,7 +19,7 @@ from zeropp.torch import ScheduleZeroPP
 V, B, STEPS = 2, 8, 3
 
 
-def train(layers: list[nn.Module], schedule_of: type, batch: torch.Tensor) -> list[float]:
+def train(layers: Sequence[nn.Module], schedule_of: type, batch: torch.Tensor) -> list[float]:
     """The losses, known on the last rank."""
     rank, P = dist.get_rank(), dist.get_world_size()
     mine = range(rank, P * V, P)

@@ -2,7 +2,6 @@
 
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 from torch.distributed import HashStore
 
-from support.processes import alive, ranks_of
+from support.processes import alive, free_port, ranks_of
 from support.ranks import run_ranks
 from zeropp.ir.placement import Placement, Shape
 from zeropp.runtime.watchdog import Watchdog
@@ -116,7 +115,7 @@ def test_no_thread_of_gloo_runs_while_the_interpreter_ends(tmp_path: Path) -> No
     ranks = [start(rank, f"file://{tmp_path}/store", tmp_path) for rank in range(2)]
     for rank in outcomes(ranks, 60):
         assert rank.returncode == 0, rank.stderr
-        finished, running, left = rank.stdout.split()
+        _, running, left = rank.stdout.split()
         assert int(running) > 0 == int(left)
 
 
@@ -168,9 +167,7 @@ def test_a_rank_killed_at_any_moment_ends_the_others(
 ) -> None:
     """Rank 0 hosts the store by which the others would hear of each other."""
     (tmp_path / "rank.py").write_text(RANK.replace("FAULT", "pass"))
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"tcp://localhost:{free.getsockname()[1]}"
+    address = f"tcp://localhost:{free_port()}"
     ranks = [
         start(rank, address, tmp_path, 4, moment if rank == victim else "") for rank in range(4)
     ]

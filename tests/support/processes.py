@@ -1,5 +1,6 @@
-"""Looking at processes: the ranks that a launcher started, and whether they still run."""
+"""Looking at processes: the ranks that a launcher started, whether they run, a port for them."""
 
+import socket
 from pathlib import Path
 
 
@@ -15,3 +16,10 @@ def alive(pid: int) -> bool:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except FileNotFoundError:
         return False
+
+
+def free_port() -> int:
+    """One that nothing listens at."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return int(free.getsockname()[1])
