@@ -8,7 +8,7 @@ $(READY): pyproject.toml constraints.txt
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-.PHONY: setup train test test-torchtitan nightly lint bench
+.PHONY: setup train test test-torchtitan test-release site nightly lint bench
 setup: $(READY)
 
 train: $(READY)
@@ -20,6 +20,14 @@ test: $(READY)
 # torchtitan's own Trainer, in .venv-torchtitan with the torch that it needs; takes 6 GB
 test-torchtitan:
 	scripts/test-torchtitan
+
+# wheel and sdist, installed in an empty environment
+test-release: $(READY)
+	scripts/test-release
+
+# the pages of docs/ as a site, in build/site
+site: $(READY)
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
 
 # property tests with 5,000 examples each, 500 random odd models, every type of decoder, a run killed
 # twenty times, and a real model, which is downloaded

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 
+from zeropp import __version__
 from zeropp.cli.doctor import Doctor
 from zeropp.cli.export import Export
 from zeropp.cli.plan import Planned
@@ -60,9 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _perform(arguments: list[str]) -> int:
     verb, *rest = arguments or ["--help"]
     if verb in ("-h", "--help"):
-        print("usage: zeropp VERB [options]     (zeropp VERB --help says more)\n")
+        print("usage: zeropp VERB [options]     (zeropp VERB --help says more; zeropp --version)\n")
         for name, (_, summary) in VERBS.items():
             print(f"    {name:12} {summary}")
+        return 0
+    if verb == "--version":
+        print(f"zeropp {__version__}")
         return 0
     if verb not in VERBS:
         raise ValueError(f"unknown verb {verb!r}; use one of {', '.join(VERBS)}")

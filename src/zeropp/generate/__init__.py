@@ -28,7 +28,9 @@ def generate(
     Args:
         order: a key of `GENERATORS` and knobs; refined within `slots`, by default those that the
             schedule holds.
-        pp_size, num_chunks, num_microbatches: P, V and B.
+        pp_size: P.
+        num_chunks: V.
+        num_microbatches: B.
         costs: what the schedule is made for; generators that do not go by times ignore it.
         budget: memory for activations, which knobs that are `auto` may need.
         max_resident: most stages of a rank that will be gathered at once, where gathers take time

@@ -28,7 +28,11 @@ class ScheduleZeroPP(compat.Runtime):
             says which: stage s on rank s mod P (loop), or there and back (vee).
         n_microbatches: B.
         loss_fn: `(output, target)` -> scalar; None: forward only.
-        schedule, unit_size, seam, slots, costs: the order, as for `zeropp.Plan`.
+        schedule: the order's name; it and the next four as for `zeropp.Plan`.
+        unit_size: U.
+        seam: what happens between units.
+        slots: most activations on a rank.
+        costs: times for which the order is made.
         shard: where `fully_shard` has sharded the stages: gather and reduce per `unit`, `step` or
             `microbatch`; None: as torch does.
         max_resident: for `shard="unit"`, most stages of a rank that are gathered at once.
