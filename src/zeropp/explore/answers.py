@@ -1,7 +1,7 @@
 """A question as plain data, its answer as plain data; the same in a server and in a browser.
 
-`do` says what: catalogue, simulate, explain, text, turn, save, plan. What is wrong with a question
-is answered by the line that the command line says, and the field that it is about.
+`do` says what: catalogue, simulate, explain, text, turn, order, save or plan. What is wrong with a
+question is answered by the line that the command line says, and the field that it is about.
 """
 
 import json
@@ -18,7 +18,7 @@ from zeropp.explore.explain import explained
 from zeropp.explore.panel import look, panel_of, spoilt
 from zeropp.explore.wanted import Wanted, WantedPlan
 from zeropp.generate import GENERATORS
-from zeropp.ir import Program, format_program
+from zeropp.ir import Program, format_program, format_schedule
 from zeropp.ir.model import SIZES
 from zeropp.ir.toml_file import make, table_of
 from zeropp.planner import best_plan
@@ -27,6 +27,7 @@ from zeropp.planner.plan_file import format_plan
 from zeropp.planner.told import as_dict, rows_of
 from zeropp.program import Policy
 from zeropp.refusal import one_line
+from zeropp.scenario import OF_PROGRAMS, OF_SCHEDULES
 from zeropp.show import draw_text
 from zeropp.simulate import Report, simulate
 
@@ -134,6 +135,12 @@ def _save(question: Mapping[str, Any]) -> Data:
     return {"name": "program.txt", "text": format_program(_wanted(question).saved())}
 
 
+def _order(question: Mapping[str, Any]) -> Data:
+    """The text of a schedule file: the order alone."""
+    schedule = _wanted(question).program().schedule
+    return {"name": f"{schedule.name}.txt", "text": format_schedule(schedule)}
+
+
 def _plan(question: Mapping[str, Any]) -> Data:
     found = best_plan(make(WantedPlan, _table(question, "asked")).problem())
     return {"rows": rows_of(found), "found": as_dict(found), "text": format_plan(found.saved)}
@@ -157,6 +164,8 @@ def _catalogue(question: Mapping[str, Any]) -> Data:
         "models": list(SIZES),
         "gpus": list(GPUS),
         "defaults": table_of(Wanted()),
+        "of_schedules": sorted(OF_SCHEDULES),
+        "of_programs": sorted(OF_PROGRAMS),
         **look(),
     }
 
@@ -169,6 +178,7 @@ _ANSWERS: Mapping[str, Callable[[Mapping[str, Any]], Data]] = MappingProxyType(
         "text": _text,
         "turn": _turn,
         "save": _save,
+        "order": _order,
         "plan": _plan,
     }
 )

@@ -57,6 +57,14 @@ class Lane:
             self._running = sort, time.monotonic()
             return mine
 
+    def stop(self, sort: Hashable) -> None:
+        """Nobody wants an answer of this sort any more."""
+        with self._changed:
+            self._newest.pop(sort, None)
+            if self._running is not None and self._running[0] == sort:
+                self._end()
+            self._changed.notify_all()
+
     def _end_what_is_late(self, sort: Hashable) -> None:
         running, since = self._running or (None, 0.0)
         if running == sort and time.monotonic() - since > _PATIENCE_S:

@@ -81,6 +81,9 @@ class Explorer(ThreadingHTTPServer):
             return json.dumps({"refused": "the question is no object", "field": None})
         sort = str(asked.get("page")), str(asked.get("do"))
         lane = self.lanes["plan" if sort[1] == "plan" else "other"]
+        if asked.get("stop"):
+            lane.stop(sort)
+            return None
         return lane.ask(sort, json.dumps(asked))
 
 

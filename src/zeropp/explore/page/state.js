@@ -1,0 +1,73 @@
+// What the page shows, as one value: in the address's fragment, so that it can be shared, with undo.
+
+const TOGETHER_MS = 600; // changes of one field that follow each other so fast are undone at once
+
+async function through(stream, bytes) {
+  const writer = stream.writable.getWriter();
+  writer.write(bytes);
+  writer.close();
+  return new Uint8Array(await new Response(stream.readable).arrayBuffer());
+}
+
+export async function toFragment(value) {
+  const bytes = new TextEncoder().encode(JSON.stringify(value));
+  const small = await through(new CompressionStream("deflate-raw"), bytes);
+  const text = Array.from(small, (byte) => String.fromCharCode(byte)).join("");
+  return btoa(text).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+export async function fromFragment(fragment) {
+  const text = atob(fragment.replaceAll("-", "+").replaceAll("_", "/"));
+  const bytes = Uint8Array.from(text, (char) => char.charCodeAt(0));
+  const large = await through(new DecompressionStream("deflate-raw"), bytes);
+  return JSON.parse(new TextDecoder().decode(large));
+}
+
+export class State {
+  constructor(changed) {
+    this.value = { tab: "schedule", wanted: {}, asked: {} };
+    this.changed = changed; // is called after every change
+    this.past = [];
+    this.latest = { what: null, at: 0 };
+    this.writes = 0;
+  }
+
+  // Take what the address says; false if it says nothing that is understood.
+  async read() {
+    const fragment = location.hash.slice(1);
+    if (!fragment) return false;
+    try {
+      this.value = { ...this.value, ...(await fromFragment(fragment)) };
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  change(what, parts) {
+    const now = performance.now();
+    const together = what === this.latest.what && now - this.latest.at < TOGETHER_MS;
+    if (!together) this.past.push(this.value);
+    this.latest = { what, at: now };
+    this.value = { ...this.value, ...parts };
+    this.tell();
+  }
+
+  undo() {
+    if (!this.past.length) return;
+    this.value = this.past.pop();
+    this.latest = { what: null, at: 0 };
+    this.tell();
+  }
+
+  tell() {
+    this.write();
+    this.changed(this.value);
+  }
+
+  async write() {
+    const mine = ++this.writes;
+    const fragment = await toFragment(this.value);
+    if (mine === this.writes) history.replaceState(null, "", `#${fragment}`);
+  }
+}
