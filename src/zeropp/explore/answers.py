@@ -64,7 +64,7 @@ def answer(question: Any) -> Data:
 def _refused(error: ValueError) -> Data:
     line = one_line(str(error))
     known = {field.name for kind in (Wanted, WantedPlan) for field in fields(kind)}
-    words = (_ALSO.get(word, word) for word in re.findall(r"[a-z_]+", line))
+    words = (_ALSO.get(word, word) for word in re.findall(r"[a-z][a-z0-9_]*", line))
     return {"refused": line, "field": next((word for word in words if word in known), None)}
 
 
@@ -77,6 +77,13 @@ def _table(question: Mapping[str, Any], name: str) -> Data:
     if not isinstance(table, dict):
         raise ValueError(f"{name} must be an object")
     return table
+
+
+def _place(question: Mapping[str, Any], name: str) -> int:
+    value = question.get(name)
+    if type(value) is not int:
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    return value
 
 
 @lru_cache(maxsize=8)
@@ -112,7 +119,7 @@ def _explain(question: Mapping[str, Any]) -> Data:
     if peer := question.get("peer"):
         wanted = wanted.named(str(peer))
     report, chains = _report(wanted)
-    return explained(report, chains, int(question.get("rank", 0)), int(question.get("at", 0)))
+    return explained(report, chains, _place(question, "rank"), _place(question, "at"))
 
 
 def _text(question: Mapping[str, Any]) -> Data:

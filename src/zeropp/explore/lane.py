@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Hashable
+from contextlib import suppress
 
 _PATIENCE_S = 1.0
 
@@ -71,37 +72,53 @@ class Lane:
             self._end()
 
     def _answered(self, sort: Hashable, mine: int, question: str) -> str | None:
-        process = self._started()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            print(question, file=process.stdin, flush=True)
-            line = process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+        process = self._process or self._started()
+        line = _line_of(process, question)
         if line:
             return line
-        self._end()
         with self._changed:
             late = self._newest.get(sort) != mine
-        told = "it needs more memory or time than there is; ask for a smaller schedule"
+            self._process = None
+        _bury(process)
+        told = "it needs more memory than there is; ask for a smaller schedule"
         return None if late else json.dumps({"refused": told, "field": None})
 
     def _started(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-m", "zeropp.explore.worker"]
-            pipe = subprocess.PIPE
-            self._process = subprocess.Popen(
-                command, stdin=pipe, stdout=pipe, text=True, process_group=0
-            )
-        return self._process
+        command = [sys.executable, "-m", "zeropp.explore.worker"]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, process_group=0)
+        with self._changed:
+            self._process = process
+        return process
 
     def _end(self) -> None:
+        """Who waits for its answer buries it."""
         if self._process is not None:
             self._process.kill()
 
     def close(self) -> None:
         """End the process."""
-        self._end()
-        if self._process is not None:
-            self._process.communicate()
+        with self._changed:
+            process, self._process = self._process, None
+        if process is not None:
+            _bury(process)
+
+
+def _line_of(process: subprocess.Popen[str], question: str) -> str:
+    """Its answer; empty where it has ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        print(question, file=process.stdin, flush=True)
+        return process.stdout.readline()
+    except (OSError, ValueError):  # it has ended before, or was buried
+        return ""
+
+
+def _bury(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):  # what could not be written is lost with it
+                pipe.close()
+    process.wait()

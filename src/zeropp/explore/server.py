@@ -51,6 +51,7 @@ class Explorer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, port: int) -> None:
+        self.lanes = {"plan": Lane(), "other": Lane()}
         try:
             super().__init__((_LOOPBACK, port), _Handler)
         except OSError as error:
@@ -58,7 +59,6 @@ class Explorer(ThreadingHTTPServer):
             raise ValueError(f"port: {port}: {why}; choose another, or 0 for any") from error
         self.token = secrets.token_urlsafe(24)
         self.pages = {**page_files(), "engine.json": b'{"engine": "server"}'}
-        self.lanes = {"plan": Lane(), "other": Lane()}
 
     @property
     def address(self) -> str:

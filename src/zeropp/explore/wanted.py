@@ -63,7 +63,13 @@ class Wanted(Limited):
         return verify(self.subject()) if self.moves else ()
 
     def program(self) -> Program:
-        """What is simulated and saved; a sound order alone can be asked."""
+        """What is simulated and saved.
+
+        Raises:
+            ValueError: the edits have spoilt it.
+        """
+        if violations := self.violations():
+            raise ValueError(f"moves: {str(violations[0]).splitlines()[0]}")
         subject = self.subject()
         if isinstance(subject, Program):
             return subject

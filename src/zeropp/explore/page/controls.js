@@ -99,7 +99,7 @@ export class Form {
 
   show(values, defaults) {
     for (const [name, field] of this.fields) {
-      const value = values[name] ?? defaults[name] ?? "";
+      const value = values[name] ?? (name in values ? "" : defaults[name]) ?? "";
       if (field.boxes) {
         const chosen = value.split(",");
         for (const box of field.boxes) box.checked = chosen.includes(box.value);

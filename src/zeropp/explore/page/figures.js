@@ -24,7 +24,7 @@ export function headline(target, panel) {
         ["peak, micro-batches", short(Math.max(...figures.peak_slots) / figures.num_chunks)],
         ["gathers, reduces", `${Math.max(...figures.gathers)}, ${Math.max(...figures.reduces)}`],
       ]
-    : [["not sound", "it cannot run; the row is drawn in order, without gaps"]];
+    : [["not sound", "it cannot run; drawn in order, without gaps"]];
   target.replaceChildren(...said.map(([name, value]) => element("div", {}, element("dt", { textContent: name }), element("dd", { textContent: value }))));
 }
 
@@ -54,7 +54,8 @@ export function idle(target, panel) {
 }
 
 export function explained(target, told) {
-  if (!told || told.refused) return target.replaceChildren(...(told ? [element("p", { className: "wrong", textContent: told.refused })] : []));
+  if (!told) return target.replaceChildren(element("p", { className: "quiet", textContent: "No action is pointed at." }));
+  if (told.refused) return target.replaceChildren(element("p", { className: "wrong", textContent: told.refused }));
   const list = element("ul", {}, ...told.waits.map((wait) => element("li", { textContent: wait.text, className: wait.decisive ? "decisive" : "" })));
   const why = told.waits.length ? "It waits for:" : "It waits for nothing.";
   target.replaceChildren(

@@ -5,10 +5,11 @@ const HELP = { optional: "Empty: the schedule's own" };
 
 const COSTS = ["F", "B", "W"]; // one by one where they are the same for all stages
 
-// The fields F, B and W of the setting `costs`; none where stages have their own.
+// The fields of the setting `costs`: F, B and W, or one for all where stages have their own.
 export function costsOf(costs) {
   const parts = costs.includes(";") ? [] : costs.split(",");
-  return Object.fromEntries(COSTS.map((name, index) => [name, parts[index]]));
+  const own = costs.includes(";") || parts.length !== COSTS.length ? costs : "";
+  return { ...Object.fromEntries(COSTS.map((name, index) => [name, parts[index]])), costs: own };
 }
 
 // `costs` with another F, B or W; null if the field is no such.
@@ -34,9 +35,9 @@ export function groups(look) {
       { name: "microbatches", label: "B, micro-batches", range: [1, 64] },
       { name: "limit", label: "Memory limit", range: [0, 32], optional: true, placeholder: "none", help: "In micro-batches through a whole rank; peers are made for it" },
     ]],
-    ["Costs", [
-      ...COSTS.map((name) => ({ name, label: `${name}, through a rank`, range: [0.1, 4, 0.1] })),
-      { name: "costs", label: "of each stage", kind: "text", help: "F,B,W of each stage, with semicolons between stages: 1,1,1;2,2,2;..." },
+    ["Costs, through a whole rank", [
+      ...COSTS.map((name) => ({ name, label: name, range: [0.1, 4, 0.1] })),
+      { name: "costs", label: "of each stage", kind: "text", placeholder: "F,B,W;F,B,W;…", help: "F,B,W of each stage, with semicolons between stages: 1,1,1;2,2,2;..." },
       { name: "p2p", label: "Latency", range: [0, 2, 0.05] },
       { name: "transfer", label: "Transfer", range: [0, 2, 0.05] },
       { name: "host", label: "Host", range: [0, 0.5, 0.01] },

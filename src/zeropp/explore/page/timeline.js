@@ -205,7 +205,7 @@ export class Panel {
       if (!box || !from) continue;
       const colour = wait.decisive ? "#c00000" : this.look.colours.quiet;
       this.outline(from.left - 1, from.top - 1, from.right - from.left + 2, from.height + 2, colour, 2);
-      this.line([[from.right, from.top + from.height / 2], [box.left, box.top + box.height / 2]], colour, wait.decisive ? 2 : 1);
+      if (wait.rank !== selected.rank) this.line([[from.right, from.top + from.height / 2], [box.left, box.top + box.height / 2]], colour, wait.decisive ? 2 : 1);
     }
     if (box) this.outline(box.left - 2, box.top - 2, box.right - box.left + 4, box.height + 4, "#c00000", 3);
     if (drag) this.line([[drag.x, this.tops[drag.rank] - 5], [drag.x, this.tops[drag.rank] + ROW + 5]], "#c00000", 3);
