@@ -112,10 +112,9 @@ class Page {
     if (answer === null) return;
     const beside = this.form.refuse(answer.field, answer.refused);
     Object.assign($("refused"), { hidden: !answer.refused || beside, textContent: answer.refused ?? "" });
-    document.body.dataset.answered = String(Number(document.body.dataset.answered ?? 0) + 1);
-    if (answer.refused) return $("view").classList.add("stale");
-    $("view").classList.remove("stale");
-    this.show(answer, wanted);
+    $("view").classList.toggle("stale", Boolean(answer.refused));
+    if (!answer.refused) this.show(answer, wanted);
+    document.body.dataset.answers = JSON.stringify(wanted); // what is seen is of these settings
   }
 
   showControls(wanted) {
