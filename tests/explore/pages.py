@@ -35,6 +35,15 @@ def settled(page: "Page", holds: Callable[[dict[str, Any]], bool] = lambda wante
     raise AssertionError(f"the page stays {state}")
 
 
+def until(page: "Page", holds: str) -> None:
+    """Wait until an expression holds; the page's policy forbids that scripts are made of text."""
+    for _ in range(400):
+        if page.evaluate(holds):
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError(f"it never holds: {holds}")
+
+
 def shows(settings: Mapping[str, Any]) -> Callable[[dict[str, Any]], bool]:
     return lambda wanted: all(wanted.get(name) == value for name, value in settings.items())
 
@@ -53,7 +62,7 @@ def headline(page: "Page") -> dict[str, str]:
 
 
 def place(page: "Page", rank: int, time: float, end: float) -> tuple[float, float]:
-    """Where on the page the compute row of a rank is at a time, of a panel that shows all to `end`."""
+    """Where the compute row of a rank is at a time, in a panel that shows all to `end`."""
     page.locator("#panels canvas").first.scroll_into_view_if_needed()
     box = page.locator("#panels canvas").first.bounding_box()
     assert box is not None

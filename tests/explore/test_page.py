@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from explore.pages import drag, field, headline, place, put, settled, shows, table
+from explore.pages import drag, field, headline, place, put, settled, shows, table, until
 from explore.test_answers import random_settings, simulated
 from zeropp.cli.main import main
 from zeropp.explore.server import Explorer
@@ -53,7 +53,7 @@ def test_figures_are_those_of_the_command_line(
 ) -> None:
     for seed in seeds:
         wanted = random_settings(seed)
-        clear = {"shard": "", "costs": "", "seam": "", "unit_size": ""}
+        clear = {"shard": "", "F": 1, "B": 1, "W": 1, "seam": "", "unit_size": ""}
         put(page, {"schedule": "zeropp"})
         settled(page, lambda has: has.get("schedule") == "zeropp")
         put(page, {**clear, "p2p": "", "transfer": "", "host": "", "gather": "", "reduce": ""})
@@ -79,7 +79,7 @@ def test_peers_are_drawn_on_the_same_axis(page: "Page", capsys: pytest.CaptureFi
     }
     assert page.locator("#panels canvas").count() == 3
     page.locator("#as-text summary").click()
-    page.wait_for_function("document.querySelector('#as-text pre').textContent.includes('zb-v')")
+    until(page, "document.querySelector('#as-text pre').textContent.includes('zb-v')")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_what_is_wrong_stands_beside_its_field(
     assert marked.count() == 1
     assert marked.get_attribute("aria-describedby") is not None
     put(page, {name: {"pp": "4", "F": "1", "chunks": "1"}.get(name, "")})
-    page.wait_for_function("!document.querySelector('[aria-invalid]')")
+    until(page, "!document.querySelector('[aria-invalid]')")
 
 
 def test_pointing_tells_what_an_action_waits_for(page: "Page") -> None:
@@ -222,10 +222,12 @@ def test_a_file_is_loaded_shown_and_saved_as_it_is(page: "Page", tmp_path: Path)
 
 def test_an_address_shows_the_same_again(page: "Page", open_page: Opener) -> None:
     put(page, {"pp": "3", "p2p": "0.25", "seam": "drain"})
+    settled(page, shows({"pp": 3, "p2p": 0.25, "seam": "drain"}))
     page.locator("#panels canvas").first.focus()
-    page.keyboard.press("End")
-    page.keyboard.press("Alt+ArrowLeft")
-    settled(page, lambda wanted: wanted.get("pp") == 3 and "moves" in wanted)
+    for key in ("ArrowDown", "ArrowDown", "End", "Alt+ArrowLeft"):
+        page.keyboard.press(key)
+    settled(page, lambda wanted: "moves" in wanted)
+    assert page.locator("#unsound").is_hidden()
     page.wait_for_timeout(200)
     other = open_page(page.url)
     settled(other, lambda wanted: wanted.get("pp") == 3 and "moves" in wanted)
@@ -246,18 +248,14 @@ def test_everything_is_reached_by_keys(page: "Page") -> None:
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
-    page.wait_for_function(
-        "document.querySelector('#explained').textContent.startsWith('1F1: forward')"
-    )
+    until(page, "document.querySelector('#explained').textContent.startsWith('1F1: forward')")
     page.keyboard.press("Enter")
     assert page.locator("#explained.kept").count() == 1
     page.keyboard.press("Escape")
     assert page.locator("#explained.kept").count() == 0
     page.keyboard.press("Alt+ArrowRight")
     settled(page, shows({"moves": [[1, 1, 2]]}))
-    page.wait_for_function(
-        "document.querySelector('#explained').textContent.startsWith('1F1: forward')"
-    )
+    until(page, "document.querySelector('#explained').textContent.startsWith('1F1: forward')")
     page.keyboard.press("Control+z")
     settled(page, lambda wanted: "moves" not in wanted)
     for key in ("+", "+", "Shift+ArrowRight", "-", "0"):
@@ -294,13 +292,10 @@ def test_a_small_screen_shows_all_without_scrolling_aside(
     settled(page, shows({"pp": 8, "microbatches": 32, "compare": "interleaved-1f1b"}))
     assert page.evaluate(wide) == 390
     page.locator("#panels canvas").first.focus()
-    page.keyboard.press("Alt+ArrowRight")
     for _ in range(40):
-        page.keyboard.press("Alt+ArrowRight")
-        page.wait_for_timeout(20)
-        if page.locator("#unsound").is_visible():
-            break
-    assert page.locator("#unsound").is_visible()
+        page.keyboard.press("Alt+ArrowRight")  # faster than answers come
+    settled(page, lambda wanted: len(wanted.get("moves", [])) == 40)
+    assert "comes before 0F0, which it needs" in page.inner_text("#unsound")
     assert page.evaluate(wide) == 390
     page.click("#tab-planner")
     page.click("#asked button[type=submit]")
@@ -338,10 +333,10 @@ def test_what_takes_long_says_so_and_can_be_cancelled(page: "Page") -> None:
     page.fill(field("gpus", "asked"), "2048")
     page.fill(field("global_batch", "asked"), "4096")
     page.click("#asked button[type=submit]")
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('Comp')")
+    until(page, "document.querySelector('#status').textContent.startsWith('Comp')")
     page.get_by_role("button", name="Cancel").click()
-    page.wait_for_function("document.querySelector('#plan').textContent === 'Cancelled.'")
-    page.wait_for_function("document.querySelector('#status').textContent === 'Ready'")
+    until(page, "document.querySelector('#plan').textContent === 'Cancelled.'")
+    until(page, "document.querySelector('#status').textContent === 'Ready'")
 
 
 def test_a_program_of_the_page_reads_back_as_the_same_schedule(

@@ -42,14 +42,14 @@ export function compared(target, panels) {
 
 export function figures(target, panel) {
   target.hidden = !panel.rows;
-  if (panel.rows) table(target, `${panel.name}, in the unit of the costs`, ["figure", "value"], panel.rows);
+  table(target, `${panel.name}, in the unit of the costs`, ["figure", "value"], panel.rows ?? []);
 }
 
 export function idle(target, panel) {
   target.hidden = !panel.idle;
-  if (!panel.idle) return;
-  const causes = Object.keys(panel.idle[0]).filter((cause) => panel.idle.some((rank) => rank[cause] > 0));
-  const rows = panel.idle.map((rank, number) => [`rank ${number}`, ...causes.map((cause) => short(rank[cause]))]);
+  const ranks = panel.idle ?? [];
+  const causes = Object.keys(ranks[0] ?? {}).filter((cause) => ranks.some((rank) => rank[cause] > 0));
+  const rows = ranks.map((rank, number) => [`rank ${number}`, ...causes.map((cause) => short(rank[cause]))]);
   table(target, "Idle time by cause", ["rank", ...causes], rows);
 }
 

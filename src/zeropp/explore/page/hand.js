@@ -163,7 +163,7 @@ export class Hand {
 
   shift(by) {
     if (!this.editable || this.selected?.lane !== "compute") return;
-    const { rank, index } = this.selected, end = index + by;
+    const { rank, index } = this.follow ?? this.selected, end = index + by; // it may not be drawn yet
     if (end >= 0 && end < this.spans(rank).length) this.edit(rank, index, end);
   }
 

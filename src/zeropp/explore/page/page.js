@@ -81,8 +81,11 @@ class Page {
     if (name === "placement") [name, value] = ["schedule", this.look.schedules.find((one) => one.shape === value).name];
     if (name !== "schedule") return this.change(name, { [name]: value, ...moves });
     const { wanted } = this.state.value;
-    const turned = await this.engine.ask("turn", { wanted: { ...wanted, ...moves, compare: undefined }, schedule: value });
-    if (turned) this.change(name, { ...Object.fromEntries(Object.entries(turned.wanted ?? { schedule: value }).map(([key, is]) => [key, is ?? undefined])), ...moves });
+    const answer = await this.engine.ask("turn", { wanted: { ...wanted, ...moves, compare: undefined }, schedule: value });
+    if (answer === null) return;
+    const now = this.state.value.wanted, turned = answer.wanted ?? { schedule: value };
+    const kept = Object.entries(turned).filter(([key]) => now[key] === wanted[key]); // not changed meanwhile
+    this.change(name, { ...Object.fromEntries(kept.map(([key, is]) => [key, is ?? undefined])), ...moves });
   }
 
   costs() {

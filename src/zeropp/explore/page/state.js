@@ -46,7 +46,7 @@ export class State {
 
   change(what, parts) {
     const now = performance.now();
-    const together = what === this.latest.what && now - this.latest.at < TOGETHER_MS;
+    const together = what !== null && what === this.latest.what && now - this.latest.at < TOGETHER_MS;
     if (!together) this.past.push(this.value);
     this.latest = { what, at: now };
     this.value = { ...this.value, ...parts };
