@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
+TRUNCATED = "q1YqSUxSslIqTs5ITSnNSVXSUSpPzCtJTVGyqq7VUUosLk"
 Opener = Callable[..., "Page"]
 
 
@@ -234,6 +235,16 @@ def test_an_address_shows_the_same_again(page: "Page", open_page: Opener) -> Non
     assert headline(other) == headline(page)
     assert table(other, "figures") == table(page, "figures")
     assert other.locator(field("p2p")).input_value() == "0.25"
+
+
+@pytest.mark.parametrize("fragment", ["hello", TRUNCATED, "%%%", "ig"])
+def test_an_address_that_says_nothing_shows_the_defaults_and_says_so(
+    open_page: Opener, explorer: Explorer, fragment: str
+) -> None:
+    page = open_page(f"{explorer.address}#{fragment}")
+    settled(page)
+    assert headline(page)["makespan"] == "27"
+    assert "settings that are not understood" in page.inner_text("#note")
 
 
 def test_everything_is_reached_by_keys(page: "Page") -> None:

@@ -231,7 +231,13 @@ def test_options_that_do_not_fit_are_one_line(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_ctrl_c_ends_server_and_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "status", "says"),
+    [(signal.SIGINT, 130, "zeropp: stopped\n"), (signal.SIGKILL, -signal.SIGKILL, "")],
+)
+def test_whatever_ends_the_server_ends_its_processes(
+    sent: signal.Signals, status: int, says: str, tmp_path: Path
+) -> None:
     command = [sys.executable, "-m", "zeropp.cli.main", "explore", "--port", "0"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
@@ -246,8 +252,12 @@ def test_ctrl_c_ends_server_and_processes(tmp_path: Path) -> None:
     assert json.loads(connection.getresponse().read())["main"]
     connection.close()
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(process.pid, signal.SIGINT)
+    assert children
+    os.kill(process.pid, sent)
     _, error = process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert error == "zeropp: stopped\n"
-    assert not [child for child in children if alive(int(child))]
+    assert process.returncode == status
+    assert error == says
+    late = time.monotonic() + 10
+    while any(alive(int(child)) for child in children):
+        assert time.monotonic() < late
+        time.sleep(0.05)

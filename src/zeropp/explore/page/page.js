@@ -25,8 +25,10 @@ class Page {
     await this.engine.start();
     this.look = await this.engine.ask("catalogue");
     if (this.look.refused) return this.say(this.look.refused);
-    await this.state.read();
+    if (!(await this.state.read())) this.note = "The address holds settings that are not understood; these are the defaults.";
     this.form = new Form($("controls"), groups(this.look), (name, value) => this.set(name, value));
+    this.summary = element("p", { className: "quiet" });
+    this.form.fields.get("schedule").row.append(this.summary);
     this.planner = new Planner(this.engine, this.state, this.look);
     this.listen();
     await this.renew();
@@ -122,6 +124,7 @@ class Page {
 
   showControls(wanted) {
     const made = this.look.schedules.find((one) => one.name === (wanted.schedule ?? "zeropp"));
+    this.summary.textContent = made?.summary ?? "";
     this.form.show({ ...wanted, placement: made?.shape, ...costsOf(this.costs()) }, this.look.defaults);
     for (const name of this.look.of_schedules) if (this.form.fields.has(name)) this.form.enable(name, !wanted.file);
     for (const name of ["schedule", "placement"]) this.form.enable(name, !wanted.file);
@@ -206,10 +209,10 @@ class Page {
   showKey() {
     const used = new Set(this.panels.flatMap((panel) => (panel.ranks ?? []).flatMap((rank) => Object.values(rank).flat(2).map((span) => span[1]))));
     const { colours } = this.panels[0];
-    const parts = Object.entries(this.look.letters).filter(([kind]) => used.has(kind)).map(([kind, [, name]]) => {
+    const parts = Object.entries(this.look.letters).filter(([kind]) => used.has(kind)).map(([kind, [letters, name]]) => {
       const patch = element("span", { className: "patch" });
       patch.style.background = colours[kind][0][0];
-      return element("span", {}, patch, ` ${kind.includes("_") ? kind.replace("_", " ").toLowerCase() : `${kind} ${name}`} `);
+      return element("span", {}, patch, ` ${letters} ${name}`);
     });
     $("key").replaceChildren(...parts);
   }

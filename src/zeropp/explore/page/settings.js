@@ -19,10 +19,10 @@ export function withCost(costs, name, value) {
 }
 
 export function groups(look) {
-  const named = look.schedules.map(({ name, summary }) => [name, `${name}: ${summary}`]);
+  const named = look.schedules.map(({ name }) => name);
   return [
     ["Schedule", [
-      { name: "placement", label: "Placement", choices: [["loop", "loop, round and round"], ["vee", "vee, there and back"]] },
+      { name: "placement", label: "Placement", choices: ["loop", "vee"], help: "Stages go round and round, or there and back" },
       { name: "schedule", label: "Schedule", choices: named },
       { name: "unit_size", label: "U, unit", range: [0, 32], optional: true, placeholder: "P", help: HELP.optional },
       { name: "seam", label: "Seam", choices: [["", "default"], "carry", "strict", "eager", "drain"] },

@@ -3,10 +3,8 @@
 const TOGETHER_MS = 600; // changes of one field that follow each other so fast are undone at once
 
 async function through(stream, bytes) {
-  const writer = stream.writable.getWriter();
-  writer.write(bytes);
-  writer.close();
-  return new Uint8Array(await new Response(stream.readable).arrayBuffer());
+  const out = new Blob([bytes]).stream().pipeThrough(stream);
+  return new Uint8Array(await new Response(out).arrayBuffer());
 }
 
 export async function toFragment(value) {
@@ -32,16 +30,14 @@ export class State {
     this.writes = 0;
   }
 
-  // Take what the address says; false if it says nothing that is understood.
+  // Take what the address says; false if that is not understood.
   async read() {
     const fragment = location.hash.slice(1);
-    if (!fragment) return false;
-    try {
-      this.value = { ...this.value, ...(await fromFragment(fragment)) };
-      return true;
-    } catch {
-      return false;
-    }
+    if (!fragment) return true;
+    const said = await fromFragment(fragment).catch(() => null);
+    if (![said, said?.wanted, said?.asked].every((part) => part?.constructor === Object)) return false;
+    this.value = { ...this.value, ...said };
+    return true;
   }
 
   change(what, parts) {
