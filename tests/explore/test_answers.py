@@ -1,18 +1,17 @@
 """Answers to a page: the command line's figures and lines, edits under the verifier, files."""
 
 import json
-import random
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support.explore import options, random_settings, simulated
 from zeropp.cli.main import main
 from zeropp.explore.answers import answer, answer_json
-from zeropp.generate import GENERATORS, generate
+from zeropp.generate import generate
 from zeropp.ir import Action, Kind, Order, Program, format_program, format_schedule, parse
 from zeropp.program import lower, verify
 from zeropp.torch.text import format_csv
@@ -20,42 +19,9 @@ from zeropp.torch.text import format_csv
 SMALL = {"pp": 2, "microbatches": 4}
 
 
-def options(wanted: Mapping[str, Any]) -> list[str]:
-    """Settings of a page as options of the command line."""
-    named = {k: v for k, v in wanted.items() if k != "schedule"}
-    rest = [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
-    return [str(wanted.get("schedule", "zeropp")), *rest]
-
-
 def plain(told: Any) -> Any:
     """As it travels."""
     return json.loads(json.dumps(told))
-
-
-def random_settings(seed: int) -> dict[str, Any]:
-    dice = random.Random(seed)
-    generator = GENERATORS[dice.choice(list(GENERATORS))]
-    wanted: dict[str, Any] = {"schedule": generator.name, "pp": dice.randint(1, 6)}
-    wanted["chunks"] = max(generator.chunks) if generator.chunks else dice.randint(1, 3)
-    wanted["microbatches"] = dice.randint(2, 12)
-    if "unit_size" in generator.options and dice.random() < 0.6:
-        wanted["unit_size"] = dice.randint(1, wanted["microbatches"])
-    if "seam" in generator.options and dice.random() < 0.5:
-        wanted["seam"] = dice.choice(["carry", "strict", "eager", "drain"])
-    if dice.random() < 0.5:
-        wanted["costs"] = ",".join(str(dice.choice([0.5, 1, 1.25, 2])) for _ in range(3))
-    for name in ("p2p", "gather", "reduce", "transfer", "host"):
-        if dice.random() < 0.4:
-            wanted[name] = dice.choice([0.05, 0.1, 0.25])
-    if dice.random() < 0.6:
-        wanted["shard"] = dice.choice(["unit", "step", "microbatch"])
-    return wanted
-
-
-def simulated(wanted: Mapping[str, Any], capsys: pytest.CaptureFixture[str]) -> Any:
-    capsys.readouterr()
-    assert main(["simulate", *options(wanted), "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from explore.pages import drag, field, headline, place, put, settled, shows, table, until
-from explore.test_answers import random_settings, simulated
+from support.explore import (
+    drag,
+    field,
+    headline,
+    place,
+    put,
+    random_settings,
+    settled,
+    shows,
+    simulated,
+    table,
+    until,
+)
 from zeropp.cli.main import main
 from zeropp.explore.server import Explorer
 from zeropp.generate import generate
@@ -229,7 +240,7 @@ def test_an_address_shows_the_same_again(page: "Page", open_page: Opener) -> Non
         page.keyboard.press(key)
     settled(page, lambda wanted: "moves" in wanted)
     assert page.locator("#unsound").is_hidden()
-    page.wait_for_timeout(200)
+    page.wait_for_timeout(500)  # until the address is written
     other = open_page(page.url)
     settled(other, lambda wanted: wanted.get("pp") == 3 and "moves" in wanted)
     assert headline(other) == headline(page)
@@ -281,6 +292,45 @@ def test_everything_is_reached_by_keys(page: "Page") -> None:
     page.locator(field("pp")).focus()
     page.keyboard.press("ArrowUp")
     settled(page, shows({"pp": 5}))
+
+
+def test_wheel_and_fingers_zoom_and_pan(page: "Page") -> None:
+    """What stands at a place of the picture tells which part of the time is shown."""
+
+    def pointed(share: float) -> str:
+        page.mouse.move(*place(page, 3, 26.9, 27))
+        page.mouse.move(*place(page, 3, 27 * share, 27))
+        page.wait_for_timeout(300)
+        return page.inner_text("#explained").partition(":")[0]
+
+    assert pointed(0.87) == "3W4"
+    page.mouse.move(*place(page, 3, 4.5, 27))  # which stays where it is
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -300)
+    page.keyboard.up("Control")
+    assert pointed(4.5 / 27) == "3B0"
+    assert pointed(0.87) != "3W4"
+    page.keyboard.down("Shift")
+    page.mouse.wheel(0, 4000)
+    page.keyboard.up("Shift")
+    assert pointed(0.98) == "3W7"
+    page.click("#fit")
+    assert pointed(0.87) == "3W4"
+    scrolled = page.evaluate("scrollY")
+    page.mouse.wheel(0, 200)
+    page.wait_for_timeout(200)
+    assert page.evaluate("scrollY") > scrolled
+    pinch = """() => {
+      const canvas = document.querySelector("#panels canvas"), box = canvas.getBoundingClientRect();
+      canvas.setPointerCapture = () => {};
+      const touch = (type, pointerId, x) => canvas.dispatchEvent(new PointerEvent(type, {
+        pointerId, pointerType: "touch", clientX: box.left + x, clientY: box.top + 200 }));
+      touch("pointerdown", 11, 300); touch("pointerdown", 12, 400);
+      touch("pointermove", 11, 100); touch("pointermove", 12, 600);
+      touch("pointerup", 11, 100); touch("pointerup", 12, 600);
+    }"""
+    page.evaluate(pinch)
+    assert pointed(0.87) != "3W4"
 
 
 def test_everything_has_a_name(page: "Page") -> None:

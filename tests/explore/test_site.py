@@ -12,8 +12,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from explore.pages import drag, headline, put, settled, shows, table, until
-from explore.test_answers import random_settings, simulated
+from support.explore import (
+    drag,
+    headline,
+    put,
+    random_settings,
+    settled,
+    shows,
+    simulated,
+    table,
+    until,
+)
 from support.pyodide import pyodide_folder, site_at
 from zeropp.cli.main import main
 from zeropp.explore.server import page_files

@@ -1,6 +1,7 @@
 // What the page shows, as one value: in the address's fragment, so that it can be shared, with undo.
 
 const TOGETHER_MS = 600; // changes of one field that follow each other so fast are undone at once
+const LATER_MS = 150; // after the last change the address is written; browsers slow down who writes more
 
 async function through(stream, bytes) {
   const out = new Blob([bytes]).stream().pipeThrough(stream);
@@ -27,7 +28,7 @@ export class State {
     this.changed = changed; // is called after every change
     this.past = [];
     this.latest = { what: null, at: 0 };
-    this.writes = 0;
+    this.timer = null;
   }
 
   // Take what the address says; false if that is not understood.
@@ -57,13 +58,13 @@ export class State {
   }
 
   tell() {
-    this.write();
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.write(), LATER_MS);
     this.changed(this.value);
   }
 
   async write() {
-    const mine = ++this.writes;
-    const fragment = await toFragment(this.value);
-    if (mine === this.writes) history.replaceState(null, "", `#${fragment}`);
+    const { value } = this, fragment = await toFragment(value);
+    if (value === this.value) history.replaceState(null, "", `#${fragment}`);
   }
 }

@@ -1,13 +1,52 @@
-"""What tests of the page do with it and read from it."""
+"""What tests of `zeropp explore` ask, do with its page, and read from it and the command line."""
 
 import json
+import random
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from zeropp.cli.main import main
+from zeropp.generate import GENERATORS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 LEFT, RIGHT, TOP, ROW, PITCH = 56, 12, 18, 24, 58  # of a panel without collectives and messages
+
+
+def options(wanted: Mapping[str, Any]) -> list[str]:
+    """Settings of a page as options of the command line."""
+    named = {k: v for k, v in wanted.items() if k != "schedule"}
+    rest = [f"--{name.replace('_', '-')}={value}" for name, value in named.items()]
+    return [str(wanted.get("schedule", "zeropp")), *rest]
+
+
+def random_settings(seed: int) -> dict[str, Any]:
+    dice = random.Random(seed)
+    generator = GENERATORS[dice.choice(list(GENERATORS))]
+    wanted: dict[str, Any] = {"schedule": generator.name, "pp": dice.randint(1, 6)}
+    wanted["chunks"] = max(generator.chunks) if generator.chunks else dice.randint(1, 3)
+    wanted["microbatches"] = dice.randint(2, 12)
+    if "unit_size" in generator.options and dice.random() < 0.6:
+        wanted["unit_size"] = dice.randint(1, wanted["microbatches"])
+    if "seam" in generator.options and dice.random() < 0.5:
+        wanted["seam"] = dice.choice(["carry", "strict", "eager", "drain"])
+    if dice.random() < 0.5:
+        wanted["costs"] = ",".join(str(dice.choice([0.5, 1, 1.25, 2])) for _ in range(3))
+    for name in ("p2p", "gather", "reduce", "transfer", "host"):
+        if dice.random() < 0.4:
+            wanted[name] = dice.choice([0.05, 0.1, 0.25])
+    if dice.random() < 0.6:
+        wanted["shard"] = dice.choice(["unit", "step", "microbatch"])
+    return wanted
+
+
+def simulated(wanted: Mapping[str, Any], capsys: pytest.CaptureFixture[str]) -> Any:
+    capsys.readouterr()
+    assert main(["simulate", *options(wanted), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
 def field(name: str, form: str = "controls") -> str:
