@@ -242,23 +242,26 @@ def test_whatever_ends_the_server_ends_its_processes(
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )
-    assert process.stdout is not None
-    address = process.stdout.readline().split()[0]
-    host, _, token = address.removeprefix("http://").removesuffix("/").partition("/")
-    connection = http.client.HTTPConnection(host, timeout=60)
-    connection.request(
-        "POST", f"/{token}/answer", json.dumps(QUICK), {"Content-Type": "application/json"}
-    )
-    assert json.loads(connection.getresponse().read())["main"]
-    connection.close()
-    tasks = Path(f"/proc/{process.pid}/task").glob("*/children")  # a thread has started it
-    children = [child for task in tasks for child in task.read_text().split()]
-    assert children
-    os.kill(process.pid, sent)
-    _, error = process.communicate(timeout=20)
-    assert process.returncode == status
-    assert error == says
-    late = time.monotonic() + 10
-    while any(alive(int(child)) for child in children):
-        assert time.monotonic() < late
-        time.sleep(0.05)
+    try:
+        assert process.stdout is not None
+        address = process.stdout.readline().split()[0]
+        host, _, token = address.removeprefix("http://").removesuffix("/").partition("/")
+        connection = http.client.HTTPConnection(host, timeout=60)
+        connection.request(
+            "POST", f"/{token}/answer", json.dumps(QUICK), {"Content-Type": "application/json"}
+        )
+        assert json.loads(connection.getresponse().read())["main"]
+        connection.close()
+        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")  # a thread has started it
+        children = [child for task in tasks for child in task.read_text().split()]
+        assert children
+        os.kill(process.pid, sent)
+        _, error = process.communicate(timeout=20)
+        assert process.returncode == status
+        assert error == says
+        late = time.monotonic() + 10
+        while any(alive(int(child)) for child in children):
+            assert time.monotonic() < late
+            time.sleep(0.05)
+    finally:
+        process.kill()
