@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from zeropp import __version__
 from zeropp.cli.doctor import Doctor
+from zeropp.cli.explore import Explore
 from zeropp.cli.export import Export
 from zeropp.cli.plan import Planned
 from zeropp.cli.profile import Profiled
@@ -14,6 +15,7 @@ from zeropp.cli.simulate import Show, Simulate
 from zeropp.cli.tokenize import Tokenize
 from zeropp.cli.train import Train
 from zeropp.cli.verb import Verb
+from zeropp.refusal import one_line
 
 VERBS: Mapping[str, tuple[type[Verb], str]] = {
     "schedules": (Schedules, "list the schedules"),
@@ -21,6 +23,7 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
     "verify": (Verify, "prove a schedule or program sound, or say why not"),
     "simulate": (Simulate, "time, memory and communication of schedules, side by side"),
     "show": (Show, "draw a schedule's timeline"),
+    "explore": (Explore, "see, compare and edit schedules on a page"),
     "plan": (Planned, "find the fastest layout of a model on a cluster, and say why"),
     "profile": (Profiled, "measure a model's blocks and the links, for the planner"),
     "doctor": (
@@ -31,8 +34,6 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
     "train": (Train, "train a GPT, or a model of Hugging Face transformers"),
     "export": (Export, "write a run's weights as safetensors, for transformers or peft"),
 }
-
-_LONGEST = 240  # characters of a line that says what is wrong
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -74,12 +75,8 @@ def _perform(arguments: list[str]) -> int:
 
 
 def _refuse(why: str) -> int:
-    """Say why, in one line of which a long middle is left out; the status."""
-    line = " ".join(why.split())
-    line = (
-        line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 3 :]}"
-    )
-    print(f"zeropp: {line}", file=sys.stderr)
+    """Say why, in one line; the status."""
+    print(f"zeropp: {one_line(why)}", file=sys.stderr)
     return 2
 
 

@@ -2,27 +2,27 @@
 
 import json
 import sys
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
-from zeropp.cli.plan_problem import Asked
+from zeropp.cli.plan_problem import AskedOfFolder
 from zeropp.cli.verb import Verb
 from zeropp.ir.files import check_output
 from zeropp.planner import Answer, best_plan, over_unit_sizes, write_plan
 from zeropp.planner.hardware import GIB
+from zeropp.planner.told import as_dict, rows_of
 from zeropp.show import Curve, check_picture, draw_curves
 
 _TB = 1e12
 
 
 @dataclass(frozen=True)
-class Planned(Asked, Verb):
+class Planned(AskedOfFolder, Verb):
     """Find the fastest plan for a model, a cluster and a batch, and say why it is."""
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
@@ -37,7 +37,7 @@ class Planned(Asked, Verb):
         self._check_files()
         answer = best_plan(self.problem())
         if self.json:
-            print(json.dumps(_as_dict(answer)))
+            print(json.dumps(as_dict(answer)))
         else:
             _print(answer)
         sys.stdout.flush()  # no file is left where nobody could be told
@@ -58,29 +58,9 @@ class Planned(Asked, Verb):
             check_picture(self.explain)
 
 
-def _as_dict(answer: Answer) -> dict[str, Any]:
-    plan, layout = answer.plan, answer.best.priced.layout
-    return {
-        "family": answer.family,
-        "plan": {
-            **{name: value for name, value in asdict(plan).items() if name != "costs"},
-            "micro_batch_size": answer.micro_batch_size,
-            "placement": str(layout.placement.shape),
-        },
-        "predicted": answer.predicted(),
-        "rivals": [
-            {"family": rival.name, "step_s": rival.best.step_s if rival.best else None}
-            for rival in answer.rivals
-        ],
-        "reasons": list(answer.reasons),
-        "assumptions": list(answer.problem.profile.assumptions),
-        "searched": {"layouts": answer.counts.layouts, "simulated": answer.counts.simulated},
-    }
-
-
 def _print(answer: Answer) -> None:
     table = Table(title=f"{answer.family} on {answer.problem.gpus} GPUs", show_header=False)
-    for row in (*_layout_rows(answer), *_figure_rows(answer)):
+    for row in rows_of(answer):
         table.add_row(*row)
     Console().print(table)
     for reason in answer.reasons:
@@ -91,40 +71,6 @@ def _print(answer: Answer) -> None:
             print(f"- {assumption}")
     counts = answer.counts
     print(f"\n{counts.layouts} layouts that may fit, {counts.simulated} plans simulated")
-
-
-def _layout_rows(answer: Answer) -> list[tuple[str, str]]:
-    plan, shape = answer.plan, answer.best.priced.layout.placement.shape
-    mesh = f"{plan.pp_size} x {plan.dp_replicate} x {plan.dp_shard}"
-    return [
-        ("pp_size x dp_replicate x dp_shard", mesh),
-        ("chunks per rank", f"{plan.num_chunks}, {shape}"),
-        ("micro-batches", f"{plan.num_microbatches} of {answer.micro_batch_size} sequences"),
-        ("schedule", str(plan.order)),
-        ("gathered and reduced per", f"{plan.shard}, {plan.max_resident} resident"),
-        ("recompute", plan.recompute),
-        ("blocks per stage", " ".join(map(str, plan.split or ()))),
-    ]
-
-
-def _figure_rows(answer: Answer) -> list[tuple[str, str]]:
-    found = answer.prediction
-    rows = [
-        ("step", f"{found.step_s:.4g} s"),
-        ("tokens/s", f"{answer.tokens_per_s:,.0f}"),
-        ("bubble ratio = idle / (P x step)", f"{found.bubble_ratio:.1%}"),
-        ("peak memory per rank, GiB", _each(sum(rank.values()) / GIB for rank in found.memory)),
-        ("gathers per rank", _each(found.gathers)),
-        ("reductions per rank", _each(found.reduces)),
-        ("gathered, reduced, sent per rank, TB", _each(wire / _TB for wire in found.wire_bytes)),
-    ]
-    return rows if answer.mfu is None else [*rows, ("MFU", f"{answer.mfu:.1%}")]
-
-
-def _each(values: Iterable[float]) -> str:
-    """One number if all ranks agree, the least and the most if not."""
-    texts = [f"{value:.3g}" for value in sorted(values)]
-    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
 
 
 def _explain(answer: Answer, path: Path) -> None:

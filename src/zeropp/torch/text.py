@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from zeropp.ir import Action, Kind, Placement, Program, Schedule, Shape, read_file
+from zeropp.ir import Action, Kind, Placement, Program, Schedule, Shape, parse
 from zeropp.ir.files import read_text
 
 _NAMES = {
@@ -70,11 +70,13 @@ def read(what: str, path: Path) -> Schedule | Program:
     Raises:
         ValueError: unreadable, or not understood; begins with `what`, an option.
     """
-    if path.suffix != ".csv":
-        return read_file(what, path)
-    text = read_text(what, path)
+    return understood(what, path, read_text(what, path))
+
+
+def understood(what: str, path: Path, text: str) -> Schedule | Program:
+    """The same of the text of a file that may not be here; ValueError if it is not understood."""
     try:
-        return parse_csv(text)
+        return parse_csv(text) if path.suffix == ".csv" else parse(text)
     except (ValueError, csv.Error) as error:
         raise ValueError(f"{what}: {path}: {error}") from error
 
