@@ -6,7 +6,7 @@ from typing import Any
 from zeropp.ir.action import Kind
 from zeropp.ir.cause import Cause
 from zeropp.report.run import Box, Run
-from zeropp.report.thin import kept
+from zeropp.report.thin import kept, means
 from zeropp.show.palette import meaning, shade
 
 # Okabe and Ito's colours, which stay apart for colour-blind readers; then by their dashes too
@@ -52,7 +52,8 @@ def _curve(steps: Sequence[Mapping[str, Any]], name: str, points: int) -> dict[s
     if not values:
         return None
     places = kept(values, points)
-    return {
+    calm = {"mean": means(values, places)} if len(places) < len(values) else {}
+    return calm | {
         "value": [values[at] for at in places],
         **{axis: [found[at][axis] for at in places] for axis in ("step", "tokens")},
         "hours": [round(found[at]["hours"], 6) for at in places],

@@ -43,11 +43,17 @@ const logarithmic = { type: "log", dtick: "D2" };
 const against = () => byId("against").value;
 const xOf = (curve) => curve[against()];
 
-function lines(name, label, style) {
-  return data.runs.filter((run) => run.curves[name]).map((run) => ({
-    x: xOf(run.curves[name]), y: run.curves[name].value, name: label ? `${run.name}, ${label}` : run.name,
-    mode: "lines", type: "scatter", line: { color: run.colour, dash: run.dash, width: 2 }, legendgroup: run.name, ...style,
-  }));
+// a curve of which points were left out is its means, above its lowest and highest values
+function lines(name) {
+  return data.runs.filter((run) => run.curves[name]).flatMap((run) => {
+    const curve = run.curves[name];
+    const bold = { x: xOf(curve), y: curve.mean || curve.value, name: run.name, mode: "lines", line: { color: run.colour, dash: run.dash, width: 2 }, legendgroup: run.name };
+    return curve.mean ? [faint(run, curve), bold] : [bold];
+  });
+}
+
+function faint(run, curve) {
+  return { x: xOf(curve), y: curve.value, mode: "lines", line: { color: run.colour, width: 1 }, opacity: 0.25, showlegend: false, hoverinfo: "skip", legendgroup: run.name };
 }
 
 function drawLoss() {
@@ -56,14 +62,14 @@ function drawLoss() {
   for (const run of data.runs) {
     const loss = run.curves.loss;
     if (loss) {
-      const line = { color: run.colour, dash: run.dash };
-      if (share > 0) traces.push({ x: xOf(loss), y: loss.value, mode: "lines", line: { color: run.colour, width: 1 }, opacity: 0.3, showlegend: false, hoverinfo: "skip", legendgroup: run.name });
-      traces.push({ x: xOf(loss), y: smoothed(loss.value, share), name: run.name, mode: "lines", line: { ...line, width: 2 }, legendgroup: run.name });
+      if (share > 0 || loss.mean) traces.push(faint(run, loss));
+      traces.push({ x: xOf(loss), y: smoothed(loss.mean || loss.value, share), name: run.name, mode: "lines", line: { color: run.colour, dash: run.dash, width: 2 }, legendgroup: run.name });
     }
     for (const [name, curve] of Object.entries(run.curves)) {
       if (!name.startsWith("val_loss")) continue;
       const label = name === "val_loss" ? "validation" : name.replace("val_loss_", "validation ");
-      traces.push({ x: xOf(curve), y: curve.value, name: `${run.name}, ${label}`, mode: "lines+markers", line: { color: run.colour, width: 1, dash: "dot" }, marker: { size: 6, symbol: "diamond" }, legendgroup: run.name });
+      const few = curve.value.length < 60;
+      traces.push({ x: xOf(curve), y: few ? curve.value : smoothed(curve.mean || curve.value, share), name: `${run.name}, ${label}`, mode: few ? "lines+markers" : "lines", line: { color: run.colour, width: few ? 1 : 2, dash: "dot" }, marker: { size: 6, symbol: "diamond" }, legendgroup: run.name });
     }
   }
   plot("plot-loss", traces, { xaxis: { title: { text: against(), standoff: 6 } }, yaxis: { title: { text: "loss" }, ...(byId("log").checked ? logarithmic : { type: "linear", dtick: null }) } }, "No step was made yet.");
@@ -123,10 +129,10 @@ function drawTimeline() {
     }
   });
   const two = run.timelines.length > 1;
-  byId("plot-timeline").style.height = `${Math.max(360, 160 + 34 * run.timelines.reduce((sum, one) => sum + one.ranks, 0))}px`;
+  byId("plot-timeline").style.height = `${(narrow() ? 150 : 0) + Math.max(360, 160 + 34 * run.timelines.reduce((sum, one) => sum + one.ranks, 0))}px`;
   const axis = (top) => ({ autorange: "reversed", type: "category", domain: two ? (top ? [0.54, 1] : [0, 0.44]) : [0, 1], fixedrange: true, automargin: true });
   const titles = run.timelines.map((one, index) => ({ text: `${one.name}: ${one.makespan.toFixed(1)} ms, bubble ratio ${(100 * one.bubble).toFixed(1)} %`, x: 0, xref: "paper", xanchor: "left", y: index ? 0.44 : 1, yref: "paper", yanchor: "bottom", showarrow: false }));
-  plot("plot-timeline", traces, { barmode: "overlay", margin: { l: 60, r: 12, t: 28, b: 44 }, annotations: titles, legend: { orientation: "h", y: -0.12, yanchor: "top" }, xaxis: { title: { text: "ms", standoff: 6 }, rangemode: "tozero", anchor: two ? "y2" : "y" }, yaxis: axis(true), yaxis2: axis(false), dragmode: "zoom" }, "No step was measured yet: run.eval_every says how often one is.");
+  plot("plot-timeline", traces, { barmode: "overlay", margin: { l: 60, r: 12, t: 28, b: 44 }, annotations: titles, legend: { orientation: "h", y: -0.12, yanchor: "top" }, xaxis: { ticksuffix: " ms", rangemode: "tozero", anchor: two ? "y2" : "y" }, yaxis: axis(true), yaxis2: axis(false), dragmode: "zoom" }, "No step was measured yet: run.eval_every says how often one is.");
 }
 
 const draw = { curves: drawCurves, speed: drawSpeed, memory: drawMemory, timeline: drawTimeline };

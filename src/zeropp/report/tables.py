@@ -9,6 +9,7 @@ from zeropp.report.run import Run, moment
 
 _GIB, _MIB = 2**30, 2**20
 _NONE = "-"
+_SHORT = 24  # characters of a cell
 
 
 def summary(runs: Sequence[Run], data: Mapping[str, Any], now: float) -> str:
@@ -199,16 +200,13 @@ def _list(lines: Iterable[str]) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Of cells that are HTML already; the first of a row is its heading."""
-    numeric = [
-        all(_is_number(row[column]) for row in rows) if rows else False
-        for column in range(len(head))
-    ]
+    kinds = [_kind([row[column] for row in rows]) for column in range(len(head))]
     cells = "".join(
-        f'<th scope="col"{_class(numeric[n])}>{escape(name)}</th>' for n, name in enumerate(head)
+        f'<th scope="col"{kind}>{escape(name)}</th>' for kind, name in zip(kinds, head, strict=True)
     )
     body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>'
-        + "".join(f"<td{_class(numeric[n])}>{cell}</td>" for n, cell in enumerate(row[1:], 1))
+        f'<tr><th scope="row" class="short">{row[0]}</th>'
+        + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds[1:], row[1:], strict=True))
         + "</tr>"
         for row in rows
     )
@@ -218,9 +216,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def _class(numeric: bool) -> str:
-    return ' class="number"' if numeric else ""
+def _kind(cells: Sequence[str]) -> str:
+    """The class of a column: numbers go to the right, and what is short is not wrapped."""
+    if cells and all(map(_is_number, cells)):
+        return ' class="number"'
+    return ' class="short"' if all(len(cell) <= _SHORT for cell in cells) else ""
 
 
 def _is_number(cell: str) -> bool:
-    return cell == _NONE or cell.replace(",", "").replace(".", "").rstrip("%").isdecimal()
+    plain = cell.replace(" of ", "").replace(",", "").replace(".", "").rstrip("%")
+    return cell == _NONE or plain.isdecimal()

@@ -1,6 +1,8 @@
 """A long curve made of fewer points, none of its spikes lost."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from statistics import fmean
 
 
 def kept(values: Sequence[float], most: int) -> list[int]:
@@ -21,3 +23,9 @@ def kept(values: Sequence[float], most: int) -> list[int]:
         inside = values[first : (part + 1) * count // parts]
         found |= {first + inside.index(end(inside)) for end in (min, max)}
     return sorted(found)
+
+
+def means(values: Sequence[float], places: Sequence[int]) -> list[float]:
+    """Of each kept value and of those around it that are not kept."""
+    ends = [0, *((a + b + 1) // 2 for a, b in pairwise(places)), len(values)]
+    return [fmean(values[first:end]) for first, end in pairwise(ends)]
