@@ -141,6 +141,27 @@ def test_durations(seconds: float, words: str) -> None:
 
 def test_a_view_of_nothing_yet_says_what_is_done(tmp_path: Path) -> None:
     state = State(tmp_path, 5)
-    state.hear(["2026-01-01T10:00:00 building"])
+    state.hear(["2026-01-01T10:00:00 building", "2026-01-01T10:00:00   of parts", ""])
     assert [name for name, _ in state._rows(70)] == ["run", "now"]
     assert dict(state._rows(70))["now"].startswith("building")
+
+
+def test_a_view_that_fails_leaves_the_words(tmp_path: Path) -> None:
+    script = (
+        "from zeropp.launch.relay import relayed\n"
+        "def fail(lines):\n    if lines:\n        raise KeyError('a fault')\n"
+        "with relayed(fail):\n    print('one', flush=True)\n    print('two', flush=True)\n"
+        "print('three')\n"
+    )
+    screen = Screen([sys.executable, "-c", script], tmp_path)
+    try:
+        screen.read_until(lambda: False)
+        lines = screen.lines()
+        assert [line for line in lines if line in ("one", "two", "three")] == [
+            "one",
+            "two",
+            "three",
+        ]
+        assert "KeyError: 'a fault'" in lines
+    finally:
+        screen.close()

@@ -20,7 +20,7 @@ from zeropp.launch.relay import relayed
 from zeropp.planner import write_plan
 from zeropp.report.folder import CONFIG
 from zeropp.report.lines import DATE, TERMINAL, tell
-from zeropp.report.live import View
+from zeropp.report.live import View, is_shown, passing
 from zeropp.train.choice import checked_model_of, length_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
 from zeropp.train.start import OWNER, as_it_ran, changed, find_start
@@ -105,10 +105,11 @@ def _task(config: Config, program: Program | None) -> Task:
 
 def _train(ranks: int, config: Config, task: Task | None) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
-    from zeropp.launch.ranks import device_of, run_on_ranks
-    from zeropp.train.data import make_tokens
-    from zeropp.train.loop import train_task
-    from zeropp.train.measuring import plan_and_train
+    with passing("loading torch"):
+        from zeropp.launch.ranks import device_of, run_on_ranks
+        from zeropp.train.data import make_tokens
+        from zeropp.train.loop import train_task
+        from zeropp.train.measuring import plan_and_train
 
     device_of(ranks, config.run.device)
     with ExitStack() as held:
@@ -135,7 +136,7 @@ def _train(ranks: int, config: Config, task: Task | None) -> None:
 @contextmanager
 def _watched(config: Config) -> Iterator[None]:
     """A view of the run, where this process starts the ranks and a terminal looks on."""
-    if under_torchrun() or not sys.stdout.isatty() or os.environ.get("TERM") in (None, "dumb"):
+    if under_torchrun() or not is_shown():
         yield
         return
     width = os.get_terminal_size(sys.stdout.fileno()).columns

@@ -4,20 +4,25 @@ import os
 import select
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
-_PAUSE_S = 0.4  # between looks, where nothing is printed
+_Take = Callable[[list[str]], None]
+
+_PAUSE_S = 0.25  # between looks, where nothing is printed
 _LAST_S = 0.2  # in which the last words come, once all is over
 
 
 @contextmanager
-def relayed(take: Callable[[list[str]], None]) -> Iterator[None]:
+def relayed(take: _Take) -> Iterator[None]:
     """While the body runs, standard output and error, where they are terminals, are a pipe.
 
     Args:
-        take: is called by a thread with the lines that came, some twice a second with none, and in
-            the end, when nobody writes any more.
+        take: is called by a thread with the lines that came, some times a second with none, and in
+            the end, when nobody writes any more. Should it fail, lines go to the terminal as they
+            are: no rank waits for somebody to read.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -27,7 +32,8 @@ def relayed(take: Callable[[list[str]], None]) -> Iterator[None]:
         os.dup2(sink, fd)
     os.close(sink)
     over = threading.Event()
-    reader = threading.Thread(target=_read, args=(source, take, over), daemon=True)
+    plain = next(iter(kept.values()), 2)
+    reader = threading.Thread(target=_read, args=(source, take, over, plain), daemon=True)
     reader.start()
     try:
         yield
@@ -36,13 +42,13 @@ def relayed(take: Callable[[list[str]], None]) -> Iterator[None]:
         sys.stderr.flush()
         for fd, before in kept.items():
             os.dup2(before, fd)
-            os.close(before)
         over.set()
         reader.join()
-        os.close(source)
+        for fd in (source, *kept.values()):
+            os.close(fd)
 
 
-def _read(source: int, take: Callable[[list[str]], None], over: threading.Event) -> None:
+def _read(source: int, take: _Take, over: threading.Event, plain: int) -> None:
     """Until the body is over and nothing comes; helpers of children may hold the pipe open."""
     left, ended = b"", False
     while not ended:
@@ -51,8 +57,17 @@ def _read(source: int, take: Callable[[list[str]], None], over: threading.Event)
         ended = over.is_set() and not new
         *lines, left = (left + new).split(b"\n")
         if ended and left:
-            lines, left = [left], b""
-        take([line.decode(errors="replace").rstrip("\r") for line in lines])
+            lines.append(left)
+        told = [line.decode(errors="replace").rstrip("\r") for line in lines]
+        try:
+            take(told)
+        except Exception:  # whatever it is, the run's words are more than the view
+            take = partial(_write, plain)
+            take([*traceback.format_exc().splitlines(), *told])
         if ready and not new:  # nobody can write any more
             over.wait()
-            return
+
+
+def _write(terminal: int, lines: list[str]) -> None:
+    with suppress(OSError):  # it is gone
+        os.write(terminal, "".join(f"{line}\r\n" for line in lines).encode())

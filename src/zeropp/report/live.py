@@ -5,10 +5,11 @@ Nothing is asked of the ranks: they write metrics, warnings and checkpoints as t
 
 import os
 import statistics
+import sys
 import time
 from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,25 @@ _WINDOW = 20  # steps, over which speed is taken
 _TREND = 400  # losses that the small curve is made of
 _BARS = "▁▂▃▄▅▆▇█"
 _LATE_S = 2.0  # after which a step that is on its way is told
-_REFRESH_S = 0.3
+_REFRESH_S = 1.0
+
+
+@contextmanager
+def passing(text: str) -> Iterator[None]:
+    """Words on a terminal for as long as the body takes, if standard output is one."""
+    shown = is_shown()
+    if shown:
+        print(text, end="", flush=True)
+    try:
+        yield
+    finally:
+        if shown:
+            print("\r\x1b[K", end="", flush=True)
+
+
+def is_shown() -> bool:
+    """Whether standard output is a terminal that can be drawn on."""
+    return sys.stdout.isatty() and os.environ.get("TERM") not in (None, "dumb")
 
 
 class View:
@@ -103,8 +122,9 @@ class State:
     def hear(self, lines: Sequence[str]) -> None:
         """What was printed: the last of it says what is done."""
         for line in lines:
-            if line.strip():
-                self._doing, self._since = unstamped(line), time.monotonic()
+            told = unstamped(line)
+            if told.strip() and not told.startswith("  "):  # which goes on with a line
+                self._doing, self._since = told, time.monotonic()
 
     def look(self) -> None:
         """Read what is new in the folder."""

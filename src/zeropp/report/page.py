@@ -43,7 +43,7 @@ def page(runs: Sequence[Run], now: float) -> str:
 
     data = data_of(runs)
     parts = {
-        "title": escape(" and ".join(run.name for run in runs) if len(runs) < 4 else "Runs"),
+        "title": escape(", ".join(run.name for run in runs) if len(runs) < 4 else "Runs"),
         "made": escape(f"Made {moment(now)} by zeropp report, from files in the runs' folders."),
         "style": _own("page.css"),
         "summary": tables.summary(runs, data, now),

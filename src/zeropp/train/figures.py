@@ -79,7 +79,7 @@ class Figures:
         whole = self.peak.ever - self._before
         held = gathered(_by_category(pipe, optimizers, whole))
         if dist.get_rank() == 0:
-            found = {"predicted": plan.get("memory"), "measured": held}
+            found = {"predicted": _of_each(plan.get("memory"), len(held)), "measured": held}
             write_text("run.folder", folder / MEMORY, json.dumps(found, indent=1) + "\n")
         if not plan.keys() >= COMPARED:
             return
@@ -90,6 +90,13 @@ class Figures:
             f"({seconds / step - 1:+.0%}); fullest rank: {peak / _MIB:.0f} MiB predicted, "
             f"{memory / _MIB:.0f} MiB measured ({memory / peak - 1:+.0%})"
         )
+
+
+def _of_each(known: list[Any] | None, ranks: int) -> list[Any] | None:
+    """What was predicted of a pipeline's ranks, for all ranks: data ranks lie side by side."""
+    if not known or ranks % len(known):
+        return None
+    return [one for one in known for _ in range(ranks // len(known))]
 
 
 def _by_category(

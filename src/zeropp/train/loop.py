@@ -69,6 +69,8 @@ def train_task(config: Config, task: Task | None) -> None:
                 lock = config.folder / WRITER
                 held.enter_context(checkpoint.owned("run.folder", lock, PATIENCE_S))
             task = of_first_rank(task)
+            if dist.get_rank() == 0:
+                tell(f"{dist.get_world_size()} ranks have met")
             trainer = Trainer(config, task, model_of(config.model, config.run.seed))
         except ValueError as error:
             raise Refused(str(error)) from error
@@ -196,6 +198,7 @@ class Trainer:
         elif self.model.text is not None:
             self.log.say(f"sampling {self.config.run.sample} tokens")
             self._write_sample(self.model.text)
+        self.log.say("ending the ranks")
         self.log.close()
         self.saver.close()
         self.pulse.close()
