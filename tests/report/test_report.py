@@ -70,7 +70,7 @@ def test_what_differs_between_runs_is_told(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, lr=lr) for name, lr in (("a", 0.1), ("b", 0.2))]
     text, data = written(*runs)
     differs = body(text).partition("What differs")[2].partition("All of it")[0]
-    assert re.findall(r'<th scope="row">([\w.]+)</th>', differs) == ["run.name", "optim.lr"]
+    assert re.findall(r'<th scope="row"[^>]*>([\w.]+)</th>', differs) == ["run.name", "optim.lr"]
     assert len({run["colour"] for run in data["runs"]}) == 2
 
 
