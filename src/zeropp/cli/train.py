@@ -105,7 +105,7 @@ def _task(config: Config, program: Program | None) -> Task:
 
 def _train(ranks: int, config: Config, task: Task | None) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
-    with passing("loading torch"):
+    with passing("loading torch", _is_watched()):
         from zeropp.launch.ranks import device_of, run_on_ranks
         from zeropp.train.data import make_tokens
         from zeropp.train.loop import train_task
@@ -133,10 +133,15 @@ def _train(ranks: int, config: Config, task: Task | None) -> None:
         )
 
 
+def _is_watched() -> bool:
+    """Whether a terminal looks on, and this process starts the ranks."""
+    return is_shown() and not under_torchrun()
+
+
 @contextmanager
 def _watched(config: Config) -> Iterator[None]:
-    """A view of the run, where this process starts the ranks and a terminal looks on."""
-    if under_torchrun() or not is_shown():
+    """A view of the run on the terminal, while the body runs."""
+    if not _is_watched():
         yield
         return
     width = os.get_terminal_size(sys.stdout.fileno()).columns

@@ -31,9 +31,8 @@ _REFRESH_S = 1.0
 
 
 @contextmanager
-def passing(text: str) -> Iterator[None]:
-    """Words on a terminal for as long as the body takes, if standard output is one."""
-    shown = is_shown()
+def passing(text: str, shown: bool) -> Iterator[None]:
+    """Words on the terminal for as long as the body takes, where they are to be shown."""
     if shown:
         print(text, end="", flush=True)
     try:
@@ -60,7 +59,9 @@ class View:
     def __init__(self, folder: Path, steps: int, terminal: int) -> None:
         self.state = State(folder, steps)
         self._terminal, self._drawn = os.dup(terminal), 0.0
-        self._console = _Plain(file=os.fdopen(self._terminal, "w"), force_terminal=True)
+        self._console = _Plain(
+            file=os.fdopen(self._terminal, "w", errors="replace"), force_terminal=True
+        )
         self._live = Live(
             console=self._console,
             auto_refresh=False,

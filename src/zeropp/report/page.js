@@ -117,6 +117,7 @@ function drawTimeline() {
   const run = chosen();
   const traces = [];
   const shown = new Set();
+  const edge = run.timelines.some((one) => one.parts.some((part) => part.rank.length > 500)) ? 0 : 0.4;
   run.timelines.forEach((timeline, index) => {
     for (const part of timeline.parts) {
       const first = !shown.has(part.name);
@@ -124,15 +125,18 @@ function drawTimeline() {
       traces.push({
         type: "bar", orientation: "h", x: part.length, base: part.start, y: part.rank.map((rank) => `rank ${rank}`), text: part.action,
         textposition: "none", name: part.name, legendgroup: part.name, showlegend: first, width: 0.85, yaxis: index ? "y2" : "y",
-        marker: { color: part.colour, line: { color: "#fff", width: 0.4 } }, hovertemplate: "%{text}: %{base:.2f} ms, for %{x:.2f} ms<extra></extra>",
+        marker: { color: part.colour, line: { color: "#fff", width: edge } }, hovertemplate: "%{text}: %{base:.2f} ms, for %{x:.2f} ms<extra></extra>",
       });
     }
   });
   const two = run.timelines.length > 1;
-  byId("plot-timeline").style.height = `${(narrow() ? 150 : 0) + Math.max(360, 160 + 34 * run.timelines.reduce((sum, one) => sum + one.ranks, 0))}px`;
-  const axis = (top) => ({ autorange: "reversed", type: "category", domain: two ? (top ? [0.54, 1] : [0, 0.44]) : [0, 1], fixedrange: true, automargin: true });
-  const titles = run.timelines.map((one, index) => ({ text: `${one.name}: ${one.makespan.toFixed(1)} ms, bubble ratio ${(100 * one.bubble).toFixed(1)} %`, x: 0, xref: "paper", xanchor: "left", y: index ? 0.44 : 1, yref: "paper", yanchor: "bottom", showarrow: false }));
-  plot("plot-timeline", traces, { barmode: "overlay", margin: { l: 60, r: 12, t: 28, b: 44 }, annotations: titles, legend: { orientation: "h", y: -0.12, yanchor: "top" }, xaxis: { ticksuffix: " ms", rangemode: "tozero", anchor: two ? "y2" : "y" }, yaxis: axis(true), yaxis2: axis(false), dragmode: "zoom" }, "No step was measured yet: run.eval_every says how often one is.");
+  const rows = run.timelines.reduce((sum, one) => sum + one.ranks, 0);
+  const height = Math.max(narrow() ? 200 : 240, 34 * rows) + (narrow() ? 260 : 130);
+  byId("plot-timeline").style.height = `${height}px`;
+  const gap = 16 / (height - 130);
+  const axis = (top) => ({ autorange: "reversed", type: "category", domain: two ? (top ? [0.5 + gap, 1] : [0, 0.5 - gap]) : [0, 1], fixedrange: true, automargin: true });
+  const titles = run.timelines.map((one, index) => ({ text: `${one.name}: ${one.makespan.toFixed(1)} ms, bubble ratio ${(100 * one.bubble).toFixed(1)} %`, x: 0, xref: "paper", xanchor: "left", y: index ? 0.5 - gap : 1, yref: "paper", yanchor: "bottom", showarrow: false }));
+  plot("plot-timeline", traces, { barmode: "overlay", margin: { l: 60, r: 12, t: 28, b: 44 }, annotations: titles, legend: { orientation: "h", y: -30 / (height - 130), yanchor: "top" }, xaxis: { ticksuffix: " ms", rangemode: "tozero", anchor: two ? "y2" : "y" }, yaxis: axis(true), yaxis2: axis(false), dragmode: "zoom" }, "No step was measured yet: run.eval_every says how often one is.");
 }
 
 const draw = { curves: drawCurves, speed: drawSpeed, memory: drawMemory, timeline: drawTimeline };
