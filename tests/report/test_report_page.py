@@ -80,3 +80,20 @@ def test_a_narrow_screen_has_no_overflow(browser: "Browser", address: str) -> No
         tab.click(f"#{name}")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     tab.close()
+
+
+def test_all_of_it_is_printed(browser: "Browser", address: str) -> None:
+    tab = browser.new_page()
+    tab.goto(address)
+    assert tab.pdf()[:4] == b"%PDF"
+    tab.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    tab.emulate_media(media="print")
+    widths = "all => all.map((one) => one.getBoundingClientRect().width)"
+    drawn = tab.eval_on_selector_all(".plot:not(.empty) .main-svg:first-child", widths)
+    assert len(drawn) == 8
+    assert min(drawn) > 1000
+    assert not tab.is_visible("#tabs")
+    tab.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    tab.emulate_media(media="screen")
+    assert tab.locator(".panel:visible").count() == 1
+    tab.close()

@@ -186,5 +186,9 @@ byId("smooth").addEventListener("input", drawLoss);
 byId("log").addEventListener("change", drawLoss);
 byId("against").addEventListener("change", redraw);
 byId("run").addEventListener("change", redraw);
-window.addEventListener("beforeprint", () => Object.keys(draw).forEach(ensure));
+window.addEventListener("beforeprint", () => { // all of it, drawn while it can be measured
+  document.querySelectorAll(".panel").forEach((panel) => { panel.hidden = false; ensure(panel.id); });
+  if (drawn.has("curves")) drawRates();
+});
+window.addEventListener("afterprint", () => open(document.querySelector("[role=tab][aria-selected=true]"), false));
 open(byId("tabs").firstElementChild, false);

@@ -87,7 +87,7 @@ class Figures:
         step, peak = (float(plan[name]) for name in ("step_s", "peak_bytes"))
         log.say(
             f"second step: {step * 1e3:.0f} ms predicted, {seconds * 1e3:.0f} ms measured "
-            f"({seconds / step - 1:+.0%}); fullest rank: {peak / _MIB:.0f} MiB predicted, "
+            f"({seconds / step - 1:+.0%})\n  fullest rank: {peak / _MIB:.0f} MiB predicted, "
             f"{memory / _MIB:.0f} MiB measured ({memory / peak - 1:+.0%})"
         )
 
