@@ -70,6 +70,17 @@ def test_a_terminal_shows_a_run_and_is_clean_after_ctrl_c(screen: Screen, tmp_pa
     assert is_clean(screen)
 
 
+@pytest.mark.parametrize("screen", [80], indirect=True)
+def test_ctrl_c_before_the_first_step_ends_it(screen: Screen, tmp_path: Path) -> None:
+    screen.read_until(lambda: "starting 2 ranks" in screen.written)
+    os.killpg(screen.process.pid, signal.SIGINT)
+    screen.read_until(lambda: False, 60)
+    assert screen.process.wait(30) == 130
+    assert [line for line in screen.lines() if line][-1] == "zeropp: stopped"
+    assert not (tmp_path / "runs" / "demo" / "metrics.jsonl").exists()
+    assert is_clean(screen)
+
+
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("screen", [80], indirect=True)
 def test_a_rank_that_is_killed_leaves_a_clean_terminal(screen: Screen, which: int) -> None:

@@ -5,7 +5,7 @@ import select
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -24,28 +24,30 @@ def relayed(take: _Take) -> Iterator[None]:
             the end, when nobody writes any more. Should it fail, lines go to the terminal as they
             are: no rank waits for somebody to read.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
     source, sink = os.pipe()
     kept = {fd: os.dup(fd) for fd in (1, 2) if os.isatty(fd)}
-    for fd in kept:
-        os.dup2(sink, fd)
-    os.close(sink)
     over = threading.Event()
     plain = next(iter(kept.values()), 2)
     reader = threading.Thread(target=_read, args=(source, take, over, plain), daemon=True)
     reader.start()
-    try:
+    try:  # Ctrl-C may come at any moment from here on
+        _turn(dict.fromkeys(kept, sink))
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, before in kept.items():
-            os.dup2(before, fd)
+        _turn(kept)
+        os.close(sink)
         over.set()
         reader.join()
         for fd in (source, *kept.values()):
             os.close(fd)
+
+
+def _turn(to: Mapping[int, int]) -> None:
+    """Let standard output and error be others from here on."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    for fd, other in to.items():
+        os.dup2(other, fd)
 
 
 def _read(source: int, take: _Take, over: threading.Event, plain: int) -> None:

@@ -196,7 +196,8 @@ class Trainer:
                 "--run.resume auto goes on"
             )
         elif self.model.text is not None:
-            self.log.say(f"sampling {self.config.run.sample} tokens")
+            if self.config.run.sample:
+                self.log.say(f"sampling {self.config.run.sample} tokens")
             self._write_sample(self.model.text)
         self.log.say("ending the ranks")
         self.log.close()
