@@ -11,6 +11,8 @@ import pytest
 
 from support.runs import make_run
 from zeropp.cli.main import main
+from zeropp.plan import Plan
+from zeropp.planner import SavedPlan, read_plan, write_plan
 from zeropp.report.folder import Tail, add_start, starts_of, whole_lines
 from zeropp.report.page import page
 from zeropp.report.run import read_run
@@ -58,6 +60,20 @@ def test_the_numbers_are_those_of_the_files(tmp_path: Path) -> None:
     for words in ("30 of 30", "finished", "4.0333", "a layout of words", "step-30", "20.0%"):
         assert words in plain
     assert "step 7: &lt;it&gt; is skipped" in plain
+
+
+def test_what_the_planner_said_is_kept_and_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    said = {"family": "ZeroPP", "why": ["It pays: <10 %."]}
+    predicted = {"step_s": 1.5, "peak_bytes": 3.0 * 2**20}
+    write_plan(SavedPlan(Plan(2, 1, 4), 1, predicted, said), run / "plan.toml")
+    assert read_plan(run / "plan.toml").said == said
+    plain = body(written(run)[0])
+    assert "ZeroPP, as the planner says:" in plain
+    assert "It pays: &lt;10 %." in plain
+    figures = re.findall(r"<td[^>]*>([\d.,]+)</td><td[^>]*>([\d.,]+)</td></tr>", plain)
+    assert ("1,500.0", "2,000.0") in figures  # ms of a step
+    assert ("3.0", "3.0") in figures  # MiB of the fullest rank
 
 
 def test_nothing_is_asked_of_a_network(tmp_path: Path) -> None:

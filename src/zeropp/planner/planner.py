@@ -95,7 +95,7 @@ class Answer:
     def saved(self) -> SavedPlan:
         """For a plan file."""
         said = {"family": self.family, "why": list(self.reasons)}
-        return SavedPlan(self.plan, self.micro_batch_size, self.predicted() | said)
+        return SavedPlan(self.plan, self.micro_batch_size, self.predicted(), said)
 
     def predicted(self) -> dict[str, Any]:
         """The winner's figures as plain data."""

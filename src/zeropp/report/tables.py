@@ -84,9 +84,9 @@ def _plan(run: Run) -> str:
         if "layout" in one and "ranks" in one
     )
     parts = [_list(layouts)] if layouts else []
-    predicted = run.plan.get("predicted", {})
-    if why := predicted.get("why"):
-        parts.append(f"<p>{escape(str(predicted.get('family', '')))}, as the planner says:</p>")
+    predicted, said = (run.plan.get(name, {}) for name in ("predicted", "said"))
+    if why := said.get("why"):
+        parts.append(f"<p>{escape(str(said.get('family', '')))}, as the planner says:</p>")
         parts.append(_list(map(str, why)))
     else:
         parts.append("<p class=quiet>No planner chose it, or its words were not kept.</p>")
