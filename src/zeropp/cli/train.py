@@ -146,8 +146,12 @@ def _watched(config: Config) -> Iterator[None]:
         return
     width = os.get_terminal_size(sys.stdout.fileno()).columns
     os.environ[TERMINAL] = str(width + DATE)  # dates are not shown there
-    with View(config.folder, config.run.steps, sys.stdout.fileno()) as view, relayed(view.take):
-        yield
+    view = View(config.folder, config.run.steps, sys.stdout.fileno())
+    try:
+        with view, relayed(view.take):
+            yield
+    finally:
+        del os.environ[TERMINAL]
 
 
 def _prepared(config: Config, task: Task, held: ExitStack) -> tuple[Config, Task]:
