@@ -1,10 +1,12 @@
 """The view of a run on a terminal, and the lines of one that is piped."""
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 
 from support.processes import alive, ranks_of
 from support.screen import Screen
+from zeropp.report.folder import add_start
 from zeropp.report.live import State, duration, sparkline
 
 TINY = [
@@ -176,3 +179,31 @@ def test_a_view_that_fails_leaves_the_words(tmp_path: Path) -> None:
         assert "KeyError: 'a fault'" in lines
     finally:
         screen.close()
+
+
+def test_a_view_tells_of_memory_mfu_checkpoints_and_warnings(tmp_path: Path) -> None:
+    (tmp_path / "warnings.txt").write_text("2026-01-01T10:00:00 of an earlier start\n")
+    state = State(tmp_path, 50)
+    (tmp_path / "checkpoints" / "step-8").mkdir(parents=True)
+    add_start(
+        tmp_path,
+        {"started": time.time() + 1, "layout": "a layout", "device_gib": 80.0, "device": "GPU"},
+    )
+    with (tmp_path / "warnings.txt").open("a") as file:
+        file.write("2026-01-01T11:00:00 step 9: a leap\n")
+    known = {"loss": 2.0, "lr": 1e-3, "grad_norm": None, "step_s": 2.0, "tokens_per_s": 50.0}
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for step in (9, 10):
+            times = {"step": step, "time": time.time() + 4 * step}
+            file.write(json.dumps(known | times | {"memory_gib": 40.0, "mfu": 0.41}) + "\n")
+    state.look()
+    rows = {name: str(what) for name, what in state._rows(90)}
+    assert rows["layout"] == "a layout"
+    assert rows["speed"].startswith("25 tokens/s, 33 since the start  MFU 41.0%")
+    assert rows["memory"] == "40.00 GiB on the fullest rank, 50% of 80 GiB (GPU)"
+    assert rows["loss"].startswith("2.0000")
+    assert rows["loss"].endswith("grad norm not finite")
+    assert rows["saved"].startswith("step-8, ")
+    assert rows["now"] == "step 11"
+    assert rows["warned"] == "11:00:00 step 9: a leap"
+    assert state._left(10) == "2 min 40 s left"
