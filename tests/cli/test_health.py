@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from support.features import even, gpt, loss_sum
+from support.lines import joined
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.launch import Ended
@@ -113,5 +114,5 @@ def test_a_disk_that_is_nearly_full_is_told(
     free = shutil.disk_usage(tmp_path).free
     for leads, wanted in ((True, 1), (False, free), (True, free)):
         Log(tmp_path, 1, leads).look_at_disk(tmp_path, wanted)
-    (line,) = capsys.readouterr().err.splitlines()
+    (line,) = joined(capsys.readouterr().err)
     assert line.endswith("free some, or lower run.keep_last")

@@ -122,6 +122,22 @@ def test_a_run_that_survives_and_how_it_learns(tmp_path: Path) -> None:
         run(tmp_path, "zeropp.cli.main", *shlex.split(command), *short)
 
 
+def test_a_run_is_watched_and_reported(tmp_path: Path) -> None:
+    watching, reporting = (
+        GUIDE.partition(f"## {title}")[2].partition("\n## ")[0]
+        for title in ("While it runs", "When it is over")
+    )
+    short = ["--run.steps", "2", "--run.sample", "0", "--model.layers", "2"]
+    (command,) = re.findall(r"^    zeropp (.*)$", watching, re.M)
+    for name in ("demo", "watched"):
+        run(tmp_path, "zeropp.cli.main", *shlex.split(command), "--run.name", name, *short)
+    for command in re.findall(r"^    zeropp (report .*)$", reporting, re.M):
+        run(tmp_path, "zeropp.cli.main", *shlex.split(command))
+    assert {file.name for file in tmp_path.glob("*.html")} == {"report.html", "both.html"}
+    (picture,) = re.findall(r"\]\((\S+\.png)\)", reporting)
+    assert (ROOT / "docs" / picture).is_file()
+
+
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:3]))
 def test_the_table_is_true(row: tuple[str, ...]) -> None:
     name, unit, seam, chunks, makespan, bubble, peak, gathers = row

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from support.lines import joined
 from support.processes import alive, ranks_of
 from zeropp.checkpoint.files import read, steps_in
 from zeropp.cli.main import main
@@ -141,7 +142,7 @@ def test_a_full_disk_costs_one_checkpoint_and_is_said(tmp_path: Path) -> None:
 
     status, output = finished(tmp_path, *data, preexec_fn=limited)
     assert status == 1
-    *before, last = output.splitlines()
+    *before, last = joined(output)
     path = RUN / "checkpoints" / "step-5"
     assert last.startswith(f"zeropp: checkpoint {path} cannot be written: rank ")
     assert last.endswith("the last good one: none")

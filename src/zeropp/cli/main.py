@@ -10,6 +10,7 @@ from zeropp.cli.explore import Explore
 from zeropp.cli.export import Export
 from zeropp.cli.plan import Planned
 from zeropp.cli.profile import Profiled
+from zeropp.cli.report import Report
 from zeropp.cli.schedules import Generate, Schedules, Verify
 from zeropp.cli.simulate import Show, Simulate
 from zeropp.cli.tokenize import Tokenize
@@ -32,6 +33,7 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
     ),
     "tokenize": (Tokenize, "make token files of text, for training"),
     "train": (Train, "train a GPT, or a model of Hugging Face transformers"),
+    "report": (Report, "write a page about runs, for a browser"),
     "export": (Export, "write a run's weights as safetensors, for transformers or peft"),
 }
 

@@ -1,6 +1,9 @@
 """`zeropp train`: train a model on text, from one command."""
 
-from contextlib import ExitStack
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
@@ -11,11 +14,16 @@ import tyro
 from zeropp.cli.verb import Verb, parsed
 from zeropp.ir import Program
 from zeropp.ir.files import new_folder
-from zeropp.launch import launched, leads, leads_host
+from zeropp.ir.toml_file import table_of
+from zeropp.launch import launched, leads, leads_host, under_torchrun
+from zeropp.launch.relay import relayed
 from zeropp.planner import write_plan
+from zeropp.report.folder import CONFIG
+from zeropp.report.lines import DATE, TERMINAL, tell
+from zeropp.report.live import View, is_shown, passing
 from zeropp.train.choice import checked_model_of, length_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
-from zeropp.train.start import OWNER, as_it_ran, find_start
+from zeropp.train.start import OWNER, as_it_ran, changed, find_start
 from zeropp.train.task import (
     Task,
     fitted,
@@ -24,6 +32,7 @@ from zeropp.train.task import (
     refuse_contradictions,
     task_of,
 )
+from zeropp.train.writers import require_wandb
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Train(Config, Verb):
     def perform(self) -> int:
         """Check everything that can be checked, then run the ranks."""
         self.check()
+        if self.run.wandb is not None:
+            require_wandb()
         config = Config(**_fields(self))
         task = _task(config, self.held) if leads() else None
         ranks = task.saved.plan.world_size if task else 0
@@ -61,7 +72,7 @@ class Train(Config, Verb):
             _train(ranks, config, task)
             return 0
         from zeropp.launch.ranks import run_on_ranks
-        from zeropp.train.loop import rehearse_task
+        from zeropp.train.measuring import rehearse_task
 
         run_on_ranks(ranks, "cpu", rehearse_task, task)
         return 0
@@ -94,10 +105,11 @@ def _task(config: Config, program: Program | None) -> Task:
 
 def _train(ranks: int, config: Config, task: Task | None) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
-    from zeropp.launch.ranks import device_of, run_on_ranks
-    from zeropp.train.data import make_tokens
-    from zeropp.train.loop import train_task
-    from zeropp.train.measuring import plan_and_train
+    with passing("loading torch", _is_watched()):
+        from zeropp.launch.ranks import device_of, run_on_ranks
+        from zeropp.train.data import make_tokens
+        from zeropp.train.loop import train_task
+        from zeropp.train.measuring import plan_and_train
 
     device_of(ranks, config.run.device)
     with ExitStack() as held:
@@ -106,16 +118,40 @@ def _train(ranks: int, config: Config, task: Task | None) -> None:
         elif leads_host():
             make_tokens(config)
         function = plan_and_train if config.plan == AUTO else train_task
-        run_on_ranks(ranks, config.run.device, function, config, task)
+        if task is not None and not under_torchrun():
+            tell(f"starting {ranks} ranks")
+        with _watched(config):
+            run_on_ranks(ranks, config.run.device, function, config, task)
     if task is not None:
         folder = config.folder
-        print(
+        tell(
             f"{folder}: config.toml, program.txt, metrics.jsonl, sample.txt, timeline.png, "
             f"timeline.json (Perfetto) and checkpoints\n"
             f"next: look at {folder}/timeline.png, or take the weights elsewhere, or train on your "
-            f"own text:\n    zeropp export {folder} -o NEW\n"
-            "    zeropp train --run.name mine --data.path FOLDER"
+            f"own text:\nzeropp report {folder} -o report.html\nzeropp export {folder} -o NEW\n"
+            "zeropp train --run.name mine --data.path FOLDER"
         )
+
+
+def _is_watched() -> bool:
+    """Whether a terminal looks on, and this process starts the ranks."""
+    return is_shown() and not under_torchrun()
+
+
+@contextmanager
+def _watched(config: Config) -> Iterator[None]:
+    """A view of the run on the terminal, while the body runs."""
+    if not _is_watched():
+        yield
+        return
+    width = os.get_terminal_size(sys.stdout.fileno()).columns
+    os.environ[TERMINAL] = str(width + DATE)  # dates are not shown there
+    view = View(config.folder, config.run.steps, sys.stdout.fileno())
+    try:
+        with view, relayed(view.take):
+            yield
+    finally:
+        del os.environ[TERMINAL]
 
 
 def _prepared(config: Config, task: Task, held: ExitStack) -> tuple[Config, Task]:
@@ -131,14 +167,17 @@ def _prepared(config: Config, task: Task, held: ExitStack) -> tuple[Config, Task
         start = find_start(config, task.batch * config.optim.accumulate)
         if start.path is not None:
             checkpoint.check(start.path, model.blocks)
-            print(f"going on from {start.path}", flush=True)
+            tell(f"going on from {start.path}")
         if config.run.adapt_every:
             task = replace(task, **as_it_ran(start, task.saved, task.program))
+        tell("reading the text")
         check_corpus(config, model)
         if config.plan not in (None, AUTO):
             write_plan(task.saved, folder / "plan.toml")
             config = replace(config, plan=str(folder / "plan.toml"))
         write_config(config, folder / "config.toml")
-        print((folder / "config.toml").read_text(encoding="utf-8"), flush=True)
+        others = changed(table_of(Config()), table_of(config))
+        listed = ", ".join(f"{name} {new}" for name, _, new in others) or "none"
+        tell(f"settings other than by default: {listed}; all of them: {folder / CONFIG}")
         held.enter_context(owned.pop_all())
     return config, replace(task, start=start)

@@ -57,9 +57,14 @@ def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: 
 
 
 def _tell_ranks(wish: signal.Signals) -> None:
-    """The ranks' wish is the launcher's; those of a terminal have it from there already."""
+    """The ranks' wish is the launcher's; those of a terminal have it from there already. Before
+    there are any, nothing begins.
+    """
     told = signal.SIGTERM if wish is signal.SIGINT else wish
-    for rank in multiprocessing.active_children():
+    ranks = multiprocessing.active_children()
+    if not ranks:
+        raise SignalException("stopped before it began", wish)
+    for rank in ranks:
         if rank.pid is not None:
             os.kill(rank.pid, told)
 

@@ -2,6 +2,8 @@
 
 import os
 import resource
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,3 +56,30 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class Peak:
+    """The most that this process holds, from one look to the next, and ever.
+
+    Args:
+        device: of which.
+
+    Attributes:
+        ever: the most, at the last look; bytes.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.ever = 0
+
+    def take(self) -> int:
+        """Bytes since the last look, where the system lets a peak begin anew; else ever."""
+        if self._device.type == "cuda":
+            held = torch.cuda.max_memory_allocated(self._device)
+            torch.cuda.reset_peak_memory_stats(self._device)
+        else:
+            held = peak_bytes(self._device)
+            with suppress(OSError):  # not of Linux, or forbidden
+                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        self.ever = max(self.ever, held)
+        return held

@@ -68,6 +68,16 @@ def gpu_named(name: str) -> GPU:
     raise ValueError(f"gpu: no {name!r}; use one of {', '.join(GPUS)}")
 
 
+def gpu_like(name: str, memory: float) -> GPU | None:
+    """The GPU that a driver calls `name`, of so many bytes; None: it is not known here."""
+    plain = name.lower().replace(" ", "")
+    for known, gpu in GPUS.items():
+        model = known.partition("-")[0].lower()
+        if model in plain and model + "0" not in plain and abs(memory / gpu.memory - 1) < 0.1:
+            return gpu
+    return None
+
+
 def inside_wire(name: str, gpu_name: str) -> Wire:
     """The link inside a node: `nvlink` at the GPU's rate, a PCIe, or a number of GB/s."""
     nvlink = gpu_named(gpu_name).nvlink

@@ -6,6 +6,7 @@ pp_size = 4
 [costs]                 forward, backward, weight for each stage, in seconds, and the other fields
                         of `Costs` that are not as by default
 [predicted]             what the step is predicted to take: step_s, peak_bytes and more
+[said]                  what the planner says of it: family, and why, a list of sentences
 """
 
 import math
@@ -33,11 +34,13 @@ class SavedPlan:
         plan: how the model is laid over ranks.
         micro_batch_size: sequences in a micro-batch.
         predicted: what the plan was predicted to take, as plain data; empty if it was not.
+        said: what the planner says of it, as plain data; empty if none made it.
     """
 
     plan: Plan
     micro_batch_size: int
     predicted: Mapping[str, Any] = field(default_factory=dict)
+    said: Mapping[str, Any] = field(default_factory=dict)
 
 
 def write_plan(saved: SavedPlan, path: Path) -> None:
@@ -52,6 +55,8 @@ def format_plan(saved: SavedPlan) -> str:
         values["costs"] = _changed(saved.plan.costs)
     if saved.predicted:
         values["predicted"] = dict(saved.predicted)
+    if saved.said:
+        values["said"] = dict(saved.said)
     return tomli_w.dumps(values)
 
 
@@ -70,15 +75,16 @@ def read_plan(path: Path) -> SavedPlan:
 
 
 def _from_table(values: dict[str, Any]) -> SavedPlan:
-    predicted = values.pop("predicted", {})
-    if not isinstance(predicted, dict):
-        raise ValueError(f"predicted must be a table, got {predicted!r}")
+    predicted, said = (values.pop(name, {}) for name in ("predicted", "said"))
+    for name, table in (("predicted", predicted), ("said", said)):
+        if not isinstance(table, dict):
+            raise ValueError(f"{name} must be a table, got {table!r}")
     for name in COMPARED & predicted.keys():
         value = predicted[name]
         if type(value) not in (int, float) or not 0 < value < math.inf:
             raise ValueError(f"predicted.{name} must be a number above 0, got {value!r}")
     size = whole("micro_batch_size", values.pop("micro_batch_size", None))
-    return SavedPlan(make(Plan, values), size, predicted)
+    return SavedPlan(make(Plan, values), size, predicted, said)
 
 
 def _changed(costs: Costs) -> dict[str, Any]:

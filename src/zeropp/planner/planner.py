@@ -94,7 +94,8 @@ class Answer:
     @property
     def saved(self) -> SavedPlan:
         """For a plan file."""
-        return SavedPlan(self.plan, self.micro_batch_size, self.predicted())
+        said = {"family": self.family, "why": list(self.reasons)}
+        return SavedPlan(self.plan, self.micro_batch_size, self.predicted(), said)
 
     def predicted(self) -> dict[str, Any]:
         """The winner's figures as plain data."""

@@ -180,6 +180,10 @@ class RunConfig:
     profile: Count = 0
     """Steps, from the third on, that torch's profiler watches; a trace for each rank lies in the
     run's profile folder then. 0: none."""
+    tensorboard: bool = False
+    """Write the metrics, and timelines as images, for TensorBoard too: RUN/tensorboard."""
+    wandb: str | None = None
+    """A project of Weights & Biases to which they go, too; WANDB_MODE=offline keeps them here."""
     sample: Count = 160
     """Tokens of text to generate at the end."""
 
@@ -192,6 +196,8 @@ class RunConfig:
             raise ValueError(f"run.name must be a plain folder name, got {self.name!r}")
         if not self.folder or not self.folder.isprintable():
             raise ValueError(f"run.folder must be a path of a folder, got {self.folder!r}")
+        if self.wandb == "":
+            raise ValueError("run.wandb must be a project's name, got ''; or leave it out")
         if self.resume == "":
             raise ValueError("run.resume must be a checkpoint's folder, got ''; or leave it out")
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import torch.distributed as dist
 
 from zeropp import checkpoint
+from zeropp.report.folder import CHECKPOINTS
 from zeropp.train.choice import model_of
 from zeropp.train.config import ModelConfig, read_config
-from zeropp.train.start import CHECKPOINTS
 
 
 class Checkpoint(NamedTuple):

@@ -3,27 +3,26 @@
 import json
 import math
 import shutil
-import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from zeropp.ir.files import write_text
+from zeropp.report.folder import METRICS, WARNINGS, whole_lines
+from zeropp.report.lines import stamped, tell, warn
+from zeropp.train.writers import Writer
 
-METRICS = "metrics.jsonl"
+_GIB = 2**30
 
 
 def rewind(folder: Path, step: int) -> None:
     """Leave out of metrics.jsonl what is of later steps than `step`, and what was half written."""
-    path, kept = folder / METRICS, []
+    path = folder / METRICS
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
-    write_text("run.folder", path, "".join(kept))
+    found = whole_lines(path.read_text(encoding="utf-8", errors="replace"))
+    kept = "".join(json.dumps(one) + "\n" for one in found if one["step"] <= step)
+    write_text("run.folder", path, kept)
 
 
 class Log:
@@ -36,36 +35,54 @@ class Log:
     """
 
     def __init__(self, folder: Path, steps: int, leads: bool) -> None:
-        self._path, self._steps, self._leads = folder / METRICS, steps, leads
-        self._failing = False
+        self._folder, self._steps, self._leads = folder, steps, leads
+        self._writers: list[Writer] = []
+        self._failing: set[Path] = set()
+
+    def add(self, makers: Mapping[str, Callable[[], Writer]]) -> None:
+        """Writers to which metrics go, too, by the options that ask for them."""
+        for name, make in makers.items() if self._leads else ():
+            try:
+                self._writers.append(make())
+            except Exception as error:  # whatever another house's code raises
+                self._lose(name, error)
 
     def say(self, what: object) -> None:
         """Print it once."""
         if self._leads:
-            print(what, flush=True)
+            tell(what)
 
     def warn(self, what: object) -> None:
-        """Print it once, where errors go."""
+        """Print it once, where errors go, and keep it."""
         if self._leads:
-            print(f"zeropp: {what}", file=sys.stderr, flush=True)
+            warn(what)
+            self._append(self._folder / WARNINGS, stamped(what), "warnings are not kept")
 
-    def write(self, metrics: Mapping[str, Any]) -> None:
+    def write(self, metrics: Mapping[str, Any], picture: Path | None = None) -> None:
         """One step's numbers; what is not finite is null. A disk that is full is told once, and
         the run goes on.
+
+        Args:
+            metrics: of the step.
+            picture: of it, where one was drawn.
         """
         if not self._leads:
             return
         finite = {k: v if _is_finite(v) else None for k, v in metrics.items()}
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(finite) + "\n")
-            self._failing = False
-        except OSError as error:
-            if not self._failing:
-                self.warn(f"{self._path}: {error.strerror}; metrics are lost until that is mended")
-            self._failing = True
+        lost = "metrics are lost until that is mended"
+        self._append(self._folder / METRICS, json.dumps(finite), lost)
+        for writer in [*self._writers]:
+            self._hand(writer, finite, picture)
         if metrics["step"] % 10 == 0 or metrics["step"] == 1 or "val_loss" in metrics:
             self.say(self._line(metrics))
+
+    def close(self) -> None:
+        """The writers have all that they were given."""
+        for writer in self._writers:
+            try:
+                writer.close()
+            except Exception as error:  # whatever another house's code raises
+                self._lose(writer.name, error)
 
     def look_at_disk(self, path: Path, wanted: int) -> None:
         """Warn where a checkpoint of `wanted` bytes, which is begun now, will hardly fit."""
@@ -73,23 +90,49 @@ class Log:
             return
         free = shutil.disk_usage(path).free
         if free < 2 * wanted:
-            gib = 2**30
             self.warn(
-                f"{path}: a checkpoint takes {wanted / gib:.2f} GiB and {free / gib:.2f} are free; "
-                "free some, or lower run.keep_last"
+                f"{path}: a checkpoint takes {wanted / _GIB:.2f} GiB and {free / _GIB:.2f} are "
+                "free; free some, or lower run.keep_last"
             )
 
+    def _append(self, path: Path, text: str, lost: str) -> None:
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+            self._failing.discard(path)
+        except OSError as error:
+            if path not in self._failing:
+                self._failing.add(path)
+                self.warn(f"{path}: {error.strerror}; {lost}")
+
+    def _hand(self, writer: Writer, metrics: Mapping[str, Any], picture: Path | None) -> None:
+        try:
+            writer.write(metrics, picture)
+        except Exception as error:  # whatever another house's code raises
+            self._writers.remove(writer)
+            self._lose(writer.name, error)
+
+    def _lose(self, name: str, error: Exception) -> None:
+        why = " ".join(str(error).split()) or type(error).__name__
+        self.warn(f"{name}: {why}; nothing more is written there, the run goes on")
+
     def _line(self, metrics: Mapping[str, Any]) -> str:
-        line = (
-            f"step {metrics['step']:>5}/{self._steps}  loss {metrics['loss']:.4f}  "
-            f"grad norm {metrics['grad_norm']:.3f}  {metrics['tokens_per_s']:>8.0f} tokens/s  "
-            f"{metrics['step_s'] * 1e3:.0f} ms"
-        )
+        parts = [
+            f"step {metrics['step']:>5}/{self._steps}",
+            f"loss {metrics['loss']:.4f}",
+            f"grad norm {metrics['grad_norm']:.3f}",
+            f"{metrics['tokens_per_s']:>7.0f} tokens/s",
+            f"{metrics['step_s'] * 1e3:.0f} ms",
+        ]
+        if metrics.get("mfu") is not None:
+            parts.append(f"MFU {metrics['mfu']:.1%}")
+        line = "  ".join(parts)
         if "val_loss" not in metrics:
             return line
         return line + (
-            f"  validation {metrics['val_loss']:.4f}  bubble ratio "
+            f"\n  validation {metrics['val_loss']:.4f}  bubble ratio "
             f"{metrics['bubble_predicted']:.1%} predicted, {metrics['bubble']:.1%} measured"
+            f"\n  memory {metrics['memory_gib']:.2f} GiB  lr {metrics['lr']:.2e}"
         )
 
 

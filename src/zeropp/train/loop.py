@@ -14,7 +14,6 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 
 from zeropp import checkpoint
-from zeropp.costs import Costs
 from zeropp.ir import format_program
 from zeropp.ir.files import write_text
 from zeropp.ir.toml_file import table_of
@@ -22,11 +21,11 @@ from zeropp.launch import Ended, Refused
 from zeropp.launch.stops import Stops
 from zeropp.measure.adapt import Adapter
 from zeropp.measure.links import SMALL, measure_hop
-from zeropp.measure.memory import held_bytes, peak_bytes
-from zeropp.measure.rehearsal import rehearse
-from zeropp.measure.trace import Trace, predicted
+from zeropp.measure.trace import Trace
 from zeropp.planner import SavedPlan
-from zeropp.planner.plan_file import COMPARED, format_plan
+from zeropp.planner.plan_file import format_plan
+from zeropp.report.folder import PICTURE, add_start
+from zeropp.report.lines import tell
 from zeropp.runtime import (
     Observers,
     Pipeline,
@@ -39,20 +38,21 @@ from zeropp.runtime import (
 from zeropp.runtime.agreement import together
 from zeropp.runtime.inputs import Part
 from zeropp.runtime.mesh import gathered
-from zeropp.show import show
 from zeropp.tokens import Corpus, Split
 from zeropp.train.choice import model_of
 from zeropp.train.config import Config
 from zeropp.train.data import eval_sets, open_corpus
-from zeropp.train.health import Losses, Speeds, require_equal_copies
+from zeropp.train.environment import environment_of, flops_per_token, layout_of
+from zeropp.train.figures import Figures
+from zeropp.train.health import Losses, require_equal_copies
 from zeropp.train.log import Log, rewind
 from zeropp.train.model import Model, precision_of
 from zeropp.train.optimizer import averaged, learning_rate, make_optimizers
 from zeropp.train.pulse import Pulse
 from zeropp.train.start import PATIENCE_S, WRITER, checkpoints
 from zeropp.train.task import Task
+from zeropp.train.writers import makers_of
 
-_REHEARSED_S = 0.010  # of every action in a rehearsal
 _MIB = 2**20
 
 
@@ -68,7 +68,9 @@ def train_task(config: Config, task: Task | None) -> None:
             if dist.get_rank() == 0:
                 lock = config.folder / WRITER
                 held.enter_context(checkpoint.owned("run.folder", lock, PATIENCE_S))
-            task = _of_first_rank(task)
+            task = of_first_rank(task)
+            if dist.get_rank() == 0:
+                tell(f"{dist.get_world_size()} ranks have met")
             trainer = Trainer(config, task, model_of(config.model, config.run.seed))
         except ValueError as error:
             raise Refused(str(error)) from error
@@ -86,22 +88,8 @@ def _require_seen(folder: Path) -> None:
         )
 
 
-def rehearse_task(task: Task | None) -> None:
-    """Rehearse with equal times for every F, B and W, and say how it went; on every rank."""
-    task = _of_first_rank(task)
-    plan, times = task.saved.plan, (_REHEARSED_S,) * task.program.placement.num_stages
-    result = rehearse(plan, Costs(times, times, times), program=task.program)
-    if dist.get_rank() == 0:
-        actions = sum(map(len, task.program.schedule.actions))
-        print(
-            f"{plan.world_size} ranks ran the program of {plan.order}: {actions} compute "
-            f"actions of {_REHEARSED_S * 1e3:.0f} ms, a hop of {result.latency_s * 1e6:.0f} us\n"
-            f"step: {result.predicted_s:.3f} s predicted, {result.measured_s:.3f} s measured "
-            f"({result.measured_s / result.predicted_s - 1:+.1%})"
-        )
-
-
-def _of_first_rank(task: Task | None) -> Task:
+def of_first_rank(task: Task | None) -> Task:
+    """The task that the first rank has, on all of them."""
     found = [task]
     dist.broadcast_object_list(found)
     if found[0] is None:
@@ -117,8 +105,11 @@ class Trainer:
         if config.run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
-        self.before = held_bytes(default_device())
+        run, folder, self.leads = config.run, config.folder, dist.get_rank() == 0
+        self.log = Log(folder, run.steps, self.leads)
+        self.figures = Figures(default_device())
         plan = task.saved.plan
+        self.log.say(f"building {layout_of(task.saved)}")
         self.mesh = make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard)
         self.pipe = Pipeline(
             model.compiled(config.run.compile).blocks,
@@ -135,23 +126,32 @@ class Trainer:
         self.sets = {n: open_corpus(config, model, path) for n, path in eval_sets(config).items()}
         named = self.pipe.named_parameters()
         self.optimizers = make_optimizers(named, config.optim, len(model.blocks))
-        run, folder, self.leads = config.run, config.folder, dist.get_rank() == 0
         together(partial(_require_seen, folder))
         if task.start.path is not None:
+            self.log.say(f"loading {task.start.path}")
             self._load(task.start.path)
+        self.environment = environment_of(config, task.saved, task.start.step, self.pipe.device)
         if self.leads:
-            rewind(folder, task.start.step)
-            for path in checkpoint.set_aside_after(checkpoints(config), task.start.step):
-                print(f"{path}: of what the run did after step {task.start.step}", flush=True)
-            write_text("run.folder", folder / "program.txt", format_program(task.program))
-            checkpoints(config).mkdir(exist_ok=True)
-        self.log = Log(folder, run.steps, self.leads)
-        self.losses, self.speeds = Losses(run.stop_after), Speeds()
+            self._tidy()
+        self.log.add(makers_of(run, folder, task.start.step, table_of(config)))
+        known = self.environment["peak_flops"]
+        self.flops = None if known is None else flops_per_token(config)
+        self.losses = Losses(run.stop_after)
         self.pulse = Pulse(run.save_minutes)
         keep = checkpoint.Keep(run.keep_last, run.keep_every)
         self.saver = checkpoint.Saver(checkpoints(config), self.pipe, self.optimizers, keep)
         self.adapter = self._new_adapter() if run.adapt_every else None
         self.last_good = "none" if task.start.path is None else str(task.start.path)
+
+    def _tidy(self) -> None:
+        """Make the folder what it was after the step from which the run goes on."""
+        folder, step = self.config.folder, self.task.start.step
+        rewind(folder, step)
+        for path in checkpoint.set_aside_after(checkpoints(self.config), step):
+            tell(f"{path}: of what the run did after step {step}")
+        write_text("run.folder", folder / "program.txt", format_program(self.task.program))
+        add_start(folder, self.environment)
+        checkpoints(self.config).mkdir(exist_ok=True)
 
     def _load(self, path: Path) -> None:
         """Everything but the optimizer's settings, which are the configuration's."""
@@ -172,13 +172,16 @@ class Trainer:
     def run(self) -> None:
         """Train, evaluate, save; at the end sample."""
         stopped = None
+        how = "" if self.config.run.compile == "off" else ", in which blocks are compiled"
+        self.log.say(f"first step{how}")
         with Stops() as stops, self._profiled() as watched:
             for step in range(self.task.start.step, self.config.run.steps):
-                self.pulse.begin(stops.received)
-                self._train(step)
+                self.pulse.begin(stops.received, self.figures.peak.take())
+                metrics = self._train(step)
+                stopped, late = self.pulse.end()
+                self._tell(step, metrics)
                 watched()
                 self._tell_saved()
-                stopped, late = self.pulse.end()
                 due = stopped is not None or late or self._is_due(step + 1)
                 self._look_at_copies(step + 1, due)
                 if due:
@@ -193,7 +196,11 @@ class Trainer:
                 "--run.resume auto goes on"
             )
         elif self.model.text is not None:
+            if self.config.run.sample:
+                self.log.say(f"sampling {self.config.run.sample} tokens")
             self._write_sample(self.model.text)
+        self.log.say("ending the ranks")
+        self.log.close()
         self.saver.close()
         self.pulse.close()
         self.pipe.close()
@@ -218,17 +225,26 @@ class Trainer:
         run = self.config.run
         return done == run.steps or bool(run.save_every and done % run.save_every == 0)
 
-    def _train(self, step: int) -> None:
-        """One step, with all that is looked at after it."""
+    def _train(self, step: int) -> dict[str, Any]:
+        """One step, with all that is measured after it."""
         run = self.config.run
         due = (step + 1) % run.eval_every == 0 or step + 1 == run.steps
         trace = Trace(self.pipe.device) if due else None
         metrics = self._step(step, trace)
-        if trace is not None:
-            metrics |= self._evaluate() | self._measure(trace)
-        self.log.write(metrics)
-        if step == self.task.start.step + 1 and self.saved.predicted.keys() >= COMPARED:
-            self._compare(metrics["step_s"])
+        if trace is None:
+            return metrics
+        drawn = self.figures.draw(trace, self.pipe, self.config.folder, self.log)
+        return metrics | self._evaluate() | drawn
+
+    def _tell(self, step: int, metrics: dict[str, Any]) -> None:
+        """Write a step down, and what it leads to."""
+        known = self.environment["peak_flops"], self.flops
+        line = metrics | self.figures.of_line(metrics, self.pulse.held, *known)
+        picture = self.config.folder / PICTURE if "bubble" in metrics else None
+        self.log.write(line, picture)
+        if step == self.task.start.step + 1:
+            what = self.pipe, self.optimizers, self.saved.predicted, metrics["step_s"]
+            self.figures.compare(*what, self.config.folder, self.log)
         if self.adapter and (switch := self.adapter.after_step()):
             self.log.say(switch)
 
@@ -346,35 +362,11 @@ class Trainer:
                 parameter.grad.div_(max(tokens, 1))
         return loss / max(tokens, 1), tokens
 
-    def _compare(self, seconds: float) -> None:
-        """What the plan predicted against the second step; memory of the fullest rank."""
-        memory = max(gathered(peak_bytes(self.pipe.device) - self.before))
-        step, peak = (float(self.saved.predicted[name]) for name in ("step_s", "peak_bytes"))
-        self.log.say(
-            f"second step: {step * 1e3:.0f} ms predicted, {seconds * 1e3:.0f} ms measured "
-            f"({seconds / step - 1:+.0%}); fullest rank: {peak / _MIB:.0f} MiB predicted, "
-            f"{memory / _MIB:.0f} MiB measured ({memory / peak - 1:+.0%})"
-        )
-
-    def _measure(self, trace: Trace) -> dict[str, float]:
-        """Draw the traced step below its prediction; bubble ratios and idle time by cause, each
-        over P x makespan.
-        """
-        step = trace.gather(self.pipe.placement, "measured", pipelines(self.mesh)[0])
-        ideal = predicted(step.timeline, self.pipe.program.schedule)
-        if self.leads:
-            for name in ("timeline.png", "timeline.json"):
-                show([ideal, step.timeline], self.config.folder / name)
-        for slow in self.speeds.slow(trace.compute_s()):
-            self.log.warn(slow)
-        found = {"bubble_predicted": ideal.bubble_ratio, "bubble": step.timeline.bubble_ratio}
-        return found | {f"idle_{cause}": ratio for cause, ratio in step.idle_ratios().items()}
-
     def _write_sample(self, text: Callable[[NDArray[Any]], str]) -> None:
         sample = self._sample(text)
         if self.leads:
             write_text("run.folder", self.config.folder / "sample.txt", sample)
-            print(f"\nsample:\n{sample}\n")
+            tell(f"sample:\n{sample}")
 
     def _sample(self, text: Callable[[NDArray[Any]], str]) -> str:
         """The text of some held-out tokens, and of those that the model makes of them."""

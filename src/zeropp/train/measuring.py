@@ -1,4 +1,6 @@
-"""A model measured on every rank: into a profile, or for a plan by which it is trained at once."""
+"""A model measured on every rank: into a profile, or for a plan by which it is trained at once;
+and a plan rehearsed there without one.
+"""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,17 +10,21 @@ import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
 
+from zeropp.costs import Costs
 from zeropp.measure.profiling import Measurement, Spread, measure, profile, ranks_per_node
+from zeropp.measure.rehearsal import rehearse
 from zeropp.planner import Problem, best_plan, write_plan
 from zeropp.planner.profile import Profile, Setting
 from zeropp.planner.profile_file import write_profile
+from zeropp.report.lines import tell
 from zeropp.runtime import default_device
 from zeropp.train.choice import model_of, sizes_of
 from zeropp.train.config import DEMO_PLAN, Backend, Config, ModelConfig, write_config
-from zeropp.train.loop import train_task
+from zeropp.train.loop import of_first_rank, train_task
 from zeropp.train.model import subject_of
 from zeropp.train.task import Task, task_of
 
+_REHEARSED_S = 0.010  # of every action in a rehearsal
 _LARGEST = 8  # sequences in a micro-batch that are tried
 
 
@@ -80,8 +86,9 @@ def plan_and_train(config: Config, asked: Task | None) -> None:
     path = config.folder / "plan.toml"
     planned, task = replace(config, plan=str(path), parallel=DEMO_PLAN), None
     if dist.get_rank() == 0:
+        tell("planning")
         answer = best_plan(Problem(made, dist.get_world_size(), ranks_per_node(), batch))
-        print("\n".join((f"plan: {answer.family}", *answer.reasons)), flush=True)
+        tell("\n".join((f"plan: {answer.family}", *answer.reasons)))
         write_plan(answer.saved, path)
         write_config(planned, config.folder / "config.toml")
         task = task_of(planned, answer.saved, sizes_of(config.model).num_blocks)
@@ -95,7 +102,23 @@ def _profile_for(config: Config) -> tuple[Profile, int]:
     batch = asked.micro_batch_size * asked.plan.num_microbatches * asked.plan.dp_size
     sizes = [2**i for i in range(_LARGEST.bit_length()) if 2**i <= min(batch, _LARGEST)]
     if dist.get_rank() == 0:
-        print(f"measuring blocks with micro-batches of {sizes}, and links", flush=True)
+        tell(f"measuring blocks with micro-batches of {sizes}, and links")
     model = model_of(config.model, run.seed).compiled(run.compile)
     subject = subject_of(model, config.data.seq_len, tuple(map(Setting, sizes)), run.precision)
     return profile(subject, list(measure(subject, device)), device), batch
+
+
+def rehearse_task(task: Task | None) -> None:
+    """Rehearse with equal times for every F, B and W, and say how it went; on every rank."""
+    task = of_first_rank(task)
+    plan, times = task.saved.plan, (_REHEARSED_S,) * task.program.placement.num_stages
+    result = rehearse(plan, Costs(times, times, times), program=task.program)
+    if dist.get_rank() == 0:
+        actions = sum(map(len, task.program.schedule.actions))
+        tell(
+            f"{plan.world_size} ranks ran the program of {plan.order}: {actions} compute "
+            f"actions of {_REHEARSED_S * 1e3:.0f} ms\n"
+            f"a hop: {result.latency_s * 1e6:.0f} us\n"
+            f"step: {result.predicted_s:.3f} s predicted, {result.measured_s:.3f} s measured "
+            f"({result.measured_s / result.predicted_s - 1:+.1%})"
+        )

@@ -9,10 +9,10 @@ from zeropp.ir import Program, read_file
 from zeropp.ir.toml_file import table_of
 from zeropp.launch import restarted
 from zeropp.planner import SavedPlan, read_plan
+from zeropp.report.folder import CHECKPOINTS, METRICS
+from zeropp.report.lines import tell
 from zeropp.train.config import Config
-from zeropp.train.log import METRICS
 
-CHECKPOINTS = "checkpoints"
 OWNER, WRITER = ".owner", ".writer"  # locks: of who started the run, and of its first rank
 PATIENCE_S = 15.0  # for a killed run's last processes to end
 AUTO = "auto"
@@ -62,7 +62,7 @@ def find_start(config: Config, batch: int) -> Start:
         if wanted == AUTO:
             found, broken = checkpoint.newest(checkpoints(config))
             for line in broken:
-                print(f"passed over: {line}", flush=True)
+                tell(f"passed over: {line}")
             if found is None:
                 return new
             path = found
@@ -70,7 +70,7 @@ def find_start(config: Config, batch: int) -> Start:
     _require_fit(config, batch, path, header)
     length = config.optim.schedule_steps or header.run.get("schedule_steps", new.length)
     for line in differences(header.run.get("config", {}), table_of(config)):
-        print(f"not as before {path}: {line}", flush=True)
+        tell(f"not as before {path}: {line}")
     return Start(header.step, path, length)
 
 
@@ -95,14 +95,22 @@ def _require_fit(config: Config, batch: int, path: Path, header: Any) -> None:
         )
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any], at: str = "") -> Iterator[str]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
     """Fields of two configurations that differ, as lines."""
+    for name, old, new in changed(before, now):
+        yield f"{name} was {old}, is {new}"
+
+
+def changed(
+    before: Mapping[str, Any], now: Mapping[str, Any], at: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    """Fields of two configurations that differ: name, what it was, what it is."""
     for name in sorted(before.keys() | now.keys()):
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            yield from differences(old, new, f"{at}{name}.")
+            yield from changed(old, new, f"{at}{name}.")
         elif _plain(old) != _plain(new) and at + name != "run.resume":
-            yield f"{at}{name} was {_plain(old)}, is {_plain(new)}"
+            yield at + name, _plain(old), _plain(new)
 
 
 def _plain(value: Any) -> Any:
