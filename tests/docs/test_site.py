@@ -68,7 +68,7 @@ def test_the_tutorial_leads_to_the_end(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setenv("PORT", str(free_port()))
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
     found = commands(DOCS / "tutorial.md", "(?:zeropp|torchrun|sh)")
-    assert len(found) == 15
+    assert len(found) == 16
     for program, *given in found:
         short = SHORT if given[0] == "train" else []
         if "--run.resume" in given:
