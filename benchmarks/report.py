@@ -12,6 +12,8 @@ from pathlib import Path
 
 from support.claim import Figure, Row, run
 
+CLAIM = "A page about a long run opens at once"
+
 STEPS = 100_000
 OPENED = 5  # times, of which the median counts
 EVERY = 50  # steps between evaluations
@@ -71,4 +73,4 @@ def measure() -> tuple[list[Row], list[Figure]]:
 
 
 if __name__ == "__main__":
-    run("A page about a long run opens at once", measure)
+    run(CLAIM, measure)
