@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Mapping
 
-from zeropp import __version__
 from zeropp.cli.doctor import Doctor
 from zeropp.cli.explore import Explore
 from zeropp.cli.export import Export
@@ -69,6 +68,8 @@ def _perform(arguments: list[str]) -> int:
             print(f"    {name:12} {summary}")
         return 0
     if verb == "--version":
+        from zeropp import __version__  # which takes the installed package
+
         print(f"zeropp {__version__}")
         return 0
     if verb not in VERBS:

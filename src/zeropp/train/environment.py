@@ -6,7 +6,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,11 @@ def environment_of(config: Config, saved: SavedPlan, step: int, device: torch.de
 
 
 def _versions() -> Mapping[str, str]:
-    names = ("zeropp", "torch", "numpy")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    found = {"python": platform.python_version()}
+    for name in ("zeropp", "torch", "numpy"):
+        with suppress(PackageNotFoundError):  # sources that are not installed
+            found[name] = version(name)
+    return found
 
 
 def _device_name(device: torch.device) -> str:
