@@ -1,11 +1,13 @@
 """Copies of parameters that differ, losses that are not calm, ranks that become slow."""
 
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from test_cli import TINY, zeropp
 
 from support.features import even, gpt, loss_sum
 from support.lines import joined
@@ -14,7 +16,9 @@ from zeropp.build import pipeline
 from zeropp.launch import Ended
 from zeropp.plan import Plan
 from zeropp.runtime.mesh import data_rank, data_size
+from zeropp.runtime.outcome import StepFailedError
 from zeropp.runtime.ties import local_part
+from zeropp.train.figures import Figures
 from zeropp.train.health import Losses, Speeds, copied, require_equal_copies
 from zeropp.train.log import Log
 
@@ -116,3 +120,50 @@ def test_a_disk_that_is_nearly_full_is_told(
         Log(tmp_path, 1, leads).look_at_disk(tmp_path, wanted)
     (line,) = joined(capsys.readouterr().err)
     assert line.endswith("free some, or lower run.keep_last")
+
+
+SPENT = """
+import torch
+from zeropp.models import gpt
+forward, calls = gpt.DecoderLayer.forward, []
+def spent(self, x):
+    calls.append(x)
+    if len(calls) == 14 and torch.distributed.get_rank() == 1:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    return forward(self, x)
+gpt.DecoderLayer.forward = spent
+"""
+
+
+def test_out_of_memory_says_what_was_held_and_what_holds_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SPENT)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    done = zeropp("train", *TINY, "--model.layers", "4", "--run.steps", "9", cwd=tmp_path)
+    assert done.returncode == 1
+    said = joined(done.stderr)[-1]
+    assert re.search(r"rank 1, in \dF\d \(F of stage \d, micro-batch \d\): out of memory", said)
+    assert said.endswith(
+        "data.micro_batch_size 1 with parallel.num_microbatches 16 is the same step with 50% of "
+        "the activations; parallel.recompute full holds less; plan auto finds a layout that fits"
+    )
+
+
+def test_what_was_held_is_told_by_the_rank_that_wanted_more() -> None:
+    for rank, said in enumerate(run_ranks(2, wanted_more)):
+        held = re.search(r", having held [\d.]+ parameters, [\d.]+ optimizer, [\d.]+ every", said)
+        assert bool(held) == (rank == 0)
+        assert "rank 0, in 0F1: out of memory" in said
+        assert "micro_batch_size" not in said  # it is 1
+
+
+def wanted_more() -> str:
+    """What each rank says where the first one has no memory left."""
+    pipe = pipeline(gpt(), loss_sum, Plan(2, 1, B))
+    error = StepFailedError("rank 0, in 0F1: OutOfMemoryError: CUDA out of memory.")
+    if pipe.rank == 0:
+        error.__cause__ = torch.OutOfMemoryError("CUDA out of memory.")
+    ended = Figures(pipe.device).out_of_memory(error, pipe, [], 1)
+    pipe.close()
+    return str(ended)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from zeropp.ir.files import write_text
+from zeropp.launch import Ended
 from zeropp.measure.memory import Peak, held_bytes
 from zeropp.measure.trace import Trace, predicted
 from zeropp.planner.plan_file import COMPARED
@@ -90,6 +91,44 @@ class Figures:
             f"({seconds / step - 1:+.0%})\n  fullest rank: {peak / _MIB:.0f} MiB predicted, "
             f"{memory / _MIB:.0f} MiB measured ({memory / peak - 1:+.0%})"
         )
+
+    def out_of_memory(
+        self,
+        error: Exception,
+        pipe: Pipeline,
+        optimizers: list[torch.optim.Optimizer],
+        micro_batch_size: int,
+    ) -> Exception:
+        """What ends the run where memory was too small: who had how much of what, and what needs
+        less. Any other error as it is.
+        """
+        where, spent, _ = str(error).partition(f": {torch.OutOfMemoryError.__name__}")
+        if isinstance(error, torch.OutOfMemoryError):  # of the only rank
+            where, spent = "rank 0", str(error)
+        if not spent:
+            return error
+        held = ""
+        if isinstance(error.__cause__ or error, torch.OutOfMemoryError):
+            self.peak.take()
+            parts = _by_category(pipe, optimizers, self.peak.ever - self._before)
+            words = (f"{n / _GIB:.2f} {name.replace('_', ' ')}" for name, n in parts.items())
+            held = f", having held {', '.join(words)} GiB"
+        return Ended(
+            f"{where}: out of memory{held}; {_smaller(micro_batch_size, pipe.num_microbatches)}"
+            "parallel.recompute full holds less; plan auto finds a layout that fits"
+        )
+
+
+def _smaller(micro_batch_size: int, count: int) -> str:
+    """The same step in smaller micro-batches, if there are any."""
+    size = max((d for d in range(1, micro_batch_size) if micro_batch_size % d == 0), default=0)
+    if not size:
+        return ""
+    more = count * micro_batch_size // size
+    return (
+        f"data.micro_batch_size {size} with parallel.num_microbatches {more} is the same step with "
+        f"{size / micro_batch_size:.0%} of the activations; "
+    )
 
 
 def _of_each(known: list[Any] | None, ranks: int) -> list[Any] | None:

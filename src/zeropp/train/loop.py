@@ -29,6 +29,7 @@ from zeropp.report.lines import tell
 from zeropp.runtime import (
     Observers,
     Pipeline,
+    StepFailedError,
     data_rank,
     data_size,
     default_device,
@@ -177,7 +178,7 @@ class Trainer:
         with Stops() as stops, self._profiled() as watched:
             for step in range(self.task.start.step, self.config.run.steps):
                 self.pulse.begin(stops.received, self.figures.peak.take())
-                metrics = self._train(step)
+                metrics = self._trained(step)
                 stopped, late = self.pulse.end()
                 self._tell(step, metrics)
                 watched()
@@ -224,6 +225,15 @@ class Trainer:
     def _is_due(self, done: int) -> bool:
         run = self.config.run
         return done == run.steps or bool(run.save_every and done % run.save_every == 0)
+
+    def _trained(self, step: int) -> dict[str, Any]:
+        """What `_train` says; out of memory, the run ends and says so."""
+        try:
+            return self._train(step)
+        except (StepFailedError, torch.OutOfMemoryError) as error:
+            size = self.saved.micro_batch_size
+            why = self.figures.out_of_memory(error, self.pipe, self.optimizers, size)
+            raise why from error.__cause__
 
     def _train(self, step: int) -> dict[str, Any]:
         """One step, with all that is measured after it."""
