@@ -1,7 +1,12 @@
 """How many examples property tests try: 300, or 5,000 with `--hypothesis-profile nightly`."""
 
+import signal
+
 from hypothesis import settings
 
 settings.register_profile("default", max_examples=300, deadline=None)
 settings.register_profile("nightly", max_examples=5_000, deadline=None)
 settings.load_profile("default")
+
+# a shell's background jobs ignore Ctrl-C, and so would all that the tests start
+signal.signal(signal.SIGINT, signal.default_int_handler)
