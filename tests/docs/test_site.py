@@ -59,6 +59,7 @@ def test_a_concept_has_the_picture_that_its_command_draws(
     assert simulated.shown(tmp_path)[name] == simulated.shown(DOCS / "concepts")[name]
 
 
+@pytest.mark.timeout(900)
 def test_the_tutorial_leads_to_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = [f"{a} times {b} is {a * b}" for a in range(40) for b in range(30)]
     folder_with_tokenizer("llama", tmp_path / "MODEL", text)
