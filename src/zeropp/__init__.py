@@ -4,7 +4,6 @@ Everything is imported when it is first asked for: `Plan` needs no torch.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ __version__: str
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        return version("zeropp")
+        return import_module("importlib.metadata").version("zeropp")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,12 +1,12 @@
 """A served page in a real browser, about which nothing may complain, and which asks nobody else."""
 
-import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from support.browser import complaints_of, opened, requests_of
+from support.explore import serving
 from zeropp.explore.server import Explorer
 
 if TYPE_CHECKING:
@@ -23,12 +23,8 @@ def browser() -> Iterator["Browser"]:
 
 @pytest.fixture(scope="module")
 def explorer() -> Iterator[Explorer]:
-    with Explorer(0) as made:
-        thread = threading.Thread(target=made.serve_forever)
-        thread.start()
+    with serving() as made:
         yield made
-        made.shutdown()
-        thread.join()
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from support.explore import serving
 from support.processes import alive
 from zeropp.cli.main import main
 from zeropp.explore.lane import Lane
@@ -26,12 +27,8 @@ QUICK = {"do": "simulate", "wanted": {"pp": 2}}
 
 @pytest.fixture
 def server() -> Iterator[Explorer]:
-    with Explorer(0) as made:
-        thread = threading.Thread(target=made.serve_forever)
-        thread.start()
+    with serving() as made:
         yield made
-        made.shutdown()
-        thread.join()
 
 
 def ask(

@@ -2,18 +2,32 @@
 
 import json
 import random
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from zeropp.cli.main import main
+from zeropp.explore.server import Explorer
 from zeropp.generate import GENERATORS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 LEFT, RIGHT, TOP, ROW, PITCH = 56, 12, 18, 24, 58  # of a panel without collectives and messages
+
+
+@contextmanager
+def serving() -> Iterator[Explorer]:
+    """A server at a free port, that a thread lets serve."""
+    with Explorer(0) as made:
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
 
 
 def options(wanted: Mapping[str, Any]) -> list[str]:

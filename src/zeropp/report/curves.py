@@ -64,10 +64,13 @@ def _categories(memory: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A bar for each rank, of what was predicted and of what was measured, from one category to
     the next.
     """
-    bars: list[tuple[str, Mapping[str, float]]] = []
-    for what in ("predicted", "measured"):
-        bars += [(f"rank {n}, {what}", held) for n, held in enumerate(memory.get(what) or ())]
-    bars.sort(key=lambda bar: (int(bar[0].split()[1].rstrip(",")), bar[0].endswith("measured")))
+    known = {what: memory.get(what) or () for what in ("predicted", "measured")}
+    bars: list[tuple[str, Mapping[str, float]]] = [
+        (f"rank {rank}, {what}", held[rank])
+        for rank in range(max(map(len, known.values())))
+        for what, held in known.items()
+        if rank < len(held)
+    ]
     names = dict.fromkeys(name for _, held in bars for name in held)
     return [
         {
