@@ -7,7 +7,6 @@ for the browser's own Python npm, or build/pyodide.
 import argparse
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from support.claim import Figure, Row, parser, report
 from zeropp.explore.answers import answer
-from zeropp.explore.server import Explorer
 from zeropp.explore.site import write_site
 
 if TYPE_CHECKING:
@@ -43,12 +41,10 @@ MOVE = """async ([name, value]) => {
 @contextmanager
 def served() -> Iterator[str]:
     """The address of a local server's page."""
-    with Explorer(0) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    from support.explore import serving  # of the tests too
+
+    with serving() as server:
         yield server.address
-        server.shutdown()
-        thread.join()
 
 
 @contextmanager
