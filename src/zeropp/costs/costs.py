@@ -7,7 +7,8 @@ from typing import Any
 from zeropp.ir.action import Action, Kind
 from zeropp.ir.collector import collector_paused
 from zeropp.ir.schedule import Schedule
-from zeropp.ir.timeline import MOMENT, Timeline, evaluate
+from zeropp.ir.timeline import Timeline, evaluate
+from zeropp.ir.walk import MOMENT
 
 _WIDEST, _MOST_STAGES = 1e9, 2**12
 

@@ -7,7 +7,8 @@ from zeropp.ir.program import Program, Recompute
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.ir.text import format_program, format_schedule, parse, read_file
-from zeropp.ir.timeline import DeadlockError, Span, Timeline, evaluate
+from zeropp.ir.timeline import Span, Timeline, evaluate
+from zeropp.ir.walk import DeadlockError
 
 __all__ = [
     "Action",

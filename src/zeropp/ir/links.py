@@ -11,11 +11,13 @@ where a SEND, like its RECV, goes by the stage that takes the message: the numbe
 and 5N above that of the F or B that waits for it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.precedence import channel_of, incoming, other_end, predecessors
+from zeropp.ir.precedence import channel_of, incoming, other_end, outgoing, predecessors
 from zeropp.ir.schedule import Schedule
+
+Numbers = Sequence[Sequence[int]]  # the ranks' orders, numbered
 
 _B = Kind.B
 _COMPUTE = (Kind.F, Kind.B, Kind.W)
@@ -31,6 +33,9 @@ class Links:
         size: N; `sends`, `receives`, `sharding` and `end` are 3 N, 5 N, 7 N and 10 N.
         own: for each F, B and W, the action of the same stage that it follows.
         source: for each F, B and W, the action of another stage whose output it takes.
+        taker: for each F, B and W, the F or B to which a message takes its output.
+        waits: in a program, for each number that of another rank for which it waits: an F or B for
+            the SEND of its input, and this for its RECV.
         channels: all of them, sorted.
         channel: for each F, B and W, the place in `channels` of that by which its input comes.
     """
@@ -57,6 +62,11 @@ class Links:
         self.channels = sorted({channel for channel in used if channel})
         places = [self.channels.index(channel) if channel else -1 for channel in used]
         self.channel = [place for place in places for _ in range(self._batch)]
+        sent = [outgoing(row, placement) for row in rows]
+        taken = self._each(send and other_end(send) for send in sent)
+        self.taker = [max(-1, number - self.receives) for number in taken]
+        self.waits = [self.sends + n if at >= 0 else -1 for n, at in enumerate(self.channel)]
+        self.waits += [*range(self.receives, self.sharding), *[-1] * (self.end - self.receives)]
 
     def _each(self, of_rows: Iterable[Action | None]) -> list[int]:
         """The numbers for every micro-batch, from the actions for micro-batch 0."""

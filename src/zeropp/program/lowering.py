@@ -1,6 +1,7 @@
 """From a schedule to the program that ranks execute: collectives, then messages."""
 
 from zeropp.ir.collector import collector_paused
+from zeropp.ir.links import Links
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import Timeline
@@ -32,6 +33,16 @@ def lower(
         ValueError: an unknown policy, or a knob out of range.
         DeadlockError: the schedule's orders contradict each other.
     """
-    if shard_policy is None:
-        return with_messages(Program(schedule, schedule.actions), expected)
-    return with_messages(shard(schedule, shard_policy, max_resident, prefetch), expected)
+    program = Program(schedule, schedule.actions)
+    if shard_policy is not None:
+        program = shard(schedule, shard_policy, max_resident, prefetch)
+    return with_messages(program, None if expected is None else _ends(expected, Links(schedule)))
+
+
+def _ends(expected: Timeline, links: Links) -> list[float]:
+    """When each F, B and W ends, by its number."""
+    ends = [0.0] * links.sends
+    for spans in expected.spans:
+        for number, span in zip(links.numbers(span.action for span in spans), spans, strict=True):
+            ends[number] = span.end
+    return ends

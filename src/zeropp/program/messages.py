@@ -12,60 +12,73 @@ one down the line, which in truth is later, would have to be the earlier one.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
 from zeropp.ir.action import COMPUTE, Action, Kind
-from zeropp.ir.links import Links
-from zeropp.ir.placement import Placement
-from zeropp.ir.precedence import outgoing
+from zeropp.ir.links import Links, Numbers
 from zeropp.ir.program import Program
-from zeropp.ir.timeline import MOMENT, Timeline, evaluate
+from zeropp.ir.walk import MOMENT, times_of
 
 _Posts = defaultdict[int, list[Action]]  # before which compute actions of a rank, which RECVs
+_F, _RECV_F, _RECV_B, _SEND_F, _SEND_B = Kind.F, Kind.RECV_F, Kind.RECV_B, Kind.SEND_F, Kind.SEND_B
 
 
-def with_messages(program: Program, expected: Timeline | None = None) -> Program:
-    """The program, which has none yet; `expected` of its schedule, as for `lower`."""
-    schedule = program.schedule
-    if expected is None:
-        times = dict.fromkeys(COMPUTE, 1.0) | {Kind.BW: 2.0}
-        expected = evaluate(schedule, lambda action: times[action.kind], MOMENT)
-    pairs = zip(program.actions, _receives(expected, Links(schedule)), strict=True)
-    actions = tuple(tuple(_insert(*pair, schedule.placement)) for pair in pairs)
-    return replace(program, actions=actions)
+def with_messages(program: Program, ends: Sequence[float] | None = None) -> Program:
+    """The program, which has none yet; `ends`: when each of its F, B and W is expected to end, by
+    its number; None: all take as long.
+    """
+    links = Links(program.schedule)
+    orders = list(map(links.numbers, program.schedule.actions))
+    receives = _receives(links, orders, ends or _equal_times(links, orders))
+    ranks = zip(program.actions, orders, receives, strict=True)
+    return replace(program, actions=tuple(tuple(_insert(links.taker, *rank)) for rank in ranks))
 
 
-def _receives(expected: Timeline, links: Links) -> list[_Posts]:
+def _equal_times(links: Links, orders: Numbers) -> list[float]:
+    """When each F, B and W ends where all take as long."""
+    durations = [1.0] * links.sends
+    for number in links.numbers(Action(Kind.BW, *where) for where in links.schedule.fused):
+        durations[number] = 2.0
+    return times_of(links.schedule, links, orders, durations, MOMENT)[1]
+
+
+def _receives(links: Links, orders: Numbers, ends: Sequence[float]) -> list[_Posts]:
     """For each rank, its RECVs, in send order."""
-    ends = [[span.end for span in rank] for rank in expected.spans]
-    receivers = [channel.destination for channel in links.channels]
-    messages = {made: n for n, made in enumerate(links.source) if links.channel[n] >= 0}
-    posts: list[list[tuple[int, int]]] = [[] for _ in receivers]
-    numbers = links.numbers(span.action for span in chain.from_iterable(expected.spans))
-    for number, end in zip(reversed(numbers), reversed([*chain(*ends)]), strict=True):
-        if (message := messages.get(number)) is not None:
-            channel = links.channel[message]
-            position = bisect_right(ends[receivers[channel]], end)
-            if later := posts[channel]:
-                position = min(position, later[-1][0])  # no RECV after one that is sent later
+    ended = [[ends[number] for number in order] for order in orders]
+    posts: list[list[tuple[int, int]]] = [[] for _ in links.channels]
+    taker, place = links.taker, links.channel
+    receivers = [ended[channel.destination] for channel in links.channels]
+    for number in chain.from_iterable(map(reversed, reversed(orders))):
+        if (message := taker[number]) >= 0:
+            later = posts[place[message]]
+            position = bisect_right(receivers[place[message]], ends[number])
+            if later and later[-1][0] < position:
+                position = later[-1][0]  # no RECV after one that is sent later
             later.append((position, message))
-    receives = [_Posts(list) for _ in ends]
-    for receiver, last_first in zip(receivers, posts, strict=True):
+    receives = [_Posts(list) for _ in orders]
+    B, stages = links.schedule.num_microbatches, links.schedule.placement.num_stages
+    for channel, last_first in zip(links.channels, posts, strict=True):
+        own, kind = receives[channel.destination], _RECV_F if channel.kind is _F else _RECV_B
         for position, message in reversed(last_first):
-            receives[receiver][position].append(links.action(links.receives + message))
+            own[position].append(Action(kind, message // B % stages, message % B))
     return receives
 
 
-def _insert(order: tuple[Action, ...], receives: _Posts, placement: Placement) -> Iterator[Action]:
+def _insert(
+    taker: Sequence[int], order: Sequence[Action], numbers: Sequence[int], receives: _Posts
+) -> Iterator[Action]:
+    """A rank's order with its messages; `numbers` are of its compute actions."""
     index = 0
     yield from receives[index]
     for action in order:
         yield action
-        if action.kind in COMPUTE:
+        kind, stage, microbatch = action
+        if kind in COMPUTE:
+            sends = taker[numbers[index]] >= 0
             index += 1
             if index in receives:  # first, or two ranks could block in SENDs to each other
                 yield from receives[index]
-            if (send := outgoing(action, placement)) is not None:
-                yield send
+            if sends:
+                yield Action(_SEND_F if kind is _F else _SEND_B, stage, microbatch)

@@ -6,7 +6,7 @@ from zeropp.ir.action import NEEDS_PARAMETERS, WEIGHT, Action, Kind
 from zeropp.ir.links import Links
 from zeropp.ir.precedence import sends_first
 from zeropp.ir.program import Program
-from zeropp.ir.timeline import run_in_order
+from zeropp.ir.walk import run_in_order
 from zeropp.program.verifier import Finding, Violation
 
 
@@ -56,19 +56,17 @@ def _rendezvous(program: Program) -> Iterator[Finding]:
     RECV holds its rank until its message is sent: each of a pair waits until both are reached.
     """
     links = Links(program.schedule)
-    as_run = [links.numbers(sends_first(order)) for order in program.actions]
-    reached = bytearray(links.end)
-    half = links.receives - links.sends
-
-    def attempt(rank: int, number: int) -> int | None:
-        reached[number] = True
-        if number < links.sends or number >= links.sharding:
-            return None
-        other = number + half if number < links.receives else number - half
-        return None if reached[other] else other
-
-    for rank, at, awaited in run_in_order(as_run, attempt)[:1]:
-        position = list(program.actions[rank]).index(links.action(as_run[rank][at]))
+    half, messages = links.receives - links.sends, range(links.sends, links.sharding)
+    # a message's number is that it is reached; plus `end`, that the other one is as well
+    orders = [
+        [n for number in links.numbers(sends_first(order)) for n in _met(links, number)]
+        for order in program.actions
+    ]
+    others = [n + half if n < links.receives else n - half for n in messages]
+    awaits = [-1] * (links.end + links.sends) + others
+    for rank, at, awaited in run_in_order(orders, awaits)[1][:1]:
+        stands = links.action(orders[rank][at] - links.end)
+        position = program.actions[rank].index(stands)
         yield (
             "rendezvous",
             rank,
@@ -76,3 +74,7 @@ def _rendezvous(program: Program) -> Iterator[Finding]:
             f"waits for ever for {links.action(awaited)} where sends block and receives hold at "
             "once, as with CUDA_LAUNCH_BLOCKING=1",
         )
+
+
+def _met(links: Links, number: int) -> tuple[int, ...]:
+    return (number, links.end + number) if links.sends <= number < links.sharding else (number,)

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from itertools import chain, product
 
 from zeropp.ir.action import COMPUTE, NEEDS_PARAMETERS, SHARDING, WEIGHT, Action, Kind
-from zeropp.ir.links import Links
+from zeropp.ir.links import Links, Numbers
 from zeropp.ir.precedence import incoming, outgoing, sends_first
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
-from zeropp.ir.timeline import run_in_order
+from zeropp.ir.walk import run_in_order
 
 # The rule that is broken; on which rank and at which position of its order, None where there is
 # none; and what is wrong, in words that follow the action at this position.
 Finding = tuple[str, int | None, int | None, str]
 
 Orders = Sequence[Sequence[Action]]
-Numbers = Sequence[Sequence[int]]  # the same, as `Links` numbers them
 _AROUND = 4  # actions shown on either side
 _NOWHERE = dict.fromkeys(Kind, "is between stages that do not both exist, or are on one rank")
 _NOWHERE |= dict.fromkeys(COMPUTE, "names a stage that does not exist")
@@ -224,10 +223,8 @@ def _deadlock(program: Program | None, links: Links, orders: Numbers) -> Iterato
     if program is None:
         yield from _stuck(links, orders, orders, links.source, "")
         return
-    nothing = [-1] * links.size
-    sends, receives = range(links.sends, links.receives), range(links.receives, links.sharding)
-    sent = [n + links.sends if channel >= 0 else -1 for n, channel in enumerate(links.channel)]
-    yield from _stuck(links, orders, orders, [*sent, *receives, *nothing * 5], "")
+    yield from _stuck(links, orders, orders, links.waits, "")
+    nothing, sends = [-1] * links.size, range(links.sends, links.receives)
     as_run = [links.numbers(sends_first(order)) for order in program.actions]
     where = " where posted receives hold, as on a GPU"
     yield from _stuck(links, orders, as_run, [*nothing * 5, *sends, *nothing * 3], where)
@@ -237,15 +234,6 @@ def _stuck(
     links: Links, orders: Numbers, run: Numbers, awaits: Sequence[int], where: str
 ) -> Iterator[Finding]:
     """Where the ranks that run `run` block, if an action waits for what `awaits` says of it."""
-    done = bytearray(links.end) + b"\1"  # at -1, which is none
-
-    def attempt(rank: int, number: int) -> int | None:
-        awaited = awaits[number]
-        if not done[awaited]:
-            return awaited
-        done[number] = 1
-        return None
-
-    for rank, at, awaited in run_in_order(run, attempt):
+    for rank, at, awaited in run_in_order(run, awaits)[1]:
         position = orders[rank].index(run[rank][at])
         yield "deadlock", rank, position, f"waits for ever for {links.action(awaited)}{where}"

@@ -8,7 +8,7 @@ channel      ->  ->  ->           in order; a transfer starts when it is sent an
                                   posted, and arrives `transfer + latency` later
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zeropp.costs import Costs
@@ -16,7 +16,8 @@ from zeropp.ir.action import Action, Kind
 from zeropp.ir.cause import Cause
 from zeropp.ir.links import Links
 from zeropp.ir.program import Program
-from zeropp.ir.timeline import NEVER, Span, run_all
+from zeropp.ir.timeline import Span
+from zeropp.ir.walk import run_all
 
 _RAMP, _PEER, _GATHER, _HOST = Cause.RAMP, Cause.PEER, Cause.GATHER, Cause.HOST
 
@@ -42,7 +43,9 @@ class Run:
 def run_program(program: Program, costs: Costs) -> Run:
     """Simulate one step, in which transfers wait for their receive to be posted."""
     engine = _Engine(program, costs)
-    run_all(program.actions, engine.links, engine.attempt)
+    orders = list(map(engine.links.numbers, program.actions))
+    for rank, first, last in run_all(program.actions, engine.links, orders, engine.links.waits):
+        engine.run(engine.clocks[rank], orders[rank][first:last], program.actions[rank][first:last])
     return engine.finish()
 
 
@@ -54,8 +57,7 @@ def boundary_of(send: Action) -> int:
 class _Clocks:
     """Of one rank."""
 
-    def __init__(self, order: Iterable[Action]) -> None:
-        self.rest = iter(order)  # actions that have not run
+    def __init__(self) -> None:
         self.compute = 0.0  # its compute stream is busy until
         self.posting = 0.0  # receives, before the next compute action
         self.collective = 0.0  # its collective stream is busy until
@@ -67,18 +69,18 @@ class _Clocks:
 
 
 class _Engine:
-    """Clocks of all streams; `attempt` runs the next action of a rank."""
+    """Clocks of all streams."""
 
     def __init__(self, program: Program, costs: Costs) -> None:
         self.program, self.costs = program, costs
         self.links = links = Links(program.schedule)
         self.sends, self.receives, self.sharding = links.sends, links.receives, links.sharding
         self.size, self.channel = links.size, links.channel
-        self.clocks = list(map(_Clocks, program.actions))
+        self.clocks = [_Clocks() for _ in program.actions]
         self.batch = program.schedule.num_microbatches
         self.duration, self.transfer = self._durations(), self._transfers()
         self.busy = [0.0 for _ in links.channels]  # until
-        self.posted, self.arrived = ([NEVER] * (2 * links.size) for _ in range(2))  # messages
+        self.posted, self.arrived = ([0.0] * (2 * links.size) for _ in range(2))  # messages
         self.gathered = [(0.0, _GATHER)] * program.placement.num_stages  # and why not before
 
     def _durations(self) -> list[float]:
@@ -96,59 +98,51 @@ class _Engine:
         rows = map(self.links.action, range(self.sends, self.receives, self.batch))
         return [t for row in rows for t in [self.costs.transfer[boundary_of(row)]] * self.batch]
 
-    def attempt(self, rank: int, number: int) -> int | None:
-        clocks = self.clocks[rank]
-        if number < self.sends:
-            return self._compute(clocks, number)
-        if number < self.receives:
-            return self._send(clocks, number - self.sends)
-        if number < self.sharding:
-            self.posted[number - self.receives] = clocks.compute
-            clocks.posting += self.costs.host  # after the SENDs of its moment
-            next(clocks.rest)
-        else:
-            self._collect(clocks, number % self.size // self.batch)
-        return None
+    def run(self, clocks: _Clocks, numbers: Sequence[int], actions: Sequence[Action]) -> None:
+        """Run what waits for nothing that has not run, of one rank."""
+        sends, receives, sharding, spans = self.sends, self.receives, self.sharding, clocks.spans
+        for number, action in zip(numbers, actions, strict=True):
+            if number < sends:
+                start = self._compute(clocks, number)
+                spans.append(Span(action, start, clocks.compute))
+            elif number < receives:
+                spans.append(Span(action, *self._send(clocks, number - sends)))
+            elif number < sharding:
+                self.posted[number - receives] = clocks.compute
+                clocks.posting += self.costs.host  # after the SENDs of its moment
+            else:
+                self._collect(clocks, action)
 
-    def _compute(self, clocks: _Clocks, number: int) -> int | None:
-        free = ready = clocks.compute + clocks.posting
-        if self.channel[number] >= 0:
-            arrived = self.arrived[number]
-            if arrived < 0:
-                return self.sends + number
-            if arrived > free:
-                ready = arrived
-                clocks.idle[clocks.waits] += ready - free
-        start = ready
+    def _compute(self, clocks: _Clocks, number: int) -> float:
+        """Its start; it ends when the compute stream is free again."""
+        free = start = clocks.compute + clocks.posting
+        if self.channel[number] >= 0 and (arrived := self.arrived[number]) > free:
+            start = arrived
+            clocks.idle[clocks.waits] += start - free
         if number < 2 * self.size:  # F and B need parameters
             gathered, cause = self.gathered[number % self.size // self.batch]
-            if gathered > ready:
+            if gathered > start:
+                clocks.idle[cause] += gathered - start
                 start = gathered
-                clocks.idle[cause] += start - ready
         if clocks.posting:
             clocks.idle[_HOST] += clocks.posting
             clocks.posting = 0.0
         clocks.waits, clocks.freed = _PEER, -1
-        clocks.compute = end = start + self.duration[number]
-        clocks.spans.append(Span(next(clocks.rest), start, end))
-        return None
+        clocks.compute = start + self.duration[number]
+        return start
 
-    def _send(self, clocks: _Clocks, message: int) -> int | None:
-        posted = self.posted[message]
-        if posted < 0:
-            return self.receives + message
-        channel = self.channel[message]
-        if self.costs.host:
-            clocks.compute += self.costs.host
-            clocks.idle[_HOST] += self.costs.host
-        start = max(clocks.compute, posted, self.busy[channel])
+    def _send(self, clocks: _Clocks, message: int) -> tuple[float, float]:
+        channel, host = self.channel[message], self.costs.host
+        if host:
+            clocks.compute += host
+            clocks.idle[_HOST] += host
+        start = max(clocks.compute, self.posted[message], self.busy[channel])
         self.busy[channel] = sent = start + self.transfer[message]
         self.arrived[message] = arrival = sent + self.costs.latency
-        clocks.spans.append(Span(next(clocks.rest), start, arrival))
-        return None
+        return start, arrival
 
-    def _collect(self, clocks: _Clocks, stage: int) -> None:
-        action = next(clocks.rest)
+    def _collect(self, clocks: _Clocks, action: Action) -> None:
+        stage = action.stage
         if action.kind is Kind.RESHARD:
             clocks.points.append((stage, clocks.compute))
             clocks.freed = stage
