@@ -78,11 +78,14 @@ def test_larger_units_reach_the_floor_where_times_differ(times: tuple[float, ...
     assert max(shard(made, "unit", 1).count(Kind.UNSHARD)) == 5
 
 
-def test_the_default_is_lean_and_gathers_least() -> None:
-    made = generate(Order("zeropp"), 8, 2, 32)
-    assert dict(made.params)["seam"] == "strict"
-    assert max(peak_slots_per_rank(made)) == 16
-    assert max(shard(made, "unit", 1).count(Kind.UNSHARD)) == 9
+@pytest.mark.parametrize("P", [4, 8, 16])
+def test_the_default_is_lean_and_gathers_least(P: int) -> None:
+    for V, rounds in product((2, 3, 4, 8), (2, 4)):
+        made = generate(Order("zeropp"), P, V, rounds * P)
+        assert dict(made.params)["seam"] == "strict"
+        assert over(made, Costs.uniform(P, V)) <= 0.01
+        assert max(peak_slots_per_rank(made)) == P * V
+        assert max(shard(made, "unit", 1).count(Kind.UNSHARD)) == 1 + (2 * V - 2) * rounds
 
 
 def test_units_that_are_not_given_fill_the_seams() -> None:

@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from zeropp.generate.events import IDLE, NEAR, NEVER, Choice, Outcome, Problem, Rule, run_pass
 from zeropp.generate.request import split_evenly, split_within
-from zeropp.generate.units import Orders, Sizes
+from zeropp.generate.units import Orders, Sizes, hiding_size
 
 _PASSES = 8  # one less where what they find is run again with gathers
 
@@ -77,7 +77,7 @@ def _unit_sizes(problem: Problem, unit_size: int | None) -> list[Sizes]:
     even = _nearly_equal(total, near)
     if V == 1:
         return even[:1]  # the orders are the same for all sizes
-    hiding = _hiding_size(problem)
+    hiding = hiding_size(problem)
     led: list[Sizes] = []
     if near < hiding < total:
         led = [(hiding, *rest) for rest in _nearly_equal(total - hiding, near)]
@@ -94,13 +94,6 @@ def _nearly_equal(total: int, largest: int) -> list[Sizes]:
     """With the fewest units that keep all within `largest`, then with one and two units fewer."""
     parts = len(split_within(total, largest))
     return [split_evenly(total, n) for n in range(parts, max(0, parts - 3), -1)]
-
-
-def _hiding_size(problem: Problem) -> int:
-    """The fewest micro-batches whose F's, in the slowest stage, last for one round of any chunk."""
-    P, V = problem.placement.pp_size, problem.placement.num_chunks
-    chunks = [problem.durations[chunk * P : (chunk + 1) * P] for chunk in range(V)]
-    return max(-(-(sum(times) + P * problem.latency) // max(times)) for times in chunks)
 
 
 def _rule(problem: Problem, orders: Orders, habit: Habit) -> Rule:

@@ -7,7 +7,8 @@ before. They suffice where, at equal stages,
     U V w >= (P-1)(f + b + 2c)
 
 and then a unit's own slots, V U, do: a rank whose slots are full may look ahead in its order for a
-B, and one whose B is late for an F. Without a given U it is the least that meets this.
+B, and one whose B is late for an F. Without a given U it is the least that meets this and, where a
+rank has several stages, whose F's also last until the first of them is round (units.py).
 
 W's need no parameters. Where gathers take time and not all stages of a rank stay, the next stage's
 first F or B is not there until it is gathered, and W's run meanwhile (residency.py).
@@ -24,7 +25,7 @@ from typing import NamedTuple
 from zeropp.generate.events import IDLE, NEAR, NEVER, Choice, Outcome, Problem, Rule, run_pass
 from zeropp.generate.request import split_evenly, split_within
 from zeropp.generate.residency import Residency
-from zeropp.generate.units import Orders, Sizes
+from zeropp.generate.units import Orders, Sizes, hiding_size
 from zeropp.ir.placement import in_blocks
 
 
@@ -72,6 +73,8 @@ def _units(problem: Problem, unit_size: int | None) -> Sizes:
         return split_within(total, unit_size)
     most = min(total, max(1, problem.slots // problem.placement.num_chunks))
     least = most if problem.visited else _filling(problem)
+    if problem.placement.num_chunks > 1:
+        least = max(least, hiding_size(problem))
     return split_evenly(total, max(total // least, -(-total // most)))
 
 

@@ -39,3 +39,10 @@ class Orders:
 
     def __len__(self) -> int:
         return len(self.forwards) - 1
+
+
+def hiding_size(problem: Problem) -> int:
+    """The fewest micro-batches whose F's, in the slowest stage, last for one round of any chunk."""
+    P, V = problem.placement.pp_size, problem.placement.num_chunks
+    chunks = [problem.durations[chunk * P : (chunk + 1) * P] for chunk in range(V)]
+    return max(-(-(sum(times) + P * problem.latency) // max(times)) for times in chunks)
