@@ -92,6 +92,26 @@ def test_wrapped_blocks_are_refused() -> None:
     )
 
 
+def scripted() -> list[str]:
+    pair = torch.jit.script(nn.Linear(H, H)), torch.jit.trace(nn.Linear(H, H), torch.ones(1, H))
+    lines = []
+    for module in pair:
+        blocks = stack(lambda module=module: nn.Sequential(module, nn.Tanh()))  # type: ignore[misc]
+        with pytest.raises(ValueError, match=r"torch\.jit") as error:
+            pipeline(blocks, loss_sum, Plan(1, 2, 4))
+        lines.append(str(error.value))
+    return lines
+
+
+def test_scripted_modules_are_refused() -> None:
+    (lines,) = run_ranks(1, scripted)
+    wanted = (
+        "block 1 is of torch.jit, or holds what is, which cannot be cut or sharded; pass the "
+        "module that was scripted or traced"
+    )
+    assert lines == [wanted] * 2
+
+
 def whole_graphs(recompute: str, backend: str) -> tuple[dict[str, float], int]:
     """Errors of a model whose blocks stop nowhere, and how often the compiler was called."""
     torch.compiler.reset()

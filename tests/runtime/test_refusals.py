@@ -258,6 +258,17 @@ class Reentrant(Residual):
         return checkpoint(super().forward, x, use_reentrant=True)
 
 
+class Transformed(nn.Module):
+    """Uses a transform of torch.func."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(H, H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.func.grad(lambda z: torch.tanh(self.layer(z)).sum())(x)
+
+
 def odd_boundaries() -> list[tuple[str, str, float]]:
     gives: tuple[Any, ...] = (lambda y: {"x": y}, lambda y: (y, None), lambda y: [y])
     lies: tuple[Any, ...] = (
@@ -328,6 +339,7 @@ def at_construction_or_first() -> list[str]:
         stepped(stack(Residual), loss_fn=Learned()),
         stepped(stack(Residual), loss_fn=mean),
         stepped(stack(Reentrant)),
+        lambda: made(Plan(1, 2, B, recompute="full"), stack(Transformed)).step(batch()),
         lambda: made(Plan(1, 2, B), numbers).step(wants_gradient),
         stepped(numbers, precision=MixedPrecisionPolicy(output_dtype=torch.float32)),
         stepped(numbers, precision=MixedPrecisionPolicy(param_dtype=torch.float16)),
@@ -344,6 +356,7 @@ def test_what_would_not_be_trained_is_refused() -> None:
         "loss_fn gives a mean: of a sample that is repeated it is the same, where a sum doubles; "
         'use reduction="sum"',
         "a block calls torch.utils.checkpoint with use_reentrant=True",
+        "block 1 uses torch.func's transforms, which cannot be run again; use recompute none",
         "batch: a tensor requires a gradient",
         "precision: output_dtype and cast_forward_inputs=False are not followed",
         "precision: the gradients of a mean over many tokens underflow in float16",
@@ -403,14 +416,26 @@ def not_shardable() -> list[str]:
             super().__init__()
             self.other = nn.Linear(H, H).double()
 
-    calls = (lambda: made(PLANS[2], stack(Scalar)), lambda: made(PLANS[2], stack(Double)))
-    return [said(call)[1] for call in calls]
+    class Turned(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turned = nn.Parameter(torch.ones(H, 2).t())
+
+    class Empty(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.empty = nn.Parameter(torch.ones(0))
+
+    kinds = (Scalar, Double, Turned, Empty)
+    return [said(lambda: made(PLANS[2], stack(kind)))[1] for kind in kinds]  # noqa: B023
 
 
 def test_what_cannot_be_sharded_is_named() -> None:
-    for scalar, double in run_ranks(2, not_shardable):
+    for scalar, double, turned, empty in run_ranks(2, not_shardable):
         assert scalar.startswith("parameter 1.gain is a scalar, which cannot be sharded")
         assert double.startswith("parameter 1.other.weight is of torch.float64, 0.weight of")
+        assert turned.startswith("parameter 1.turned of shape [2, 16] is empty or not contiguous")
+        assert empty.startswith("parameter 1.empty of shape [0] is empty or not contiguous")
 
 
 def unfilled() -> list[str]:

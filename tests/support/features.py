@@ -493,6 +493,32 @@ class Counting(nn.Module):
         return x + torch.tanh(self.layer(y) * self.memory) / self.count.clone()
 
 
+class Codebook(nn.Module):
+    """Means of what went in, moved in place, by which it also multiplies."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(H, H)
+        self.register_buffer("means", torch.randn(4, H) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.means.lerp_(x.detach().flatten(0, -2).mean(0), 0.1)
+        return x + torch.tanh(self.layer(x)) @ self.means.T @ self.means
+
+
+class Hooked(nn.Module):
+    """Doubles the gradient of what it was given, and gives what has no memory of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(H, H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad:
+            x.register_hook(lambda gradient: 2 * gradient)
+        return (x + torch.tanh(self.layer(x))).mean(1, keepdim=True).expand_as(x)
+
+
 class Padded(nn.Module):
     """A table with a row that is never trained."""
 
@@ -666,6 +692,10 @@ FEATURES = (
     Feature("buffers that change", lambda: stack(Counting)),
     Feature("buffers that change, recomputed", lambda: stack(Counting), plan=_FULL),
     Feature("buffers that change, selective", lambda: stack(Counting), plan=_SELECTIVE),
+    Feature("buffers that change and are multiplied by", lambda: stack(Codebook)),
+    Feature("hooks on inputs", lambda: stack(Hooked)),
+    Feature("hooks on inputs, recomputed", lambda: stack(Hooked), plan=_FULL),
+    Feature("hooks on inputs, selective", lambda: stack(Hooked), plan=_SELECTIVE),
     Feature("a row that is padding", lambda: [Padded(), *stack(Residual)[1:]]),
     Feature("subclass that keeps its forward", lambda: stack(lambda: Kept(H, H))),
     Feature("views and containers inside a block", lambda: stack(Nested)),

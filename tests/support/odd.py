@@ -133,6 +133,8 @@ ODD: dict[str, Callable[[], nn.Module]] = {
     "routed": f.Routed,
     "one by one": f.OneByOne,
     "counting": f.Counting,
+    "codebook": f.Codebook,
+    "hooked": f.Hooked,
     "containers": f.Nested,
     "auxiliary": f.Expert,
     "keyword inputs": f.Masked,

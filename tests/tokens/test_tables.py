@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 
 from zeropp.tokens import BYTES, sources
@@ -23,7 +24,6 @@ def test_what_reads_tables_is_not_installed(
 
 @pytest.mark.parametrize("name", ["x.parquet", "set"])
 def test_rows_are_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    datasets = pytest.importorskip("datasets")
     texts = [f"row {number}. " for number in range(1000)]
     table = datasets.Dataset.from_dict({"text": texts, "other": [0] * 1000})
     table.to_parquet(str(tmp_path / "x.parquet"), batch_size=150)
@@ -38,7 +38,6 @@ def test_rows_are_documents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
 
 
 def test_a_bad_row_and_a_bad_table(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
     table = datasets.Dataset.from_dict({"text": ["a", None]})
     table.to_parquet(str(tmp_path / "x.parquet"))
     with pytest.raises(ValueError, match=r"x.parquet, row 2: its 'text' must be text, got NoneTyp"):

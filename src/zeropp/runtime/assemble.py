@@ -143,8 +143,15 @@ def _filled(fill: Init, index: int, block: nn.Module, empty: Sequence[str]) -> N
 
 
 def _require_unwrapped(blocks: Sequence[nn.Module]) -> None:
-    """Refuse what `torch.compile(block)` returns: it hides the block and renames its parameters."""
+    """Refuse what `torch.compile(block)` returns, which hides the block and renames parameters, and
+    what torch.jit returns, whose layers are no modules of Python's.
+    """
     for index, block in enumerate(blocks):
+        if any(isinstance(module, torch.jit.ScriptModule) for module in block.modules()):
+            raise ValueError(
+                f"block {index} is of torch.jit, or holds what is, which cannot be cut or sharded; "
+                "pass the module that was scripted or traced"
+            )
         if "_orig_mod" in dict(block.named_children()):
             raise ValueError(
                 f"block {index} is the wrapper that torch.compile returns, which renames "

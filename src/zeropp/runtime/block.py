@@ -112,6 +112,7 @@ class Block:
         self._in_place: bool | None = None  # whether it changes its inputs; None: not known yet
         self._buffers = [(m, name) for m in module.modules() for name in m._buffers]
         self._changing: list[_Place] | None = None  # the buffers that it changes
+        self._written = set[_Place]()  # those that it changes in place, where it runs once
         self._compiled = is_compiled(module)
         self._calls: dict[Any, tuple[Called, ...] | None] = {}  # of forwards, by what went in
 
@@ -125,8 +126,11 @@ class Block:
         if draw is not None and not self._tried:
             self._try(inputs, asked)
         splitting = self._splitting(inputs, asked)
-        if draw is None or self._recompute is Recompute.NONE:
+        if draw is None:
             return self._run(inputs, asked, draw, splitting)
+        if self._recompute is Recompute.NONE:
+            with self._apart():
+                return self._run(inputs, asked, draw, splitting)
         selective = partial(create_selective_checkpoint_contexts, _KEPT)
         contexts = selective if self._recompute is Recompute.SELECTIVE else noop_context_fn
         return checkpoint(
@@ -152,6 +156,20 @@ class Block:
                 return self.module(*inputs, **asked)
         finally:
             recorder.inside = outer
+
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """What it writes into buffers goes into copies: autograd may have saved them, for a B that
+        comes after the next F.
+        """
+        for module, name in () if self._compiled else self._written:
+            if (buffer := module._buffers[name]) is not None:
+                module._buffers[name] = buffer.clone()
+        seen = [_seen(place) for place in self._buffers]
+        yield
+        now = [_seen(place) for place in self._buffers]
+        pairs = zip(self._buffers, seen, now, strict=True)
+        self._written |= {place for place, (a, v), (b, w) in pairs if a == b and v != w}
 
     def _splitting(self, inputs: Tensors, asked: dict[str, Any]) -> _Splitting:
         """How a compiled block runs: split at the calls that are known for such inputs."""
@@ -205,20 +223,36 @@ class Block:
     ) -> Callable[..., Any]:
         """The block as checkpointing runs it, first in F, then in B."""
         before: list[tuple[_Place, Tensor]] | None = None
+        copies = self._in_place is not False  # in both, as copies may lie otherwise
 
         def run(*inputs: Any) -> Any:
             nonlocal before
             if before is not None:
+                apart = tuple(map(_detached, inputs))  # from hooks, which F has put there
                 with _buffers_as(before):
-                    given = _copies(inputs) if self._in_place else inputs
+                    given = _copies(apart) if copies else apart
                     return self._run(given, asked, draw, splitting)
             before = _cloned(self._buffers if self._changing is None else self._changing)
-            outputs = self._first(inputs, asked, draw, splitting)
+            with self._no_transforms():
+                outputs = self._first(inputs, asked, draw, splitting)
             if self._changing is None:  # batch norm changes statistics without a new version
                 self._changing = [(m, n) for (m, n), b in before if not _same(m._buffers[n], b)]
             return outputs
 
         return run
+
+    @contextmanager
+    def _no_transforms(self) -> Iterator[None]:
+        """Say it where the block does what torch cannot run again."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "support saved tensor hooks" not in str(error):
+                raise
+            raise ValueError(
+                f"block {self.index} uses torch.func's transforms, which cannot be run again; use "
+                "recompute none"
+            ) from error
 
     def _first(
         self, inputs: tuple[Any, ...], asked: dict[str, Any], draw: Draw, splitting: _Splitting
@@ -262,6 +296,12 @@ def _same(buffer: Tensor | None, before: Tensor) -> bool:
 
 def _copies(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(one.clone() if isinstance(one, Tensor) else one for one in inputs)
+
+
+def _detached(given: Any) -> Any:
+    return (
+        given.detach().requires_grad_(given.requires_grad) if isinstance(given, Tensor) else given
+    )
 
 
 @contextmanager

@@ -197,6 +197,11 @@ def require_trainable(module: nn.Module, *, sharded: bool) -> None:
             raise ValueError(
                 f"parameter {name} is a scalar, which cannot be sharded; give it the shape [1]"
             )
+        if sharded and not (parameter.numel() and parameter.is_contiguous()):
+            raise ValueError(
+                f"parameter {name} of shape {list(parameter.shape)} is empty or not contiguous, "
+                "which cannot be sharded; make it of elements, contiguous()"
+            )
         if sharded and parameter.dtype != trained[0][1].dtype:
             raise ValueError(
                 f"parameter {name} is of {parameter.dtype}, {trained[0][0]} of "

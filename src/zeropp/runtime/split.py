@@ -133,7 +133,8 @@ class _Taps(torch.autograd.Function):
         return None, None, None
 
 
-def _nothing_like(tensor: Tensor) -> Tensor:
+def nothing_like(tensor: Tensor) -> Tensor:
+    """Of its shape and dtype, without memory."""
     return torch.empty((), dtype=tensor.dtype, device=tensor.device).expand(tensor.shape)
 
 
@@ -193,7 +194,7 @@ class SplitLayer(Split):
         call = Call(self.split_name, self.split_rule, weight, bias, autocast)
         y: Tensor = split_product(x, weight, bias, call, recorder)
         if recorder.calls is not None and x.is_floating_point():
-            recorder.calls.append(Called(self, call, _nothing_like(y), _nothing_like(x)))
+            recorder.calls.append(Called(self, call, nothing_like(y), nothing_like(x)))
         return y
 
     def _compiling(self, *args: Any, **kwargs: Any) -> Tensor:

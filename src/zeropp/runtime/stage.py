@@ -14,7 +14,7 @@ from zeropp.runtime.block import Block, Draw, Tensors, buffers_kept, require_ten
 from zeropp.runtime.compat import set_version
 from zeropp.runtime.products import split_products
 from zeropp.runtime.shard import Parameters
-from zeropp.runtime.split import split_layers
+from zeropp.runtime.split import nothing_like, split_layers
 from zeropp.runtime.tape import Recorded, Recorder, Tape
 
 Head = Callable[[Tensors], Tensors]
@@ -33,32 +33,26 @@ class StageModule(nn.Module):
         self.numbered = tuple(blocks.items())
 
 
-class _Entered(NamedTuple):
-    """An input whose gradient B returns."""
-
-    where: Tensor | GradientEdge
-    shape: torch.Size
-    dtype: torch.dtype
-
-
 class _Flight(NamedTuple):
     """What F leaves for B: where gradients end, and where they start."""
 
-    entered: list[_Entered]
+    entered: list[Tensor]  # leaves
     roots: list[GradientEdge]
 
 
 class _Enter(torch.autograd.Function):
-    """A stage's input as an operation's output, which unlike a leaf may be changed in place."""
+    """A stage's input as an operation's output, which unlike a leaf may be changed in place; its
+    gradient, hooks on it included, becomes that of a leaf without memory.
+    """
 
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, x: Tensor) -> Tensor:
+    def forward(ctx: Any, leaf: Tensor, x: Tensor) -> Tensor:
         ctx.mark_dirty(x)
         return x
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, None]:
-        return None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 class Stage:
@@ -182,21 +176,19 @@ class Stage:
                     "stages, which have a copy each; give every stage a module of its own"
                 )
 
-    def _entered(self, inputs: Tensors) -> tuple[Tensors, list[_Entered]]:
-        """Inputs, of which B finds the gradients; leaves, once it is known that none is changed."""
+    def _entered(self, inputs: Tensors) -> tuple[Tensors, list[Tensor]]:
+        """Inputs, and the leaves of their gradients: inputs, once it is known that none changes."""
         given, entered = [], []
         for x in inputs:
             if x.requires_grad:
-                x = x.detach()
-                where: Tensor | GradientEdge
-                if self._changes_inputs is False:
-                    where = x.requires_grad_()
-                else:
+                where = x = x.detach()
+                if self._changes_inputs is not False:
+                    where = nothing_like(x)
                     version = x._version
-                    x = _Enter.apply(self._recorder.anchor, x)
+                    x = _Enter.apply(where.requires_grad_(), x)
                     set_version(x, version)
-                    where = get_gradient_edge(x)
-                entered.append(_Entered(where, x.shape, x.dtype))
+                where.requires_grad_()
+                entered.append(where)
             given.append(x)
         return tuple(given), entered
 
@@ -219,7 +211,7 @@ class Stage:
         tape.fused = fused
         trained = self.parameters.trained()
         ends = *trained, self._recorder.anchor
-        wanted: list[Any] = [*(x.where for x in entered), *ends]  # edges and leaves
+        wanted = [*entered, *ends]
         starts = [*roots, *tape.auxiliary]
         gradients = [*grad_outputs, *(tape.seed for _ in tape.auxiliary)]
         found: Sequence[Tensor | None] = [None] * len(wanted)
@@ -230,10 +222,7 @@ class Stage:
             if gradient is not None:  # the split layers' comes later, in W
                 self.parameters.gradients.add(parameter, gradient)
         pairs = zip(entered, found, strict=False)
-        return tuple(
-            torch.zeros(x.shape, dtype=x.dtype, device=tape.seed.device) if g is None else g
-            for x, g in pairs
-        )
+        return tuple(torch.zeros_like(x) if g is None else g for x, g in pairs)
 
     def drop(self) -> None:
         """Leave nothing of micro-batches in flight, nor of sums."""
