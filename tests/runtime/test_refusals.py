@@ -4,6 +4,7 @@ import gc
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -129,6 +130,10 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
             raise OSError("the disk is gone")
         return batch()
 
+    def within(context: AbstractContextManager[object]) -> object:
+        with context:
+            return pipe.step(batch())
+
     other: Any = {"mask": torch.ones(1)} if rank() == 0 else None
     mistakes: list[Callable[[], object]] = [
         lambda: pipe.step(loader),
@@ -138,6 +143,9 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
         lambda: pipe.step(batch(), divisor=5 if last else 7),
         lambda: pipe.eval((torch.zeros(()), torch.zeros(2)) if last else batch()),
         lambda: pipe.step([] if last else batch()),
+        lambda: within(torch.autocast("cpu", torch.bfloat16, enabled=last)),
+        lambda: within(torch.set_grad_enabled(not last)),
+        lambda: within(torch.inference_mode(last)),
     ]
     found = []
     for mistake in mistakes:
@@ -158,6 +166,9 @@ def test_a_mistake_of_one_rank_is_raised_by_every_rank(plan: Plan) -> None:
         "divisor: rank 1 was given 5, rank 0 7",
         "rank 1: batch: tensors need a dimension of samples",
         "rank 1: batch: wanted (inputs, targets), each a tensor or a tuple of tensors",
+        "autocast: rank 1 runs under another than rank 0",
+        "rank 1: step: gradients are off (no_grad, inference_mode)",
+        "rank 1: step: gradients are off (no_grad, inference_mode)",
     )
     for wanted, everywhere in zip(words, zip(*ranks, strict=True), strict=True):
         for _, line, seconds in everywhere:
@@ -356,7 +367,7 @@ def test_what_would_not_be_trained_is_refused() -> None:
         "loss_fn gives a mean: of a sample that is repeated it is the same, where a sum doubles; "
         'use reduction="sum"',
         "a block calls torch.utils.checkpoint with use_reentrant=True",
-        "block 1 uses torch.func's transforms, which cannot be run again; use recompute none",
+        "block 1 uses torch.func; use recompute none",
         "batch: a tensor requires a gradient",
         "precision: output_dtype and cast_forward_inputs=False are not followed",
         "precision: the gradients of a mean over many tokens underflow in float16",
@@ -380,7 +391,10 @@ def changed_parameters(plan: Plan) -> list[tuple[str, str, float]]:
     def thaw(block: Any) -> None:
         block.requires_grad_(True)
 
-    for change in (freeze, replace, hook, thaw):
+    def retype(block: Any) -> None:
+        block.double()
+
+    for change in (freeze, replace, hook, thaw, retype):
         blocks = stack(Residual)
         blocks[3].requires_grad_(change is not thaw)
         pipe = made(plan, blocks)
@@ -397,6 +411,7 @@ def changed_parameters(plan: Plan) -> list[tuple[str, str, float]]:
 @every_plan
 def test_parameters_that_change_are_named_by_every_rank(plan: Plan) -> None:
     words = ("was frozen since", "was replaced since", "has a hook", "is no longer frozen since")
+    words += ("got another dtype or shape since",)
     ranks = run_ranks(plan.world_size, changed_parameters, plan)
     for wanted, everywhere in zip(words, zip(*ranks, strict=True), strict=True):
         for _, line, seconds in everywhere:

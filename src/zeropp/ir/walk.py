@@ -7,7 +7,6 @@ from zeropp.ir.links import Links, Numbers
 from zeropp.ir.schedule import Schedule
 
 MOMENT = 0.01  # the least that a message takes, in the shortest F, where messages come in order
-_NEVER = -1.0  # times are 0 or more
 
 Stretch = tuple[int, int, int]  # a rank, and from which position of its order to which it ran
 Blocked = tuple[int, int, int]  # a rank, where in its order it stands, and what it awaits
@@ -64,15 +63,12 @@ def times_of(
     schedule: Schedule, links: Links, orders: Numbers, durations: Sequence[float], latency: float
 ) -> tuple[list[float], list[float]]:
     """When each F, B and W starts and ends, by its number; see `evaluate`."""
-    own, source, crosses = links.own, links.source, links.channel
-    starts, ends = [0.0] * links.sends, [_NEVER] * links.sends + [0.0]
+    source, crosses = links.source, links.channel
+    starts, ends = ([0.0] * links.sends for _ in range(2))
     free = [0.0] * len(orders)
     for rank, first, last in run_all(schedule.actions, links, orders, source):
         now = free[rank]
-        for at, number in enumerate(orders[rank][first:last], first):
-            if ends[own[number]] < 0:
-                action = f"({schedule.actions[rank][at]}) awaits {links.action(own[number])}"
-                raise DeadlockError(f"deadlock: rank {rank} at position {at} {action}")
+        for number in orders[rank][first:last]:
             if (needed := source[number]) >= 0:
                 arrived = ends[needed] + latency if crosses[number] >= 0 else ends[needed]
                 if arrived > now:

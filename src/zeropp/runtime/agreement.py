@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from zeropp.runtime.compat import host_group
 from zeropp.runtime.inputs import Microbatch, Nested
 from zeropp.runtime.mesh import T, as_carried, data_rank, gathered, own_pipeline
+from zeropp.runtime.tape import autocast_of
 
 _REFUSED = 2**48  # beside the tokens
 
@@ -27,6 +28,7 @@ class _Row(NamedTuple):
     refuses: int
     tokens: int
     divisor: int  # 0: the tokens
+    autocast: int  # checksum of what it computes in
     pipeline: int  # which of the data-parallel ones
     microbatches: int = 0
     batch: int = 0  # checksum of what it was given
@@ -60,12 +62,13 @@ class Agreement:
                 other batches.
         """
         own, tokens, refusal = [], torch.zeros((), dtype=torch.int64), None
-        row = _Row(0, 0, divisor, self._data_rank)
+        autocast = crc32(repr(autocast_of(self._device.type)).encode())
+        row = _Row(0, 0, divisor, autocast, self._data_rank)
         try:
             own = prepare()
             tokens = self._count(own)
             counted = 0 if self._hosts is not None else int(tokens)
-            row = _Row(0, counted, divisor, self._data_rank, len(own), _checksum(own))
+            row = row._replace(tokens=counted, microbatches=len(own), batch=_checksum(own))
         except Exception as error:
             refusal, row = error, row._replace(refuses=1)
         sums = torch.tensor([row.tokens + row.refuses * _REFUSED, self._difference(row)])
@@ -88,7 +91,7 @@ class Agreement:
 
         Two numbers alone are summed: on gloo a longer sum takes several times as long.
         """
-        same = crc32(repr(row[2:3] + row[4:5]).encode())  # on all ranks
+        same = crc32(repr(row[2:4] + row[5:6]).encode())  # on all ranks
         rank, size = dist.get_rank(), dist.get_world_size()
         found = same * (size - 1 if rank == 0 else -1)
         weight = crc32(repr(row.pipeline).encode()) | 1
@@ -157,7 +160,7 @@ def _compare(rows: Sequence[_Row]) -> None:
     firsts: dict[int, int] = {}
     for rank, row in enumerate(rows):
         first = firsts.setdefault(row.pipeline, rank)
-        if row[4:] != rows[first][4:]:
+        if row[5:] != rows[first][5:]:
             raise ValueError(
                 f"batch: rank {rank} was given another batch than rank {first}, which is of the "
                 "same pipeline; all ranks of a pipeline pass the same, data-parallel ones their own"
@@ -167,3 +170,5 @@ def _compare(rows: Sequence[_Row]) -> None:
                 f"divisor: rank {rank} was given {row.divisor or None}, rank 0 "
                 f"{rows[0].divisor or None}; all ranks pass the same"
             )
+        if row.autocast != rows[0].autocast:
+            raise ValueError(f"autocast: rank {rank} runs under another than rank 0; use the same")

@@ -143,9 +143,7 @@ def _filled(fill: Init, index: int, block: nn.Module, empty: Sequence[str]) -> N
 
 
 def _require_unwrapped(blocks: Sequence[nn.Module]) -> None:
-    """Refuse what `torch.compile(block)` returns, which hides the block and renames parameters, and
-    what torch.jit returns, whose layers are no modules of Python's.
-    """
+    """Refuse what hides a block: what `torch.compile(block)` returns, and modules of torch.jit."""
     for index, block in enumerate(blocks):
         if any(isinstance(module, torch.jit.ScriptModule) for module in block.modules()):
             raise ValueError(

@@ -9,7 +9,7 @@ they were, which it then leaves as they are; what W needs is kept from then on.
 """
 
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from hashlib import blake2b
@@ -126,10 +126,8 @@ class Block:
         if draw is not None and not self._tried:
             self._try(inputs, asked)
         splitting = self._splitting(inputs, asked)
-        if draw is None:
-            return self._run(inputs, asked, draw, splitting)
-        if self._recompute is Recompute.NONE:
-            with self._apart():
+        if draw is None or self._recompute is Recompute.NONE:
+            with nullcontext() if draw is None else self._apart():
                 return self._run(inputs, asked, draw, splitting)
         selective = partial(create_selective_checkpoint_contexts, _KEPT)
         contexts = selective if self._recompute is Recompute.SELECTIVE else noop_context_fn
@@ -162,14 +160,13 @@ class Block:
         """What it writes into buffers goes into copies: autograd may have saved them, for a B that
         comes after the next F.
         """
-        for module, name in () if self._compiled else self._written:
-            if (buffer := module._buffers[name]) is not None:
-                module._buffers[name] = buffer.clone()
-        seen = [_seen(place) for place in self._buffers]
+        for (module, name), copy in () if self._compiled else _cloned(self._written):
+            module._buffers[name] = copy
+        seen = {place: _seen(place) for place in self._buffers}
         yield
-        now = [_seen(place) for place in self._buffers]
-        pairs = zip(self._buffers, seen, now, strict=True)
-        self._written |= {place for place, (a, v), (b, w) in pairs if a == b and v != w}
+        for place, (was, version) in seen.items():
+            if _seen(place)[0] == was and _seen(place)[1] != version:
+                self._written.add(place)
 
     def _splitting(self, inputs: Tensors, asked: dict[str, Any]) -> _Splitting:
         """How a compiled block runs: split at the calls that are known for such inputs."""
@@ -243,16 +240,13 @@ class Block:
 
     @contextmanager
     def _no_transforms(self) -> Iterator[None]:
-        """Say it where the block does what torch cannot run again."""
+        """Say it where the block uses transforms of torch.func, which torch cannot run again."""
         try:
             yield
         except RuntimeError as error:
             if "support saved tensor hooks" not in str(error):
                 raise
-            raise ValueError(
-                f"block {self.index} uses torch.func's transforms, which cannot be run again; use "
-                "recompute none"
-            ) from error
+            raise ValueError(f"block {self.index} uses torch.func; use recompute none") from error
 
     def _first(
         self, inputs: tuple[Any, ...], asked: dict[str, Any], draw: Draw, splitting: _Splitting
@@ -285,7 +279,7 @@ def _seen(place: _Place) -> tuple[int, int]:
     return id(buffer), -1 if buffer is None else buffer._version
 
 
-def _cloned(places: list[_Place]) -> list[tuple[_Place, Tensor]]:
+def _cloned(places: Collection[_Place]) -> list[tuple[_Place, Tensor]]:
     """The buffers that are there."""
     return [((m, n), b.clone()) for m, n in places if (b := m._buffers[n]) is not None]
 

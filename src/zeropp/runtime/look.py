@@ -6,11 +6,13 @@ own copies; so a parameter that is replaced, frozen, unfrozen or given a hook la
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 
 from zeropp.runtime.shard import require_hookless
 
-_NONE = (None, False)
+_Seen = tuple[nn.Parameter | None, bool, torch.dtype | None, tuple[int, ...]]
+_NONE: _Seen = (None, False, None, ())
 
 
 class Look:
@@ -24,13 +26,16 @@ class Look:
         """Raise ValueError, naming it, if a parameter is not as it was."""
         now = self._now()
         for name in [*self._seen, *now]:
-            (before, trained), (after, trains) = self._seen.get(name, _NONE), now.get(name, _NONE)
+            before, trained, *was = self._seen.get(name, _NONE)
+            after, trains, *is_now = now.get(name, _NONE)
             if after is None or before is None:
                 change = "is gone" if after is None else "is new"
             elif after is not before:
                 change = "was replaced"
             elif trained != trains:
                 change = "was frozen" if trained else "is no longer frozen"
+            elif was != is_now:
+                change = "got another dtype or shape"
             else:
                 require_hookless(name, after)
                 continue
@@ -38,9 +43,9 @@ class Look:
                 f"parameter {name} {change} since the pipeline was made; make another pipeline"
             )
 
-    def _now(self) -> dict[str, tuple[nn.Parameter | None, bool]]:
+    def _now(self) -> dict[str, _Seen]:
         return {
-            name: (parameter, parameter.requires_grad)
+            name: (parameter, parameter.requires_grad, parameter.dtype, parameter.shape)
             for module in self._modules
             for name, parameter in module.named_parameters()
         }

@@ -349,20 +349,22 @@ class Pipeline:
         batch: Batch | Callable[[], Batch],
         parts: int,
         constants: Constants | None,
-        divisor: int = 0,
+        divisor: int | None = None,
     ) -> tuple[list[Microbatch], Tensor]:
         """This rank's micro-batches, and the tokens of all ranks, once all are ready; where one
-        refuses, every rank raises ValueError.
+        refuses, every rank raises ValueError. Without a `divisor` nothing is trained.
         """
 
         def prepared() -> list[Microbatch]:
+            if divisor is not None and not torch.is_grad_enabled():
+                raise ValueError("step: gradients are off (no_grad, inference_mode); call eval")
             self._require_usable()
             microbatches = microbatches_of(batch() if callable(batch) else batch, parts)
             self._keywords.require_own(constants, microbatches)
             return microbatches
 
         with self._machine.watchdog.during("in the meeting before the step"):
-            met = self._agreement.meet(prepared, divisor)
+            met = self._agreement.meet(prepared, divisor or 0)
         self._machine.watchdog.start()
         return met
 
