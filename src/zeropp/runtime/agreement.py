@@ -27,7 +27,7 @@ class _Row(NamedTuple):
 
     refuses: int
     tokens: int
-    divisor: int  # 0: the tokens
+    divisor: int  # 0: the tokens; -1: nothing is trained
     autocast: int  # checksum of what it computes in
     pipeline: int  # which of the data-parallel ones
     microbatches: int = 0
@@ -55,7 +55,7 @@ class Agreement:
 
         Args:
             prepare: gives the micro-batches, or raises why this rank makes no step.
-            divisor: by what gradients are divided; 0: by the tokens.
+            divisor: by what gradients are divided; 0: by the tokens; -1: nothing is trained.
 
         Raises:
             ValueError: on every rank alike, where one refuses, or ranks of a pipeline were given
@@ -165,10 +165,8 @@ def _compare(rows: Sequence[_Row]) -> None:
                 f"batch: rank {rank} was given another batch than rank {first}, which is of the "
                 "same pipeline; all ranks of a pipeline pass the same, data-parallel ones their own"
             )
-        if row.divisor != rows[0].divisor:
-            raise ValueError(
-                f"divisor: rank {rank} was given {row.divisor or None}, rank 0 "
-                f"{rows[0].divisor or None}; all ranks pass the same"
-            )
+        calls = ["eval" if r.divisor < 0 else f"step, divisor {r.divisor}" for r in (row, rows[0])]
+        if calls[0] != calls[1]:
+            raise ValueError(f"rank {rank} calls {calls[0]}, rank 0 {calls[1]}; call the same")
         if row.autocast != rows[0].autocast:
             raise ValueError(f"autocast: rank {rank} runs under another than rank 0; use the same")

@@ -364,7 +364,7 @@ class Pipeline:
             return microbatches
 
         with self._machine.watchdog.during("in the meeting before the step"):
-            met = self._agreement.meet(prepared, divisor or 0)
+            met = self._agreement.meet(prepared, -1 if divisor is None else divisor)
         self._machine.watchdog.start()
         return met
 
