@@ -345,7 +345,21 @@ def at_construction_or_first() -> list[str]:
 
     wants_gradient = [(torch.ones(2, 5, H, requires_grad=True), t) for _, t in batch()]
     numbers = stack(Residual, tokens=False)
+
+    def total(y: Tensor, t: Tensor, reduction: str = "sum") -> Any:
+        return F.cross_entropy(y.flatten(0, 1), t.flatten(), reduction=reduction)
+
+    def metric() -> object:
+        pipe = made(Plan(1, 2, B), stack(Residual))
+        return pipe.eval(batch(), metrics={"each": lambda y, t: total(y, t, "none")})
+
     calls = [
+        stepped(stack(Residual), loss_fn=lambda y, t: total(y, t, "none")),
+        stepped(stack(Residual), loss_fn=lambda y, t: (total(y, t), 1)),
+        stepped(stack(Residual), loss_fn=lambda y, t: float(total(y, t))),
+        stepped(stack(Residual), loss_fn=lambda y, t: total(y, t).long()),
+        stepped(stack(Residual), loss_fn=lambda y, t: total(y, t).detach()),
+        metric,
         stepped(hooked()),
         stepped(half()),
         stepped(stack(Residual), loss_fn=closure),
@@ -361,7 +375,14 @@ def at_construction_or_first() -> list[str]:
 
 
 def test_what_would_not_be_trained_is_refused() -> None:
+    number = "wanted a sum, one number as a float tensor; got"
     wanted = (
+        f"loss_fn: {number} a tensor torch.float32 [10]",
+        f"loss_fn: {number} (Tensor, int)",
+        f"loss_fn: {number} a float",
+        f"loss_fn: {number} a tensor torch.int64 []",
+        "loss_fn gives a number without a gradient",
+        f"each: {number} a tensor torch.float32 [",
         "parameter 0.weight has a hook",
         "parameter 0.weight is of float16",
         "a parameter of shape [] that is in none of this stage's blocks",
@@ -369,7 +390,7 @@ def test_what_would_not_be_trained_is_refused() -> None:
         "loss_fn gives a mean: of a sample that is repeated it is the same, where a sum doubles; "
         'use reduction="sum"',
         "a block calls torch.utils.checkpoint with use_reentrant=True",
-        "block 1 uses torch.func; use recompute none",
+        "block 1: torch.func needs recompute none",
         "batch: a tensor requires a gradient",
         "precision: output_dtype and cast_forward_inputs=False are not followed",
         "precision: the gradients of a mean over many tokens underflow in float16",

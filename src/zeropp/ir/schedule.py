@@ -52,14 +52,6 @@ class Schedule:
         """Whether the schedule has backward actions; an evaluation schedule has none."""
         return any(a.kind is not Kind.F for order in self.actions for a in order)
 
-    def require_split(self, what: str) -> None:
-        """Raise ValueError, naming `what`, which can do nothing where backwards are fused."""
-        if self.fused:
-            raise ValueError(
-                f"{what} needs a schedule that splits B from W, such as zeropp or zb-v; "
-                f"got {self.name!r}"
-            )
-
     def backward_of(self, stage: int, microbatch: int | None) -> Action:
         """The action that produces the gradient of the stage's input."""
         kind = Kind.BW if (stage, microbatch) in self.fused else Kind.B

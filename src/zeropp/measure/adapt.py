@@ -17,7 +17,7 @@ from zeropp.ir import Kind, Program, Shape
 from zeropp.ir.slots import peak_slots_per_rank
 from zeropp.measure.trace import StageTimes, gathered_costs
 from zeropp.plan import Plan
-from zeropp.program import without_collectives
+from zeropp.program import require_split, without_collectives
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import simulate
 
@@ -69,7 +69,7 @@ class Adapter:
         gain: float = 0.02,
         latency: float = 0.0,
     ) -> None:
-        pipe.program.schedule.require_split("adapting")
+        require_split(pipe.program.schedule, "adapting")
         if every < 1:
             raise ValueError(f"every must be at least 1 step, got {every}")
         if not 0 < gain < 1:

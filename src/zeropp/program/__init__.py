@@ -11,7 +11,7 @@ from zeropp.program.verifier import (
     require_valid,
     verify,
 )
-from zeropp.program.within import verify_within
+from zeropp.program.within import require_split, verify_within
 
 __all__ = [
     "InvalidProgramError",
@@ -20,6 +20,7 @@ __all__ = [
     "forward_only_program",
     "lower",
     "require_collectives",
+    "require_split",
     "require_valid",
     "verify",
     "verify_within",

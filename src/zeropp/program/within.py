@@ -1,4 +1,4 @@
-"""A limit of memory that a schedule or a program may be held against, beside the rules."""
+"""What may be asked of a schedule or program beside the rules: room in memory, a split backward."""
 
 from zeropp.ir.program import Program
 from zeropp.ir.schedule import Schedule
@@ -19,3 +19,12 @@ def verify_within(subject: Schedule | Program, slots: int | None) -> tuple[Viola
         for rank, peak in enumerate(peak_slots_per_rank(schedule))
         if peak > slots
     )
+
+
+def require_split(schedule: Schedule, what: str) -> None:
+    """Raise ValueError, naming `what`, which can do nothing where backwards are fused."""
+    if schedule.fused:
+        raise ValueError(
+            f"{what} needs a schedule that splits B from W, such as zeropp or zb-v; "
+            f"got {schedule.name!r}"
+        )

@@ -230,23 +230,17 @@ class Block:
                     given = _copies(apart) if copies else apart
                     return self._run(given, asked, draw, splitting)
             before = _cloned(self._buffers if self._changing is None else self._changing)
-            with self._no_transforms():
+            try:
                 outputs = self._first(inputs, asked, draw, splitting)
+            except RuntimeError as error:
+                if "support saved tensor hooks" not in str(error):
+                    raise
+                raise ValueError(f"block {self.index}: torch.func needs recompute none") from error
             if self._changing is None:  # batch norm changes statistics without a new version
                 self._changing = [(m, n) for (m, n), b in before if not _same(m._buffers[n], b)]
             return outputs
 
         return run
-
-    @contextmanager
-    def _no_transforms(self) -> Iterator[None]:
-        """Say it where the block uses transforms of torch.func, which torch cannot run again."""
-        try:
-            yield
-        except RuntimeError as error:
-            if "support saved tensor hooks" not in str(error):
-                raise
-            raise ValueError(f"block {self.index} uses torch.func; use recompute none") from error
 
     def _first(
         self, inputs: tuple[Any, ...], asked: dict[str, Any], draw: Draw, splitting: _Splitting

@@ -109,8 +109,7 @@ def finish_reductions(module: FSDPModule) -> None:
 
 
 def transforming() -> bool:
-    """Whether a transform of `torch.func`, such as vmap, is at work, which wants no functions of
-    our own."""
+    """Whether a transform of `torch.func` is at work, which wants no functions of our own."""
     return torch._C._are_functorch_transforms_active()
 
 

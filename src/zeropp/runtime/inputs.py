@@ -70,7 +70,7 @@ def _checked(given: Any) -> Microbatch:
     if len(pair) != 2 or not tensors or not all(isinstance(t, Tensor) for t in tensors):
         raise ValueError(
             f"batch: wanted (inputs, targets), each a tensor or a tuple of tensors, and perhaps a "
-            f"dict of tensors by name, or a list of such; got {_kind(given)}"
+            f"dict of tensors by name, or a list of such; got {kind_of(given)}"
         )
     for tensor in tensors:
         if tensor.dim() == 0:
@@ -82,7 +82,10 @@ def _checked(given: Any) -> Microbatch:
     return Microbatch(_as_tuple(pair[0]), pair[1], dict(named))
 
 
-def _kind(given: Any) -> str:
+def kind_of(given: Any) -> str:
+    """In words."""
+    if isinstance(given, Tensor):
+        return f"a tensor {given.dtype} {list(given.shape)}"
     if isinstance(given, tuple):
         return f"({', '.join(type(one).__name__ for one in given)})"
     empty = isinstance(given, list) and not given

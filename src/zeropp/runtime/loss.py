@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zeropp.runtime.block import Tensors, buffers_kept
-from zeropp.runtime.inputs import Nested
+from zeropp.runtime.inputs import Nested, kind_of
 
 LossFn = Callable[..., Tensor]
 
@@ -30,12 +30,17 @@ class Loss:
         self._loss_fn, self._tested = loss_fn, False
 
     def __call__(self, targets: Nested, outputs: Tensors) -> Tensors:
-        """In fp32, with its graph; ValueError, the first time, where `loss_fn` gives a mean."""
-        loss = self._loss_fn(*outputs, targets)
+        """In fp32, with its graph; ValueError where `loss_fn` gives no number, and, the first time,
+        where it gives a mean, or a number without a gradient.
+        """
+        loss = scalar("loss_fn", self._loss_fn(*outputs, targets))
         if not self._tested and torch.is_grad_enabled():
             self._tested = True
+            trains = any(isinstance(y, Tensor) and y.requires_grad for y in outputs)
+            if trains and not loss.requires_grad and loss != 0:
+                raise ValueError("loss_fn gives a number without a gradient; do not detach it")
             self._require_sum(outputs, targets)
-        return (loss.float(),)
+        return (loss,)
 
     def _require_sum(self, outputs: Tensors, targets: Nested) -> None:
         """A sum doubles where a sample is given twice; a mean stays, others do neither."""
@@ -56,6 +61,15 @@ class Loss:
 
         compared = tuple(map(first, targets)) if isinstance(targets, tuple) else first(targets)
         return float(self._loss_fn(*map(first, outputs), compared))
+
+
+def scalar(name: str, found: Any) -> Tensor:
+    """The number that a function gives, in fp32; ValueError for anything else."""
+    if not isinstance(found, Tensor) or found.numel() != 1 or not found.is_floating_point():
+        raise ValueError(
+            f"{name}: wanted a sum, one number as a float tensor; got {kind_of(found)}"
+        )
+    return found.float().reshape(())
 
 
 def refuse_mean(once: float, twice: float) -> None:

@@ -20,7 +20,7 @@ from zeropp.runtime.executor import Execution, Work
 from zeropp.runtime.inputs import Batch, Microbatch, Nested, microbatches_of
 from zeropp.runtime.keywords import Constants, Derived, Keywords
 from zeropp.runtime.look import Look
-from zeropp.runtime.loss import Loss, LossFn, count_valid, finished
+from zeropp.runtime.loss import Loss, LossFn, count_valid, finished, scalar
 from zeropp.runtime.mesh import (
     PP,
     REPLICATE,
@@ -242,7 +242,7 @@ class Pipeline:
         functions = metrics or {}
 
         def head(targets: Nested, outputs: Tensors) -> Tensors:
-            values = (function(*outputs, targets).float() for function in functions.values())
+            values = (scalar(n, metric(*outputs, targets)) for n, metric in functions.items())
             return (*self._loss(targets, outputs), *values)
 
         results, execution = self._infer(microbatches, head, constants)

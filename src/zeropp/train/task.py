@@ -7,7 +7,7 @@ from zeropp.build import program_of
 from zeropp.ir import Program, stage_blocks
 from zeropp.plan import Plan
 from zeropp.planner import SavedPlan
-from zeropp.program import InvalidProgramError, require_collectives, verify
+from zeropp.program import InvalidProgramError, require_collectives, require_split, verify
 from zeropp.torch.text import read
 from zeropp.train.config import Config
 from zeropp.train.start import Start
@@ -59,7 +59,7 @@ def task_of(
     if saved.plan.dp_size > 1 or config.run.precision != "fp32":
         require_collectives(program)
     if config.run.adapt_every:
-        program.schedule.require_split("run.adapt_every")
+        require_split(program.schedule, "run.adapt_every")
     return Task(saved, program)
 
 
