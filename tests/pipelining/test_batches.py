@@ -34,7 +34,8 @@ class Chain:
         self.rank, self.P = dist.get_rank(), dist.get_world_size()
         self.layers = nn.Sequential(*(nn.Linear(WIDTH, WIDTH) for _ in range(self.P)))
         self.own = copy.deepcopy(self.layers[self.rank])
-        stage = PipelineStage(self.own, self.rank, self.P, torch.device("cpu"))
+        device = torch.device("cpu", 0)  # as torchtitan names it
+        stage = PipelineStage(self.own, self.rank, self.P, device)
         self.schedule = ScheduleZeroPP(stage, B, total, unit_size=2, scale_grads=False)
 
     def run(self, rows: int, *, trains: bool = True, cut: bool = False) -> float:

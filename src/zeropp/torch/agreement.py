@@ -19,7 +19,9 @@ def together(prepare: Callable[[], str], stage: Any) -> list[str]:
     except ValueError as error:
         reason = str(error)
     every: list[Any] = [None] * stage.group_size
-    with torch.accelerator.device_index(torch.device(stage.device).index):  # NCCL's objects
+    device = torch.device(stage.device)
+    index = None if device.type == "cpu" else device.index  # of cpu:0 too there is no accelerator
+    with torch.accelerator.device_index(index):  # NCCL's objects
         dist.all_gather_object(every, (reason, told), group=stage.group)
     reasons = [reason for reason, _ in every]
     for rank, reason in enumerate(reasons):
