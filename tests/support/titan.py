@@ -181,7 +181,8 @@ def main() -> None:
     stand_in()
     for text in cases:
         found = run(Case(**json.loads(text)), Path(folder))
-        print(f"RESULT {os.environ['RANK']} {json.dumps(found)}", flush=True)
+        line = f"RESULT {os.environ['RANK']} {json.dumps(found)}\n"
+        print(line, end="", flush=True)  # in one piece, since ranks share the pipe
     dist.destroy_process_group()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributed._composable.replicate_with_fsdp import ReplicateModule
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.pipelining import schedules
+from torch.distributed.pipelining.microbatch import TensorChunkSpec
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -98,6 +99,20 @@ def inside_of(schedule: Any) -> tuple[list[Any], int, Any]:
     own = schedule.__dict__
     stages = [own["_stage"]] if "_stage" in own else own["_stages"]
     return stages, schedule._n_microbatches, schedule._loss_fn
+
+
+def columns(schedule: Any, args: Sequence[Any], given: Mapping[str, Any]) -> list[Sequence[Any]]:
+    """Each input of a step, and its target, in the micro-batches that torch makes or is given."""
+    rows = TensorChunkSpec(0)
+    specs = schedule._args_chunk_spec or [rows] * len(args)
+    whole = [*zip(args, specs, strict=False), (given.get("target"), rows)]
+    cut = [
+        value.tensor_split(schedule._n_microbatches, spec.split_dim)
+        for value, spec in whole
+        if isinstance(value, Tensor) and isinstance(spec, TensorChunkSpec)
+    ]
+    parts = [*zip(*(given.get("arg_mbs") or ()), strict=False), given.get("target_mbs") or ()]
+    return [*cut, *filter(None, parts)]
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -5,14 +5,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 import zeropp.torch.compat as compat
 from zeropp.costs import Costs
 from zeropp.generate import generate
 from zeropp.ir import Order, Program, Schedule, format_program
 from zeropp.program import Policy, lower, require_valid
+from zeropp.torch.agreement import together
+from zeropp.torch.shapes import OneShape
 from zeropp.torch.split import split_of
 from zeropp.torch.text import read, torch_names
 
@@ -69,7 +68,7 @@ class ScheduleZeroPP(compat.Runtime):
         own = list(stages) if isinstance(stages, Sequence) else [stages]
         own.sort(key=lambda stage: stage.stage_index)
 
-        def prepare() -> Program:
+        def prepare() -> str:
             order = Order(schedule, unit_size, seam, slots)
             if program is None:
                 P, V = own[0].group_size, len(own)
@@ -82,10 +81,10 @@ class ScheduleZeroPP(compat.Runtime):
                 found = _given(program, shard, max_resident)
             _require_fitting(require_valid(found), own, n_microbatches)
             self._split = {stage.stage_index: split_of(stage) for stage in own}
-            return found
+            self.program = found
+            return sha256(format_program(found).encode()).hexdigest()
 
-        with torch.accelerator.device_index(torch.device(own[0].device).index):  # NCCL's objects
-            self.program = _agreed(prepare, own[0].group)
+        _require_one(together(prepare, own[0]))
         super().__init__(own, n_microbatches, loss_fn, **options)
         compute, whole = (
             compat.orders_of(map(torch_names, orders))
@@ -93,11 +92,17 @@ class ScheduleZeroPP(compat.Runtime):
         )
         compat.set_order(self, compute, whole if self.program.shard else None)
         self._forwards = compat.forward_only(self)
+        self._shape = OneShape(own[0])
         self.register_custom_function(compat.WEIGHT, self._run_weight)
         self.register_custom_function(compat.REDUCE, self._run_reduce)
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """As torch's schedules do; `eval` goes this way too."""
+        """As torch's schedules do; `eval` goes this way too.
+
+        Raises:
+            ValueError: micro-batches of several shapes, as `OneShape` says.
+        """
+        self._shape.require(compat.columns(self, args, kwargs), trains=self._has_backward)
         for split in self._split.values():
             divisor = self._n_microbatches if self.scale_grads else 1
             split.begin(divisor, trains=self._has_backward)
@@ -162,25 +167,8 @@ def _require_fitting(program: Program, stages: Sequence[Any], num_microbatches: 
         )
 
 
-def _agreed(prepare: Callable[[], Program], group: dist.ProcessGroup | None) -> Program:
-    """The program that every rank of a pipeline has prepared; collective on these.
-
-    Raises:
-        ValueError: on all of them, where one has a reason, or was given another program.
-    """
-    reason, program = "", None
-    try:
-        program = prepare()
-    except ValueError as error:
-        reason = str(error)
-    digest = "" if program is None else sha256(format_program(program).encode()).hexdigest()
-    every: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(every, (reason, digest), group=group)
-    reasons = [reason for reason, _ in every]
-    for rank, reason in enumerate(reasons):
-        if reason:
-            raise ValueError(reason if set(reasons) == {reason} else f"rank {rank}: {reason}")
-    others = [rank for rank, told in enumerate(every) if told != every[0]]
-    if others or program is None:
+def _require_one(digests: Sequence[str]) -> None:
+    """Raise ValueError unless every rank has prepared the same program."""
+    others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+    if others:
         raise ValueError(f"program: ranks {others} were given another than rank 0")
-    return program

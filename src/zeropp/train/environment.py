@@ -87,8 +87,8 @@ def environment_of(config: Config, saved: SavedPlan, step: int, device: torch.de
 
 
 def _versions() -> Mapping[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("zeropp", "torch", "numpy"):
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}  # with its build
+    for name in ("zeropp", "numpy"):
         with suppress(PackageNotFoundError):  # sources that are not installed
             found[name] = version(name)
     return found
