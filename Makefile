@@ -8,7 +8,7 @@ $(READY): pyproject.toml constraints.txt
 	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-.PHONY: setup train test test-torchtitan test-release site nightly lint bench
+.PHONY: setup train test test-torchtitan test-release test-manifest site nightly lint bench
 setup: $(READY)
 
 train: $(READY)
@@ -24,6 +24,10 @@ test-torchtitan:
 # wheel and sdist, installed in an empty environment
 test-release: $(READY)
 	scripts/test-release
+
+# the manifest for Kubernetes against Kubeflow's own models, which are downloaded
+test-manifest:
+	scripts/test-manifest
 
 # the pages of docs/ as a site, in build/site
 site: $(READY)

@@ -4,8 +4,8 @@ torch's own runtime: throughput, bytes on the wire, peak memory.
 Run: python benchmarks/cluster.py [--json] [--plot FILE]; as root with iproute2, nine minutes.
 
 Four hosts of two ranks (P=4, D=2); eight with --hosts 8, 19 minutes; with --all much longer. Hosts
-are network namespaces (cluster/hosts.py). Blocks sleep for compute; their parameters, activations,
-gradients and messages are real, in a transformer's proportions (cluster/cases.py).
+are network namespaces (tests/support/hosts.py). Blocks sleep for compute; their parameters,
+activations, gradients and messages are real, in a transformer's proportions (cluster/cases.py).
 
 ZeroPP, breadth-first and interleaved 1F1B have V=4 stages of one block. 1F1B has one stage of four
 a rank; this library gathers it as a whole, `microbatch` for every F and backward and reduces after
@@ -27,8 +27,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cluster.cases import Batch, D, Job, Mapping, figures, verdicts
-from cluster.hosts import DEVICE, ClusterError, make_cluster, refusal
 from support.claim import Row, parser, report
+from support.hosts import DEVICE, ClusterError, make_cluster, refusal
 from support.memory import ALLOCATOR
 from support.pictures import rates_picture
 
@@ -79,7 +79,6 @@ def run_job(job: Job) -> list[Row]:
 
 def _start(job: Job, rank: int, given: Path, rows: Path) -> subprocess.Popen[bytes]:
     """D ranks are on a host, as torchrun numbers them."""
-    host = ["ip", "netns", "exec", job.cluster.hosts[rank // D]]
     environment = {
         "RANK": str(rank),
         "WORLD_SIZE": str(job.P * D),
@@ -89,7 +88,7 @@ def _start(job: Job, rank: int, given: Path, rows: Path) -> subprocess.Popen[byt
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
     return subprocess.Popen(
-        [*host, sys.executable, "-m", "cluster.worker", str(given), str(rows)],
+        [*job.cluster.on(rank // D), sys.executable, "-m", "cluster.worker", str(given), str(rows)],
         env=os.environ | ALLOCATOR | environment,
         stdin=subprocess.DEVNULL,
         stdout=sys.stderr,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from cluster.hosts import Cluster
 from support.claim import Figure, Row
+from support.hosts import Cluster
 from support.sides import Side
 from zeropp.build import program_of
 from zeropp.costs import Costs

@@ -17,9 +17,9 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from cluster import cases
 from cluster.cases import COPIES, KEPT_BYTES, MIB, ROWS, TIMES, WIDTH, Batch, D, Job, Mapping, V
-from cluster.hosts import bytes_sent
 from support.claim import Row
 from support.emulated import EmulatedBlock
+from support.hosts import bytes_sent
 from support.memory import grown
 from support.sides import Side, shares, trace_of
 from zeropp.measure.rehearsal import tiny_loss

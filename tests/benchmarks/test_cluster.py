@@ -14,7 +14,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 @pytest.fixture
 def refusal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str | None]:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from cluster.hosts import refusal
+    from support.hosts import refusal
 
     return refusal
 

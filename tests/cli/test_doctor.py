@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from support.ranks import run_ranks
 from zeropp.measure import doctor
 from zeropp.plan import Plan
@@ -33,13 +35,12 @@ def test_ranks_that_are_well(tmp_path: Path) -> None:
             len(re.findall(r"^- (?:zeropp|zb-v), P=\d V=2 D=\d: \d\.\de-0[78]$", page, re.M)) == 3
         )
         assert "ms predicted" in page
+        assert re.search(r"^- found on all ranks in \d\.\d s, with a timeout of 1 s$", page, re.M)
         assert doctor.WRONG not in page
 
 
 def wrong() -> list[str]:
     """Where gradients are a hundredth too large on one rank."""
-    import torch
-
     if torch.distributed.get_rank() == 1:
         right = doctor._whole_gradients
         doctor._whole_gradients = lambda pipe: ((n, 1.01 * g) for n, g in right(pipe))
@@ -60,3 +61,16 @@ def test_layouts_for_any_number_of_ranks() -> None:
         assert found
         assert all(plan.world_size == ranks for plan in found)
         assert max(plan.pp_size for plan in found) <= 8
+
+
+def deaf() -> list[str]:
+    """Where one rank's watchdog does not look."""
+    if torch.distributed.get_rank() == 0:
+        doctor.Watchdog._told = lambda *_: None  # type: ignore[method-assign]
+    doctor._PATIENCE_S = 5.0
+    return list(doctor._watchdog(torch.device("cpu")))
+
+
+def test_a_rank_that_does_not_hear_of_another_is_named() -> None:
+    for lines in run_ranks(2, deaf):
+        assert lines == ["WRONG: ranks 0 did not hear that rank 1 stood still"]

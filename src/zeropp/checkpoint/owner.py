@@ -37,9 +37,14 @@ def owned(what: str, file: Path, patience_s: float = 0.0) -> Iterator[None]:
                     "; stop it, or choose another --run.name"
                 )
             time.sleep(_PAUSE_S)
-        opened.truncate(0)
-        opened.write(f"host {socket.gethostname()}, process {os.getpid()}\n")
-        opened.flush()
+        with explained(f"{what}: cannot write", file):
+            opened.truncate(0)
+            # past the buffer, which would be written once more when the file is closed, and to the
+            # disk, from which other hosts read it
+            os.write(
+                opened.fileno(), f"host {socket.gethostname()}, process {os.getpid()}\n".encode()
+            )
+            os.fsync(opened.fileno())
         yield
 
 

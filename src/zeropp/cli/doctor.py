@@ -14,7 +14,8 @@ from zeropp.ir.numbers import Size
 @dataclass(frozen=True)
 class Doctor(Verb):
     """Examine local ranks or torchrun's: hosts, messages, collectives, gradients of small pipelines
-    against plain PyTorch, and a step against its prediction; a page to read or to send."""
+    against plain PyTorch, a step against its prediction, and the watchdog; a page to read or to
+    send."""
 
     output: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None
     """A file for the page, in Markdown."""

@@ -8,13 +8,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, record
+from torch.distributed.elastic.multiprocessing.errors import (
+    ChildFailedError,
+    ProcessFailure,
+    record,
+)
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from zeropp.launch import Ended, Refused, launched, under_torchrun
@@ -39,7 +44,7 @@ def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: 
     device = device_of(ranks, device)
     if under_torchrun():
         try:
-            record(_run_rank)(device, function, args)
+            _run_rank(device, function, args)
         except Ended as why:
             print(f"zeropp: {why}", file=sys.stderr)
             raise SystemExit(why.status) from None
@@ -48,7 +53,7 @@ def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: 
         try:
             _launch(ranks, device, function, args)
         except ChildFailedError as error:
-            if stops.received is None:
+            if stops.received is None or _said(error):
                 raise SystemExit(_explained(error)) from None
         except SignalException as stopped:
             raise SystemExit(_stopped(stopped.sigval)) from None
@@ -81,23 +86,32 @@ def _stopped(wish: int) -> int:
     return 128 + wish
 
 
+def _said(error: ChildFailedError) -> tuple[str, int] | None:
+    """Why the first rank ended, in its own line, and the status; None where it had none."""
+    kind, _, why = _cause(error).partition(": ")
+    known = {ended.__name__: ended.status for ended in (Refused, Ended)}
+    return (why, known[kind]) if kind in known else None
+
+
+def _cause(error: ChildFailedError) -> str:
+    told = error.get_first_failure()[1].error_file_data["message"]
+    return str(told["message"] if isinstance(told, dict) else told)
+
+
 def _explained(error: ChildFailedError) -> int:
     """Say why the first rank failed, the cause last; the status."""
     rank, first = error.get_first_failure()
     if first.exitcode < 0:
         print(f"zeropp: rank {rank} was ended by {first.signal_name()}", file=sys.stderr)
         return 1
+    if said := _said(error):
+        print(f"zeropp: {said[0]}", file=sys.stderr)
+        return said[1]
     told = first.error_file_data["message"]
-    cause = str(told["message"] if isinstance(told, dict) else told)
-    kind, _, why = cause.partition(": ")
-    for ended in (Refused, Ended):
-        if kind == ended.__name__:
-            print(f"zeropp: {why}", file=sys.stderr)
-            return ended.status
     if isinstance(told, dict):
         lines = told["extraInfo"]["py_callstack"].splitlines()
         print("\n".join(lines[-_TRACEBACK:]), file=sys.stderr)
-    print(f"zeropp: rank {rank} failed: {cause.splitlines()[0]}", file=sys.stderr)
+    print(f"zeropp: rank {rank} failed: {_cause(error).splitlines()[0]}", file=sys.stderr)
     return 1
 
 
@@ -141,7 +155,21 @@ def _launch(ranks: int, device: str, function: Callable[..., None], args: tuple[
             signals_to_handle="SIGHUP,SIGQUIT",  # the others are heard here
         )
         _hush()
-        elastic_launch(config, _run_local_rank)(device, os.getpid(), function, args)
+        try:
+            elastic_launch(config, _run_local_rank)(device, os.getpid(), function, args)
+        except ChildFailedError as error:
+            raise _first(error, Path(logs)) from None
+
+
+def _first(error: ChildFailedError, logs: Path) -> ChildFailedError:
+    """Of the rank that wrote down first why it fails; one that then missed it may end sooner."""
+    _, failure = error.get_first_failure()
+    files = sorted(logs.rglob("error.json"), key=lambda file: file.stat().st_mtime_ns)
+    if failure.exitcode < 0 or not files:
+        return error
+    rank = int(files[0].parent.name)
+    first = ProcessFailure(rank, failure.pid, failure.exitcode, str(files[0]))
+    return ChildFailedError(error.name, {rank: first})
 
 
 def _hush() -> None:
@@ -151,7 +179,6 @@ def _hush() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-@record
 def _run_local_rank(
     device: str, parent: int, function: Callable[..., None], args: tuple[Any, ...]
 ) -> None:
@@ -169,6 +196,15 @@ def _end_with(parent: int) -> None:
 
 
 def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    """What fails is written down before the others see this rank leave, and fail too."""
+    try:
+        record(_in_group)(device, function, args)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _in_group(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     given = launched()
     if given is None:
         raise RuntimeError("a rank has a launcher")
@@ -181,10 +217,7 @@ def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...])
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=store, rank=given.rank, world_size=given.ranks)
-    try:
-        function(*args)
-    finally:
-        dist.destroy_process_group()
+    function(*args)
 
 
 def keep_to_own_cores(local_rank: int, local_ranks: int) -> int:

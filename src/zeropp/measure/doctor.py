@@ -2,31 +2,41 @@
 
 import copy
 import socket
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from statistics import median
+from uuid import uuid4
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.tensor import DTensor
 
 from zeropp.build import pipeline
 from zeropp.costs import Costs
+from zeropp.ir import Placement, Shape
 from zeropp.ir.files import write_text
 from zeropp.launch import Ended
 from zeropp.measure.links import SMALL, measure_hop, measure_link
 from zeropp.measure.rehearsal import rehearse
 from zeropp.plan import Plan
 from zeropp.runtime import data_rank, default_device
+from zeropp.runtime.compat import common_store
 from zeropp.runtime.mesh import gathered
 from zeropp.runtime.pipeline import Pipeline
+from zeropp.runtime.watchdog import Watchdog
 
 _LARGE = 2**23  # bytes of a message whose time is all bandwidth
 _SLOW = 3.0  # times the median of all links
 _EXACT = 1e-4  # of a gradient, in fp32
 _WIDTH, _ACTION_S = 32, 0.010
+_STUCK_S, _PATIENCE_S = 1.0, 10.0  # a timeout, and how long all ranks may take to hear of it
 WRONG = "WRONG: "
 
 
@@ -43,6 +53,7 @@ def examine(output: Path | None) -> None:
         "Collectives of all": _collectives,
         "Gradients against plain PyTorch": _gradients,
         "A step of sleeping stages, predicted and measured": _step,
+        "A rank that stands still": _watchdog,
     }
     leads = dist.get_rank() == 0
     if leads:
@@ -166,3 +177,35 @@ def _step(_: torch.device) -> Iterator[str]:
         f"{found.predicted_s * 1e3:.0f} ms predicted, {found.measured_s * 1e3:.0f} ms measured "
         f"({late:+.1%}), a hop of {found.latency_s * 1e6:.0f} us between the hosts' processors"
     )
+
+
+def _watchdog(_: torch.device) -> Iterator[str]:
+    """The last rank begins an action that does not end; all must hear, and say where they are."""
+    stuck = dist.get_world_size() - 1
+    seconds, said = _stood_still(stuck)
+    found = gathered((seconds, said.count(f"rank {stuck} waited more than {_STUCK_S:g} s")))
+    deaf = [rank for rank, (_, heard) in enumerate(found) if not heard]
+    if deaf:
+        yield f"{WRONG}ranks {_listed(deaf)} did not hear that rank {stuck} stood still"
+    else:
+        late = max(seconds for seconds, _ in found)
+        yield f"found on all ranks in {late:.1f} s, with a timeout of {_STUCK_S:g} s"
+
+
+def _stood_still(stuck: int) -> tuple[float, str]:
+    """Seconds until this rank's watchdog spoke, and what it said; it ends nothing here."""
+    rank, ended, said = dist.get_rank(), threading.Event(), StringIO()
+    store = PrefixStore(gathered(uuid4().hex)[0], common_store())
+    line = Placement(Shape.LOOP, dist.get_world_size(), 1)
+    with redirect_stderr(said):
+        watchdog = Watchdog(line, rank, store, _STUCK_S, stop=lambda _: ended.set())
+        dist.barrier()
+        begun = time.perf_counter()
+        if rank == stuck:
+            watchdog.begin("in a trial of the watchdog")
+        while not said.getvalue() and time.perf_counter() < begun + _PATIENCE_S:
+            time.sleep(0.01)
+        seconds = time.perf_counter() - begun
+        ended.wait(_PATIENCE_S)
+        watchdog.close()
+    return seconds, said.getvalue()

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,8 @@ class Figures:
         step = trace.gather(pipe.placement, "measured", pipelines(pipe.mesh)[0])
         ideal = predicted(step.timeline, pipe.program.schedule)
         if dist.get_rank() == 0:
-            for name in (PICTURE, TIMELINE):
-                show([ideal, step.timeline], folder / name)
+            for path in (folder / PICTURE, folder / TIMELINE):
+                log.keep(path, partial(show, [ideal, step.timeline], path), "it is not drawn")
         for slow in self._speeds.slow(trace.compute_s()):
             log.warn(slow)
         found = {"bubble_predicted": ideal.bubble_ratio, "bubble": step.timeline.bubble_ratio}
@@ -81,7 +82,8 @@ class Figures:
         held = gathered(_by_category(pipe, optimizers, whole))
         if dist.get_rank() == 0:
             found = {"predicted": _of_each(plan.get("memory"), len(held)), "measured": held}
-            write_text("run.folder", folder / MEMORY, json.dumps(found, indent=1) + "\n")
+            path, text = folder / MEMORY, json.dumps(found, indent=1) + "\n"
+            log.keep(path, partial(write_text, "run.folder", path, text), "it is not kept")
         if not plan.keys() >= COMPARED:
             return
         memory = max(sum(rank.values()) for rank in held)
@@ -117,6 +119,12 @@ class Figures:
             f"{where}: out of memory{held}; {_smaller(micro_batch_size, pipe.num_microbatches)}"
             "parallel.recompute full holds less; plan auto finds a layout that fits"
         )
+
+
+def export_profile(seen: torch.profiler.profile, path: Path) -> None:
+    """Write what torch's profiler saw as a Chrome trace, in a folder that is made."""
+    path.parent.mkdir(exist_ok=True)
+    seen.export_chrome_trace(str(path))
 
 
 def _smaller(micro_batch_size: int, count: int) -> str:

@@ -2,8 +2,11 @@
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping
+from errno import ENOSPC
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +74,24 @@ class Log:
         finite = {k: v if _is_finite(v) else None for k, v in metrics.items()}
         lost = "metrics are lost until that is mended"
         self._append(self._folder / METRICS, json.dumps(finite), lost)
+        drawn = picture if picture is not None and picture.exists() else None
         for writer in [*self._writers]:
-            self._hand(writer, finite, picture)
+            self._hand(writer, finite, drawn)
         if metrics["step"] % 10 == 0 or metrics["step"] == 1 or "val_loss" in metrics:
             self.say(self._line(metrics))
+
+    def keep(self, path: Path, write: Callable[[], None], lost: str) -> None:
+        """Write a file of the run; where that cannot be done it is told once, until it can be, with
+        what is `lost`, and the run goes on.
+        """
+        try:
+            write()
+            self._failing.discard(path)
+        except (OSError, ValueError) as error:
+            if path not in self._failing:
+                self._failing.add(path)
+                why = getattr(error.__cause__ or error, "strerror", None) or error
+                self.warn(f"{path}: {why}; {lost}")
 
     def close(self) -> None:
         """The writers have all that they were given."""
@@ -96,14 +113,7 @@ class Log:
             )
 
     def _append(self, path: Path, text: str, lost: str) -> None:
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
-            self._failing.discard(path)
-        except OSError as error:
-            if path not in self._failing:
-                self._failing.add(path)
-                self.warn(f"{path}: {error.strerror}; {lost}")
+        self.keep(path, partial(_append, path, f"{text}\n".encode()), lost)
 
     def _hand(self, writer: Writer, metrics: Mapping[str, Any], picture: Path | None) -> None:
         try:
@@ -134,6 +144,18 @@ class Log:
             f"{metrics['bubble_predicted']:.1%} predicted, {metrics['bubble']:.1%} measured"
             f"\n  memory {metrics['memory_gib']:.2f} GiB  lr {metrics['lr']:.2e}"
         )
+
+
+def _append(path: Path, line: bytes) -> None:
+    """A whole line or none: what a full disk takes of one is given back."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(line) < len(line):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def _is_finite(value: Any) -> bool:

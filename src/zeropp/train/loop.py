@@ -4,7 +4,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from zeropp import checkpoint
 from zeropp.ir import format_program
-from zeropp.ir.files import write_text
+from zeropp.ir.files import explained, write_text
 from zeropp.ir.toml_file import table_of
 from zeropp.launch import Ended, Refused
 from zeropp.launch.stops import Stops
@@ -44,7 +44,7 @@ from zeropp.train.choice import model_of
 from zeropp.train.config import Config
 from zeropp.train.data import eval_sets, open_corpus
 from zeropp.train.environment import environment_of, flops_per_token, layout_of
-from zeropp.train.figures import Figures
+from zeropp.train.figures import Figures, export_profile
 from zeropp.train.health import Losses, require_equal_copies
 from zeropp.train.log import Log, rewind
 from zeropp.train.model import Model, precision_of
@@ -80,8 +80,9 @@ def train_task(config: Config, task: Task | None) -> None:
 
 def _require_seen(folder: Path) -> None:
     """Raise ValueError on a rank whose host does not see what the first has in the folder."""
-    lock = folder / WRITER
-    own = lock.read_text(encoding="utf-8") if lock.is_file() else None
+    own = None
+    with suppress(OSError):  # all gather, whatever one meets
+        own = (folder / WRITER).read_text(encoding="utf-8", errors="replace")
     if own != gathered(own)[0]:
         raise ValueError(
             f"run.folder: host {socket.gethostname()} does not see {folder} as the first rank's "
@@ -152,7 +153,8 @@ class Trainer:
             tell(f"{path}: of what the run did after step {step}")
         write_text("run.folder", folder / "program.txt", format_program(self.task.program))
         add_start(folder, self.environment)
-        checkpoints(self.config).mkdir(exist_ok=True)
+        with explained("run.folder: cannot make", checkpoints(self.config)):
+            checkpoints(self.config).mkdir(exist_ok=True)
 
     def _load(self, path: Path) -> None:
         """Everything but the optimizer's settings, which are the configuration's."""
@@ -212,12 +214,11 @@ class Trainer:
         if not self.config.run.profile:
             yield lambda: None
             return
-        folder = self.config.folder / "profile"
+        path = self.config.folder / "profile" / f"rank-{dist.get_rank()}.json"
         plan = torch.profiler.schedule(wait=2, warmup=0, active=self.config.run.profile, repeat=1)
 
         def write(seen: torch.profiler.profile) -> None:
-            folder.mkdir(exist_ok=True)
-            seen.export_chrome_trace(str(folder / f"rank-{dist.get_rank()}.json"))
+            self.log.keep(path, partial(export_profile, seen, path), "it is not kept")
 
         with torch.profiler.profile(schedule=plan, on_trace_ready=write) as seen:
             yield seen.step
@@ -373,9 +374,9 @@ class Trainer:
         return loss / max(tokens, 1), tokens
 
     def _write_sample(self, text: Callable[[NDArray[Any]], str]) -> None:
-        sample = self._sample(text)
+        sample, path = self._sample(text), self.config.folder / "sample.txt"
         if self.leads:
-            write_text("run.folder", self.config.folder / "sample.txt", sample)
+            self.log.keep(path, partial(write_text, "run.folder", path, sample), "it is not kept")
             tell(f"sample:\n{sample}")
 
     def _sample(self, text: Callable[[NDArray[Any]], str]) -> str:

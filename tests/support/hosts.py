@@ -1,4 +1,4 @@
-"""Hosts made of network namespaces, joined by a switch whose links can be given a rate.
+"""Hosts made of network namespaces, joined by a switch whose links can be given a rate, or cut.
 
     host 0  eth0 ===== port0 |
     host 1  eth0 ===== port1 | bridge in a namespace of its own
@@ -6,12 +6,14 @@
 
 Both ends of a link send through a token bucket, so a host's link has the rate in each direction.
 Its burst is what the link carries in two milliseconds: short messages are not let through for free.
+A host has a name of its own, which the others find; files and processes it shares with them.
 """
 
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ _MTU = 9000  # frames cost the processor, which is the ranks' too
 _BURST_S = 2e-3
 _LEAST_BURST = 10_000  # bytes, above a frame
 _QUEUE = "16mb"  # so that nothing is dropped; TCP's windows keep it short
+# a name is the process's and its children's alone, and so are the names that it knows
+_NAMED = 'hostname "$1" && mount --bind "$2" /etc/hosts && shift 2 && exec "$@"'
 _STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -41,15 +45,34 @@ def refusal(user: int) -> str | None:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Names of the namespaces."""
+    """Names of the namespaces, and the file in which all hosts' names stand."""
 
     switch: str
     hosts: tuple[str, ...]
+    names: Path
 
     @staticmethod
     def address(host: int) -> str:
         """Where a host is found by the others."""
         return f"10.77.0.{host + 1}"
+
+    @staticmethod
+    def name(host: int) -> str:
+        """What it calls itself, which all hosts know."""
+        return f"host-{host}"
+
+    def on(self, host: int) -> list[str]:
+        """The beginning of a command that is run there."""
+        inside = ["ip", "netns", "exec", self.hosts[host], "unshare", "--uts", "sh", "-c", _NAMED]
+        return [*inside, "sh", self.name(host), str(self.names)]
+
+    def join(self, host: int, joined: bool) -> None:
+        """Put its cable into the switch, or pull it out."""
+        _run(f"ip -n {self.switch} link set dev port{host} {'up' if joined else 'down'}")
+
+    def kill(self, host: int) -> None:
+        """End all that runs there, at once."""
+        _kill_in(self.hosts[host])
 
     def limit(self, mbit: float | None) -> None:
         """Give every link a rate in Mbit/s, both ways; None: as fast as the machine."""
@@ -71,8 +94,11 @@ def bytes_sent() -> int:
 def make_cluster(num_hosts: int) -> Iterator[Cluster]:
     """Hosts that are gone, with whatever runs in them, when this ends in any way but SIGKILL."""
     prefix = f"zeropp-{os.getpid()}"
-    cluster = Cluster(f"{prefix}-switch", tuple(f"{prefix}-{h}" for h in range(num_hosts)))
-    with ExitStack() as stack:
+    switch, hosts = f"{prefix}-switch", tuple(f"{prefix}-{h}" for h in range(num_hosts))
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        cluster = Cluster(switch, hosts, Path(folder) / "hosts")
+        known = (f"{cluster.address(h)} {cluster.name(h)}\n" for h in range(num_hosts))
+        cluster.names.write_text("127.0.0.1 localhost\n" + "".join(known), encoding="ascii")
         # one more Ctrl-C does not stop the cleaning; what is pushed last is called first
         stack.callback(signal.pthread_sigmask, signal.SIG_UNBLOCK, _STOPPING)
         for name in (cluster.switch, *cluster.hosts):
@@ -93,10 +119,14 @@ def make_cluster(num_hosts: int) -> Iterator[Cluster]:
 
 def _remove(name: str) -> None:
     """End what runs in a namespace, and delete it; its devices and their queues go with it."""
+    _kill_in(name)
+    _run(f"ip netns delete {name}")
+
+
+def _kill_in(name: str) -> None:
     for pid in _run(f"ip netns pids {name}").split():
         with suppress(ProcessLookupError):  # it ended by itself meanwhile, which is what is wanted
             os.kill(int(pid), signal.SIGKILL)
-    _run(f"ip netns delete {name}")
 
 
 def _run(command: str) -> str:
