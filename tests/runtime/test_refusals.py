@@ -464,16 +464,30 @@ def not_shardable() -> list[str]:
             super().__init__()
             self.empty = nn.Parameter(torch.ones(0))
 
-    kinds = (Scalar, Double, Turned, Empty)
+    class Frozen(Residual):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frozen = nn.Parameter(torch.ones(H, 2).t(), requires_grad=False)
+
+    kinds = (Scalar, Double, Turned, Empty, Frozen)
     return [said(lambda: made(PLANS[2], stack(kind)))[1] for kind in kinds]  # noqa: B023
 
 
 def test_what_cannot_be_sharded_is_named() -> None:
-    for scalar, double, turned, empty in run_ranks(2, not_shardable):
-        assert scalar.startswith("parameter 1.gain is a scalar, which cannot be sharded")
+    for scalar, double, turned, empty, frozen in run_ranks(2, not_shardable):
+        assert scalar.startswith(
+            "parameter 1.gain of shape [] is a scalar, empty or not contiguous"
+        )
         assert double.startswith("parameter 1.other.weight is of torch.float64, 0.weight of")
-        assert turned.startswith("parameter 1.turned of shape [2, 16] is empty or not contiguous")
-        assert empty.startswith("parameter 1.empty of shape [0] is empty or not contiguous")
+        assert turned.startswith(
+            "parameter 1.turned of shape [2, 16] is a scalar, empty or not contiguous"
+        )
+        assert empty.startswith(
+            "parameter 1.empty of shape [0] is a scalar, empty or not contiguous"
+        )
+        assert frozen.startswith(
+            "parameter 1.frozen of shape [2, 16] is a scalar, empty or not contiguous"
+        )
 
 
 def unfilled() -> list[str]:

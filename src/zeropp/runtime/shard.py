@@ -185,7 +185,8 @@ def require_trainable(module: nn.Module, *, sharded: bool) -> None:
     """Raise ValueError, naming it, for a parameter that has hooks, which would never be called with
     its whole gradient, whose gradients underflow, or that FSDP2 does not shard with the others.
     """
-    trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    every = list(module.named_parameters())
+    trained = [(name, parameter) for name, parameter in every if parameter.requires_grad]
     for name, parameter in trained:
         require_hookless(name, parameter)
         if parameter.dtype is torch.float16:
@@ -193,19 +194,17 @@ def require_trainable(module: nn.Module, *, sharded: bool) -> None:
                 f"parameter {name} is of float16, in which the gradients of a mean over many "
                 "tokens underflow; use bfloat16 or float32"
             )
-        if sharded and parameter.dim() == 0:
-            raise ValueError(
-                f"parameter {name} is a scalar, which cannot be sharded; give it the shape [1]"
-            )
-        if sharded and not (parameter.numel() and parameter.is_contiguous()):
-            raise ValueError(
-                f"parameter {name} of shape {list(parameter.shape)} is empty or not contiguous, "
-                "which cannot be sharded; make it of elements, contiguous()"
-            )
         if sharded and parameter.dtype != trained[0][1].dtype:
             raise ValueError(
                 f"parameter {name} is of {parameter.dtype}, {trained[0][0]} of "
                 f"{trained[0][1].dtype}; the sharded parameters of a stage must be of one dtype"
+            )
+    for name, parameter in every if sharded else ():
+        empty = parameter.requires_grad and not parameter.numel()
+        if parameter.dim() == 0 or empty or not parameter.is_contiguous():
+            raise ValueError(
+                f"parameter {name} of shape {list(parameter.shape)} is a scalar, empty or not "
+                "contiguous, which cannot be sharded; give it a shape such as [1], contiguous()"
             )
 
 
