@@ -15,16 +15,17 @@ from pathlib import Path
 import pytest
 
 from zeropp.cli.main import main
-from zeropp.tokens import BYTES, cached
+from zeropp.tokens import BYTES, cached, making, sources
 from zeropp.tokens.files import read_tokens
 from zeropp.tokens.making import Job, make_tokens
 from zeropp.tokens.sources import find_sources
 
 SMALL_PARTS = """
 import sys
-from zeropp.tokens import sources
+from zeropp.tokens import making, sources
 from zeropp.cli.main import main
 sources._PART_BYTES = 2**17
+making._THREADS = 1  # so that two cores have a process each
 if __name__ == "__main__":
     sys.exit(main())
 """
@@ -190,3 +191,14 @@ def test_the_verb_says_what_is_made(
     arguments = [str(text / "b.jsonl"), "--tokenizer", str(model), "-o", str(tmp_path / "out")]
     assert main(["tokenize", *arguments]) == 0
     assert "in 5,000 documents, each with <|end|> at its end" in capsys.readouterr().out
+
+
+def test_processes_make_what_one_makes(
+    tmp_path: Path, text: Path, bpe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_PART_BYTES", 2**17)
+    tokenize(text, tmp_path / "one", str(bpe))
+    monkeypatch.setattr(making, "_THREADS", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
+    tokenize(text, tmp_path / "three", str(bpe))
+    assert content(tmp_path / "three") == content(tmp_path / "one")

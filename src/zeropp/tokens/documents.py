@@ -12,7 +12,7 @@ from zeropp.ir.files import explained
 from zeropp.tokens.sources import Part, Range, Source
 from zeropp.tokens.tables import rows
 
-_PIECE = 2**20
+_PIECE = 2**18
 _LOOK = 2**16
 _BETWEEN_WORDS = re.compile(rb"\S\n(?=\S)")
 

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from fcntl import LOCK_EX, LOCK_NB, flock
@@ -28,13 +28,18 @@ from rich.console import Console
 from rich.progress import Progress
 
 from zeropp.ir.files import explained, new_folder, write_text
-from zeropp.tokens.documents import BadDocumentError, Text, documents, placed
-from zeropp.tokens.files import MANIFEST, read_file, read_manifest, writing
+from zeropp.tokens.documents import BadDocumentError, Document, Place, Text, documents, placed
+from zeropp.tokens.files import MANIFEST, Encoded, read_file, read_manifest, writing
 from zeropp.tokens.sources import Part, Source, part_size, parts_of
-from zeropp.tokens.tokenizer import BYTES, fingerprint, load_tokenizer
+from zeropp.tokens.tokenizer import BYTES, Tokenizer, fingerprint, load_tokenizer
 
+_AT_ONCE = 2**20  # bytes of text that are encoded together
+_THREADS = 4  # of a process that encodes: more would wait for what Python does with the tokens
 _LOCK = ".lock"
 _LEFT = ".zeropp-*"  # as zeropp.ir.files names what is not whole
+
+Placed = tuple[Place, Document]
+_Made = tuple[Document, Encoded]
 
 
 @dataclass(frozen=True)
@@ -151,8 +156,8 @@ def _sweep(folder: Path) -> None:
 
 
 def _made(job: Job, missing: Sequence[tuple[Part, Path]]) -> Iterator[Part]:
-    """Parts, as they are made by as many processes as there are cores for."""
-    workers = min(len(os.sched_getaffinity(0)), len(missing))
+    """Parts, as they are made: by this process where the library's threads use all cores."""
+    workers = min(len(os.sched_getaffinity(0)) // _THREADS, len(missing))
     if workers < 2 or job.tokenizer == BYTES:  # which are read faster than processes start
         for part, path in missing:
             _make(job, part, path)
@@ -183,8 +188,8 @@ def _deaf() -> Iterator[None]:
 
 
 def _begin_worker() -> None:
-    """A process for one core, which ends with the one that asked for it."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    """A process for some cores, which ends with the one that asked for it."""
+    os.environ["RAYON_NUM_THREADS"] = str(_THREADS)  # which the library's threads go by
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -197,8 +202,42 @@ def _end_with_parent() -> None:
 def _make(job: Job, part: Part, path: Path) -> None:
     tokenizer = load_tokenizer(job.tokenizer)
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 2**16 else "<u4")
+    found = documents(job.inputs, part, job.field)
     with writing(job.output, path, dtype, job.tokenizer) as writer:
-        for place, document in documents(job.inputs, part, job.field):
-            with placed(job.inputs, place):
-                encoded = tokenizer.encode(document)
+        for document, encoded in _encoded(tokenizer, job.inputs, found):
             writer.add(encoded, not isinstance(document, Text) or document.ends)
+
+
+def _encoded(tokenizer: Tokenizer, what: str, found: Iterator[Placed]) -> Iterator[_Made]:
+    """Documents with their tokens; some are encoded while those before are written."""
+    with ThreadPoolExecutor(1) as ahead:
+        before: Future[list[_Made]] | None = None
+        while group := list(_of_size(found)):
+            after = ahead.submit(_group, tokenizer, what, group)
+            yield from before.result() if before else ()
+            before = after
+        yield from before.result() if before else ()
+
+
+def _of_size(found: Iterator[Placed]) -> Iterator[Placed]:
+    """As many as are about `_AT_ONCE` bytes of text, or one of another kind."""
+    size = 0
+    for place, document in found:
+        yield place, document
+        size += len(document.text) if isinstance(document, Text) else _AT_ONCE
+        if size >= _AT_ONCE:
+            return
+
+
+def _group(tokenizer: Tokenizer, what: str, group: Sequence[Placed]) -> list[_Made]:
+    made = [document for _, document in group]
+    try:
+        texts = iter(tokenizer.encode_texts([text for text in made if isinstance(text, Text)]))
+    except ValueError:  # of one of them
+        texts = iter(())
+    tokens = []
+    for place, document in group:
+        with placed(what, place):
+            ready = next(texts, None) if isinstance(document, Text) else None
+            tokens.append(ready or tokenizer.encode(document))
+    return list(zip(made, tokens, strict=True))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,6 +43,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def encode_texts(self, pieces: Sequence[Text]) -> list[Encoded]:
+        """The same of many, which a library does on several cores."""
+        ...
+
 
 class ByteTokenizer:
     """Bytes are tokens, and nothing ends a document."""
@@ -58,6 +63,10 @@ class ByteTokenizer:
         prompt, completion = (text.encode() for text in document)
         tokens = np.frombuffer(prompt + completion, np.uint8)
         return Encoded(tokens, np.arange(len(tokens)) >= len(prompt))
+
+    def encode_texts(self, pieces: Sequence[Text]) -> list[Encoded]:
+        """As the protocol says."""
+        return list(map(self.encode, pieces))
 
 
 class LibraryTokenizer:
@@ -80,7 +89,7 @@ class LibraryTokenizer:
     def encode(self, document: Document) -> Encoded:
         """As the protocol says."""
         if isinstance(document, Text):
-            return self._text(document)
+            return self.encode_texts([document])[0]
         if isinstance(document, Chat):
             if self._chat is None:
                 raise ValueError("messages need a chat template, which this tokenizer has not")
@@ -91,8 +100,13 @@ class LibraryTokenizer:
         tokens = [*self._before, *found.ids, *self._after]
         return Encoded(np.array(tokens, np.uint32), np.array(learned, np.bool_))
 
-    def _text(self, piece: Text) -> Encoded:
-        (found,) = self._library.encode_batch_fast([piece.text.decode()], add_special_tokens=False)
+    def encode_texts(self, pieces: Sequence[Text]) -> list[Encoded]:
+        """As the protocol says."""
+        texts = [piece.text.decode() for piece in pieces]
+        found = self._library.encode_batch_fast(texts, add_special_tokens=False)
+        return [self._framed(*pair) for pair in zip(pieces, found, strict=True)]
+
+    def _framed(self, piece: Text, found: Any) -> Encoded:
         ids = [*(self._before if piece.begins else ()), *found.ids]
         return Encoded(np.array(ids + self._after if piece.ends else ids, np.uint32))
 
@@ -108,8 +122,8 @@ def load_tokenizer(name: str) -> Tokenizer:
     if name == BYTES:
         return ByteTokenizer()
     with explained("tokenizer: cannot read", path):
-        if not (path.is_file() or (path / "tokenizer.json").is_file()):
-            said = "holds no tokenizer.json" if path.is_dir() else "is no file or folder"
+        if not name or not (path.is_file() or (path / "tokenizer.json").is_file()):
+            said = "holds no tokenizer.json" if name and path.is_dir() else "is no file or folder"
             raise ValueError(f"tokenizer: {name!r} {said}; {_FIX}")
     try:
         return _of_model(path) if path.is_dir() else _of_file(path)
