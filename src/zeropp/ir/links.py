@@ -61,18 +61,17 @@ class Links:
         used = [receive and channel_of(receive, placement) for receive in inputs]
         self.channels = sorted({channel for channel in used if channel})
         places = [self.channels.index(channel) if channel else -1 for channel in used]
-        self.channel = [place for place in places for _ in range(self._batch)]
+        self.channel = [at for place in places for at in [place] * self._batch]
         sent = [outgoing(row, placement) for row in rows]
-        taken = self._each(send and other_end(send) for send in sent)
-        self.taker = [max(-1, number - self.receives) for number in taken]
-        self.waits = [self.sends + n if at >= 0 else -1 for n, at in enumerate(self.channel)]
+        self.taker = self._each((send and other_end(send) for send in sent), self.receives)
+        self.waits = self._each(receive and other_end(receive) for receive in inputs)
         self.waits += [*range(self.receives, self.sharding), *[-1] * (self.end - self.receives)]
 
-    def _each(self, of_rows: Iterable[Action | None]) -> list[int]:
-        """The numbers for every micro-batch, from the actions for micro-batch 0."""
+    def _each(self, of_rows: Iterable[Action | None], below: int = 0) -> list[int]:
+        """The numbers, less `below`, for every micro-batch, from the actions for micro-batch 0."""
         found: list[int] = []
         for action in of_rows:
-            first = -1 if action is None else self.numbers([action])[0]
+            first = -1 if action is None else self.numbers([action])[0] - below
             found += [-1] * self._batch if first < 0 else range(first, first + self._batch)
         return found
 

@@ -75,12 +75,13 @@ class _Engine:
         self.program, self.costs = program, costs
         self.links = links = Links(program.schedule)
         self.sends, self.receives, self.sharding = links.sends, links.receives, links.sharding
-        self.size, self.channel = links.size, links.channel
+        self.channel, self.weights = links.channel, 2 * links.size  # W's have numbers from there on
+        self.host, self.latency = costs.host, costs.latency
         self.clocks = [_Clocks() for _ in program.actions]
         self.batch = program.schedule.num_microbatches
         self.duration, self.transfer = self._durations(), self._transfers()
         self.busy = [0.0 for _ in links.channels]  # until
-        self.posted, self.arrived = ([0.0] * (2 * links.size) for _ in range(2))  # messages
+        self.posted, self.arrived = ([0.0] * links.sends for _ in range(2))  # messages
         self.gathered = [(0.0, _GATHER)] * program.placement.num_stages  # and why not before
 
     def _durations(self) -> list[float]:
@@ -103,24 +104,25 @@ class _Engine:
         sends, receives, sharding, spans = self.sends, self.receives, self.sharding, clocks.spans
         for number, action in zip(numbers, actions, strict=True):
             if number < sends:
-                start = self._compute(clocks, number)
-                spans.append(Span(action, start, clocks.compute))
+                spans.append(
+                    Span(action, self._start(clocks, number, action.stage), clocks.compute)
+                )
             elif number < receives:
                 spans.append(Span(action, *self._send(clocks, number - sends)))
             elif number < sharding:
                 self.posted[number - receives] = clocks.compute
-                clocks.posting += self.costs.host  # after the SENDs of its moment
+                clocks.posting += self.host  # after the SENDs of its moment
             else:
                 self._collect(clocks, action)
 
-    def _compute(self, clocks: _Clocks, number: int) -> float:
-        """Its start; it ends when the compute stream is free again."""
+    def _start(self, clocks: _Clocks, number: int, stage: int) -> float:
+        """When a compute action starts; it ends when the compute stream is free again."""
         free = start = clocks.compute + clocks.posting
-        if self.channel[number] >= 0 and (arrived := self.arrived[number]) > free:
-            start = arrived
+        if self.arrived[number] > free:
+            start = self.arrived[number]
             clocks.idle[clocks.waits] += start - free
-        if number < 2 * self.size:  # F and B need parameters
-            gathered, cause = self.gathered[number % self.size // self.batch]
+        if number < self.weights:  # F and B need parameters
+            gathered, cause = self.gathered[stage]
             if gathered > start:
                 clocks.idle[cause] += gathered - start
                 start = gathered
@@ -132,13 +134,13 @@ class _Engine:
         return start
 
     def _send(self, clocks: _Clocks, message: int) -> tuple[float, float]:
-        channel, host = self.channel[message], self.costs.host
-        if host:
-            clocks.compute += host
-            clocks.idle[_HOST] += host
+        channel = self.channel[message]
+        if self.host:
+            clocks.compute += self.host
+            clocks.idle[_HOST] += self.host
         start = max(clocks.compute, self.posted[message], self.busy[channel])
         self.busy[channel] = sent = start + self.transfer[message]
-        self.arrived[message] = arrival = sent + self.costs.latency
+        self.arrived[message] = arrival = sent + self.latency
         return start, arrival
 
     def _collect(self, clocks: _Clocks, action: Action) -> None:
