@@ -97,7 +97,8 @@ def _leave(pipe: "weakref.ref[Pipeline]") -> None:
     """
     import torch.distributed as dist
 
-    if dist.is_initialized() and not hasattr(sys, "last_value"):
+    if not hasattr(sys, "last_value"):
         if (left := pipe()) is not None:
             left.close()
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

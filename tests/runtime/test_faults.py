@@ -109,8 +109,10 @@ atexit.register(lambda: print(sum("gloo" in name for name in threads())))
 """
 
 
-def test_no_thread_of_gloo_runs_while_the_interpreter_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", ["", "dist.destroy_process_group()\n"])
+def test_no_thread_of_gloo_runs_while_the_interpreter_ends(tmp_path: Path, ends: str) -> None:
     text = THREADS + RANK.replace("FAULT", "pass") + "print(sum('gloo' in n for n in threads()))\n"
+    text += ends
     (tmp_path / "rank.py").write_text(text)
     ranks = [start(rank, f"file://{tmp_path}/store", tmp_path) for rank in range(2)]
     for rank in outcomes(ranks, 60):

@@ -34,8 +34,7 @@ class Links:
         own: for each F, B and W, the action of the same stage that it follows.
         source: for each F, B and W, the action of another stage whose output it takes.
         taker: for each F, B and W, the F or B to which a message takes its output.
-        waits: in a program, for each number that of another rank for which it waits: an F or B for
-            the SEND of its input, and this for its RECV.
+        waits: in a program, for each number that of another rank: F, B for a SEND, SEND for a RECV.
         channels: all of them, sorted.
         channel: for each F, B and W, the place in `channels` of that by which its input comes.
     """

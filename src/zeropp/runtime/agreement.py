@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
-from zeropp.runtime.compat import host_group
+from zeropp.runtime.compat import end_group, host_group
 from zeropp.runtime.inputs import Microbatch, Nested
 from zeropp.runtime.mesh import T, as_carried, data_rank, gathered, own_pipeline
 from zeropp.runtime.tape import autocast_of
@@ -107,9 +107,8 @@ class Agreement:
 
     def close(self) -> None:
         """Destroy the group of the hosts."""
-        if self._hosts is not None:
-            dist.destroy_process_group(self._hosts)
-            self._hosts = None
+        end_group(self._hosts)
+        self._hosts = None
 
 
 def _checksum(microbatches: Sequence[Microbatch]) -> int:

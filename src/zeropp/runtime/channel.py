@@ -17,7 +17,7 @@ from zeropp.ir.placement import Placement
 from zeropp.ir.precedence import Channel, channel_of, outgoing
 from zeropp.runtime.block import Tensors
 from zeropp.runtime.boundary import Specs, TensorSpec
-from zeropp.runtime.compat import new_group
+from zeropp.runtime.compat import end_group, new_group
 from zeropp.runtime.lane import Lane, ThreadLane
 from zeropp.runtime.mesh import as_carried
 
@@ -77,7 +77,7 @@ class PeerLink:
 
     def close(self) -> None:
         """Destroy the process group."""
-        dist.destroy_process_group(self._group)
+        end_group(self._group)
 
 
 class Transport:

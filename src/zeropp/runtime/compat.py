@@ -171,6 +171,12 @@ def host_group(
     return new_group([*ranks], purpose, dist.Backend(dist.Backend.GLOO))
 
 
+def end_group(group: dist.ProcessGroup | None) -> None:
+    """Destroy a group, if any; where the world was destroyed before, all its groups were."""
+    if group is not None and dist.is_initialized():
+        dist.destroy_process_group(group)
+
+
 def forget_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
     """Drop what torch keeps of a mesh whose groups are destroyed, and on which `modules` were.
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.runtime.compat import host_group
+from zeropp.runtime.compat import end_group, host_group
 from zeropp.runtime.inputs import Microbatch
 from zeropp.runtime.mesh import PP, as_carried, own_pipeline
 from zeropp.runtime.shard import compute_dtype
@@ -157,6 +157,5 @@ class Keywords:
 
     def close(self) -> None:
         """Destroy the group of the hosts."""
-        if self._hosts is not None:
-            dist.destroy_process_group(self._hosts)
-            self._hosts = None
+        end_group(self._hosts)
+        self._hosts = None

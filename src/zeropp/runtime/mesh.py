@@ -100,7 +100,7 @@ def close_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
 
     The default group stays, where it serves as an axis of the mesh.
     """
-    for group in mesh.get_all_groups():
+    for group in mesh.get_all_groups() if dist.is_initialized() else ():
         if group != dist.group.WORLD:
             dist.destroy_process_group(group)
     forget_mesh(mesh, modules)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from zeropp.ir.placement import Placement
-from zeropp.runtime.compat import new_group
+from zeropp.runtime.compat import end_group, new_group
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class TiedCopies:
     def close(self) -> None:
         """Destroy the process groups."""
         for group in self._groups.values():
-            dist.destroy_process_group(group)
+            end_group(group)
         self._groups.clear()
         self._copies.clear()
 

@@ -76,7 +76,6 @@ class _Engine:
         self.links = links = Links(program.schedule)
         self.sends, self.receives, self.sharding = links.sends, links.receives, links.sharding
         self.channel, self.weights = links.channel, 2 * links.size  # W's have numbers from there on
-        self.host, self.latency = costs.host, costs.latency
         self.clocks = [_Clocks() for _ in program.actions]
         self.batch = program.schedule.num_microbatches
         self.duration, self.transfer = self._durations(), self._transfers()
@@ -100,57 +99,54 @@ class _Engine:
         return [t for row in rows for t in [self.costs.transfer[boundary_of(row)]] * self.batch]
 
     def run(self, clocks: _Clocks, numbers: Sequence[int], actions: Sequence[Action]) -> None:
-        """Run what waits for nothing that has not run, of one rank."""
-        sends, receives, sharding, spans = self.sends, self.receives, self.sharding, clocks.spans
+        """Run what waits for nothing that has not run, of one rank; in one loop, which is most of
+        a simulation's time.
+        """
+        sends, receives, sharding, weights = self.sends, self.receives, self.sharding, self.weights
+        posted, arrived, channel, busy = self.posted, self.arrived, self.channel, self.busy
+        host, latency, idle, spans = self.costs.host, self.costs.latency, clocks.idle, clocks.spans
+        now, posting = clocks.compute, clocks.posting
         for number, action in zip(numbers, actions, strict=True):
             if number < sends:
-                spans.append(
-                    Span(action, self._start(clocks, number, action.stage), clocks.compute)
-                )
+                free = start = now + posting
+                if arrived[number] > free:
+                    start = arrived[number]
+                    idle[clocks.waits] += start - free
+                if number < weights:  # F and B need parameters
+                    gathered, cause = self.gathered[action.stage]
+                    if gathered > start:
+                        idle[cause] += gathered - start
+                        start = gathered
+                if posting:
+                    idle[_HOST] += posting
+                    posting = 0.0
+                clocks.waits, clocks.freed = _PEER, -1
+                now = start + self.duration[number]
+                spans.append(Span(action, start, now))
             elif number < receives:
-                spans.append(Span(action, *self._send(clocks, number - sends)))
+                message = number - sends
+                if host:
+                    now += host
+                    idle[_HOST] += host
+                start = max(now, posted[message], busy[channel[message]])
+                busy[channel[message]] = sent = start + self.transfer[message]
+                arrived[message] = sent + latency
+                spans.append(Span(action, start, sent + latency))
             elif number < sharding:
-                self.posted[number - receives] = clocks.compute
-                clocks.posting += self.host  # after the SENDs of its moment
+                posted[number - receives] = now
+                posting += host  # after the SENDs of its moment
             else:
-                self._collect(clocks, action)
+                self._collect(clocks, action, now)
+        clocks.compute, clocks.posting = now, posting
 
-    def _start(self, clocks: _Clocks, number: int, stage: int) -> float:
-        """When a compute action starts; it ends when the compute stream is free again."""
-        free = start = clocks.compute + clocks.posting
-        if self.arrived[number] > free:
-            start = self.arrived[number]
-            clocks.idle[clocks.waits] += start - free
-        if number < self.weights:  # F and B need parameters
-            gathered, cause = self.gathered[stage]
-            if gathered > start:
-                clocks.idle[cause] += gathered - start
-                start = gathered
-        if clocks.posting:
-            clocks.idle[_HOST] += clocks.posting
-            clocks.posting = 0.0
-        clocks.waits, clocks.freed = _PEER, -1
-        clocks.compute = start + self.duration[number]
-        return start
-
-    def _send(self, clocks: _Clocks, message: int) -> tuple[float, float]:
-        channel = self.channel[message]
-        if self.host:
-            clocks.compute += self.host
-            clocks.idle[_HOST] += self.host
-        start = max(clocks.compute, self.posted[message], self.busy[channel])
-        self.busy[channel] = sent = start + self.transfer[message]
-        self.arrived[message] = arrival = sent + self.latency
-        return start, arrival
-
-    def _collect(self, clocks: _Clocks, action: Action) -> None:
+    def _collect(self, clocks: _Clocks, action: Action, now: float) -> None:
         stage = action.stage
         if action.kind is Kind.RESHARD:
-            clocks.points.append((stage, clocks.compute))
+            clocks.points.append((stage, now))
             clocks.freed = stage
             return
         gathers = action.kind is Kind.UNSHARD
-        start = max(clocks.collective, clocks.compute)
+        start = max(clocks.collective, now)
         end = start + (self.costs.gather if gathers else self.costs.reduce)[stage]
         clocks.collective = end
         clocks.spans.append(Span(action, start, end))
