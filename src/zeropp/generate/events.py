@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from heapq import heappop, heappush
 
 from zeropp.costs import Costs, floor
-from zeropp.ir.action import Action, Kind
+from zeropp.ir.action import Action, Kind, new_action
 from zeropp.ir.placement import Placement
 
 NEAR = 1.00001  # of the floor: as good as on it
@@ -81,7 +81,7 @@ class Outcome:
         B, stages = self.problem.num_microbatches, self.problem.placement.num_stages
         for number in self.ran[rank]:
             index, microbatch = divmod(number, B)
-            yield Action(_KINDS[index // stages], index % stages, microbatch)
+            yield new_action((_KINDS[index // stages], index % stages, microbatch))
 
 
 def run_pass(problem: Problem, rule: Rule, limit: int = NEVER) -> Outcome | None:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from zeropp.ir.action import COMPUTE, Action
 from zeropp.ir.links import Links
@@ -17,6 +18,10 @@ class Span(NamedTuple):
     action: Action
     start: float
     end: float
+
+
+# of (action, start, end), as `new_action`
+new_span: Callable[[tuple[Any, ...]], Span] = partial(tuple.__new__, Span)
 
 
 @dataclass(frozen=True)

@@ -8,18 +8,17 @@ from zeropp.ir.schedule import Schedule
 
 MOMENT = 0.01  # the least that a message takes, in the shortest F, where messages come in order
 
-Stretch = tuple[int, int, int]  # a rank, and from which position of its order to which it ran
-Blocked = tuple[int, int, int]  # a rank, where in its order it stands, and what it awaits
+Stretch = tuple[int, int, int]  # a rank, from where in its order, to where; or what it awaits
 
 
 class DeadlockError(ValueError):
     """No rank can go on; the message names what each blocked rank awaits."""
 
 
-def run_in_order(orders: Numbers, awaits: Sequence[int]) -> tuple[list[Stretch], list[Blocked]]:
+def run_in_order(orders: Numbers, awaits: Sequence[int]) -> tuple[list[Stretch], list[Stretch]]:
     """Run the ranks' orders, of numbered actions, side by side, where each action waits for the one
     that `awaits` says, on any rank; -1 is none. What ran, stretch by stretch, so that none comes
-    before what it waits for; and the ranks that could not finish.
+    before what it waits for; and the ranks that could not finish, where, and what they await.
     """
     done = bytearray(len(awaits)) + b"\1"  # at -1
     reached = [0] * len(orders)

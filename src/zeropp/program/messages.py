@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
 
-from zeropp.ir.action import COMPUTE, Action, Kind
+from zeropp.ir.action import COMPUTE, Action, Kind, new_action
 from zeropp.ir.links import Links, Numbers
 from zeropp.ir.program import Program
 from zeropp.ir.walk import MOMENT, times_of
@@ -62,7 +62,7 @@ def _receives(links: Links, orders: Numbers, ends: Sequence[float]) -> list[_Pos
     for channel, last_first in zip(links.channels, posts, strict=True):
         own, kind = receives[channel.destination], _RECV_F if channel.kind is _F else _RECV_B
         for position, message in reversed(last_first):
-            own[position].append(Action(kind, message // B % stages, message % B))
+            own[position].append(new_action((kind, message // B % stages, message % B)))
     return receives
 
 
@@ -81,4 +81,4 @@ def _insert(
             if index in receives:  # first, or two ranks could block in SENDs to each other
                 yield from receives[index]
             if sends:
-                yield Action(_SEND_F if kind is _F else _SEND_B, stage, microbatch)
+                yield new_action((_SEND_F if kind is _F else _SEND_B, stage, microbatch))

@@ -237,7 +237,8 @@ class Block:
                     raise
                 raise ValueError(f"block {self.index}: torch.func needs recompute none") from error
             if self._changing is None:  # batch norm changes statistics without a new version
-                self._changing = [(m, n) for (m, n), b in before if not _same(m._buffers[n], b)]
+                now = dict(_cloned([place for place, _ in before]))
+                self._changing = [p for p, b in before if p not in now or not now[p].equal(b)]
             return outputs
 
         return run
@@ -276,10 +277,6 @@ def _seen(place: _Place) -> tuple[int, int]:
 def _cloned(places: Collection[_Place]) -> list[tuple[_Place, Tensor]]:
     """The buffers that are there."""
     return [((m, n), b.clone()) for m, n in places if (b := m._buffers[n]) is not None]
-
-
-def _same(buffer: Tensor | None, before: Tensor) -> bool:
-    return buffer is not None and torch.equal(buffer, before)
 
 
 def _copies(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -351,9 +351,7 @@ class Pipeline:
         constants: Constants | None,
         divisor: int | None = None,
     ) -> tuple[list[Microbatch], Tensor]:
-        """This rank's micro-batches, and the tokens of all ranks, once all are ready; where one
-        refuses, every rank raises ValueError. Without a `divisor` nothing is trained.
-        """
+        """Own micro-batches and all ranks' tokens, or ValueError on all; None: nothing trains."""
 
         def prepared() -> list[Microbatch]:
             if divisor is not None and not torch.is_grad_enabled():

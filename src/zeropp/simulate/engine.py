@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from zeropp.costs import Costs
 from zeropp.ir.action import Action, Kind
 from zeropp.ir.cause import Cause
-from zeropp.ir.links import Links
+from zeropp.ir.links import Links, Numbers
 from zeropp.ir.program import Program
-from zeropp.ir.timeline import Span
-from zeropp.ir.walk import run_all
+from zeropp.ir.timeline import Span, new_span
+from zeropp.ir.walk import Stretch, run_all
 
 _RAMP, _PEER, _GATHER, _HOST = Cause.RAMP, Cause.PEER, Cause.GATHER, Cause.HOST
 
@@ -44,8 +44,7 @@ def run_program(program: Program, costs: Costs) -> Run:
     """Simulate one step, in which transfers wait for their receive to be posted."""
     engine = _Engine(program, costs)
     orders = list(map(engine.links.numbers, program.actions))
-    for rank, first, last in run_all(program.actions, engine.links, orders, engine.links.waits):
-        engine.run(engine.clocks[rank], orders[rank][first:last], program.actions[rank][first:last])
+    engine.run(orders, run_all(program.actions, engine.links, orders, engine.links.waits))
     return engine.finish()
 
 
@@ -98,46 +97,47 @@ class _Engine:
         rows = map(self.links.action, range(self.sends, self.receives, self.batch))
         return [t for row in rows for t in [self.costs.transfer[boundary_of(row)]] * self.batch]
 
-    def run(self, clocks: _Clocks, numbers: Sequence[int], actions: Sequence[Action]) -> None:
-        """Run what waits for nothing that has not run, of one rank; in one loop, which is most of
-        a simulation's time.
-        """
+    def run(self, orders: Numbers, stretches: Sequence[Stretch]) -> None:
+        """Run all, as stretches of the ranks' orders; one loop, most of a simulation's time."""
         sends, receives, sharding, weights = self.sends, self.receives, self.sharding, self.weights
         posted, arrived, channel, busy = self.posted, self.arrived, self.channel, self.busy
-        host, latency, idle, spans = self.costs.host, self.costs.latency, clocks.idle, clocks.spans
-        now, posting = clocks.compute, clocks.posting
-        for number, action in zip(numbers, actions, strict=True):
-            if number < sends:
-                free = start = now + posting
-                if arrived[number] > free:
-                    start = arrived[number]
-                    idle[clocks.waits] += start - free
-                if number < weights:  # F and B need parameters
-                    gathered, cause = self.gathered[action.stage]
-                    if gathered > start:
-                        idle[cause] += gathered - start
-                        start = gathered
-                if posting:
-                    idle[_HOST] += posting
-                    posting = 0.0
-                clocks.waits, clocks.freed = _PEER, -1
-                now = start + self.duration[number]
-                spans.append(Span(action, start, now))
-            elif number < receives:
-                message = number - sends
-                if host:
-                    now += host
-                    idle[_HOST] += host
-                start = max(now, posted[message], busy[channel[message]])
-                busy[channel[message]] = sent = start + self.transfer[message]
-                arrived[message] = sent + latency
-                spans.append(Span(action, start, sent + latency))
-            elif number < sharding:
-                posted[number - receives] = now
-                posting += host  # after the SENDs of its moment
-            else:
-                self._collect(clocks, action, now)
-        clocks.compute, clocks.posting = now, posting
+        host, latency, actions = self.costs.host, self.costs.latency, self.program.actions
+        for rank, first, last in stretches:
+            clocks = self.clocks[rank]
+            idle, spans, now, posting = clocks.idle, clocks.spans, clocks.compute, clocks.posting
+            pairs = zip(orders[rank][first:last], actions[rank][first:last], strict=True)
+            for number, action in pairs:
+                if number < sends:
+                    free = start = now + posting
+                    if arrived[number] > free:
+                        start = arrived[number]
+                        idle[clocks.waits] += start - free
+                    if number < weights:  # F and B need parameters
+                        gathered, cause = self.gathered[action.stage]
+                        if gathered > start:
+                            idle[cause] += gathered - start
+                            start = gathered
+                    if posting:
+                        idle[_HOST] += posting
+                        posting = 0.0
+                    clocks.waits, clocks.freed = _PEER, -1
+                    now = start + self.duration[number]
+                    spans.append(new_span((action, start, now)))
+                elif number < receives:
+                    message = number - sends
+                    if host:
+                        now += host
+                        idle[_HOST] += host
+                    start = max(now, posted[message], busy[channel[message]])
+                    busy[channel[message]] = sent = start + self.transfer[message]
+                    arrived[message] = sent + latency
+                    spans.append(new_span((action, start, sent + latency)))
+                elif number < sharding:
+                    posted[number - receives] = now
+                    posting += host  # after the SENDs of its moment
+                else:
+                    self._collect(clocks, action, now)
+            clocks.compute, clocks.posting = now, posting
 
     def _collect(self, clocks: _Clocks, action: Action, now: float) -> None:
         stage = action.stage
