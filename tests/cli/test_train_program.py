@@ -94,7 +94,7 @@ def test_options_that_contradict_the_program_are_refused(
 def test_an_unsound_program_is_refused_with_its_place(
     program: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit(program, "3F0 1RECV_F2 3B0", "3B0 1RECV_F2 3F0")
+    edit(program, "3F0 3B0", "3B0 3F0")
     line = refused(program, capsys)
     assert "rank 1, position 10: 3B0 comes before 3F0" in line
 
