@@ -127,8 +127,8 @@ def _checksum(microbatches: Sequence[Microbatch]) -> int:
     return found
 
 
-def together(prepare: Callable[[], T]) -> T:
-    """What `prepare` gives, once it has failed on no rank; collective, on all ranks.
+def together(prepare: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+    """What `prepare` gives, once it has failed on no rank; collective, as `gathered`.
 
     Raises:
         ValueError: on every rank, where it has.
@@ -139,13 +139,13 @@ def together(prepare: Callable[[], T]) -> T:
         found.append(prepare())
     except Exception as error:
         refusal = error
-    _refuse(refusal)
+    _refuse(refusal, group)
     return found[0]
 
 
-def _refuse(own: Exception | None) -> None:
+def _refuse(own: Exception | None, group: dist.ProcessGroup | None = None) -> None:
     """Raise on every rank what the first that refuses says; as it is where all say the same."""
-    reasons = gathered(None if own is None else str(own))
+    reasons = gathered(None if own is None else str(own), group)
     first = next((rank for rank, reason in enumerate(reasons) if reason is not None), None)
     if first is None:
         return

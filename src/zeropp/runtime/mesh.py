@@ -34,8 +34,8 @@ def default_device() -> torch.device:
 
 
 def gathered(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
-    """Every rank's value, by global rank; collective, on all ranks, which are also the group's."""
-    every: list[T | None] = [None] * dist.get_world_size()
+    """Every rank's value, by rank in the group; collective, on its ranks; None: the world's."""
+    every: list[T | None] = [None] * dist.get_world_size(group)
     dist.all_gather_object(every, value, group)
     return cast("list[T]", every)
 
@@ -52,9 +52,9 @@ def as_carried(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in _CARRIED else tensor.reshape(-1).view(torch.uint8)
 
 
-def require_same(given: Mapping[str, object]) -> None:
-    """Raise ValueError, on every rank, unless all were given the same; collective, on all ranks."""
-    everyone = gathered(given)
+def require_same(given: Mapping[str, object], group: dist.ProcessGroup | None = None) -> None:
+    """Raise ValueError, on every rank, unless all were given the same; collective as `gathered`."""
+    everyone = gathered(given, group)
     for name, first in everyone[0].items():
         different = [rank for rank, others in enumerate(everyone) if others.get(name) != first]
         if different:

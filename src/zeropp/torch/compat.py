@@ -11,6 +11,7 @@ parameters; and `scale_grads` after it would scale what was reduced before once 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -99,6 +100,13 @@ def inside_of(schedule: Any) -> tuple[list[Any], int, Any]:
     own = schedule.__dict__
     stages = [own["_stage"]] if "_stage" in own else own["_stages"]
     return stages, schedule._n_microbatches, schedule._loss_fn
+
+
+def device_of_objects(stage: Any) -> AbstractContextManager[Any]:
+    """For collectives of Python objects of a stage's ranks, which NCCL sends from a device."""
+    device = torch.device(stage.device)
+    index = None if device.type == "cpu" else device.index  # of cpu:0 too there is no accelerator
+    return torch.accelerator.device_index(index)
 
 
 def columns(schedule: Any, args: Sequence[Any], given: Mapping[str, Any]) -> list[Sequence[Any]]:

@@ -10,7 +10,8 @@ from zeropp.costs import Costs
 from zeropp.generate import generate
 from zeropp.ir import Order, Program, Schedule, format_program
 from zeropp.program import Policy, lower, require_valid
-from zeropp.torch.agreement import together
+from zeropp.runtime.agreement import together
+from zeropp.runtime.mesh import require_same
 from zeropp.torch.shapes import OneShape
 from zeropp.torch.split import split_of
 from zeropp.torch.text import read, torch_names
@@ -68,7 +69,7 @@ class ScheduleZeroPP(compat.Runtime):
         own = list(stages) if isinstance(stages, Sequence) else [stages]
         own.sort(key=lambda stage: stage.stage_index)
 
-        def prepare() -> str:
+        def prepare() -> Program:
             order = Order(schedule, unit_size, seam, slots)
             if program is None:
                 P, V = own[0].group_size, len(own)
@@ -81,10 +82,12 @@ class ScheduleZeroPP(compat.Runtime):
                 found = _given(program, shard, max_resident)
             _require_fitting(require_valid(found), own, n_microbatches)
             self._split = {stage.stage_index: split_of(stage) for stage in own}
-            self.program = found
-            return sha256(format_program(found).encode()).hexdigest()
+            return found
 
-        _require_one(together(prepare, own[0]))
+        with compat.device_of_objects(own[0]):
+            self.program = together(prepare, own[0].group)
+            digest = sha256(format_program(self.program).encode()).hexdigest()
+            require_same({"program": digest}, own[0].group)
         super().__init__(own, n_microbatches, loss_fn, **options)
         compute, whole = (
             compat.orders_of(map(torch_names, orders))
@@ -165,10 +168,3 @@ def _require_fitting(program: Program, stages: Sequence[Any], num_microbatches: 
             f"{' '.join(map(str, wanted))}, got {' '.join(map(str, found))}; make those, or take "
             "another schedule"
         )
-
-
-def _require_one(digests: Sequence[str]) -> None:
-    """Raise ValueError unless every rank has prepared the same program."""
-    others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
-    if others:
-        raise ValueError(f"program: ranks {others} were given another than rank 0")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from zeropp.torch.agreement import together
+from zeropp.runtime.agreement import together
+from zeropp.torch.compat import device_of_objects
 
 Shapes = list[Any]  # of tensors; None of what is none
 
@@ -43,10 +44,11 @@ class OneShape:
             self._check(shapes)
             return
         self._fixed = [column[0] for column in shapes]
-        together(partial(self._check, shapes), self._stage)
+        with device_of_objects(self._stage):
+            together(partial(self._check, shapes), self._stage.group)
         self._trains = trains
 
-    def _check(self, shapes: list[Shapes]) -> str:
+    def _check(self, shapes: list[Shapes]) -> None:
         for fixed, column in zip(self._fixed, shapes, strict=False):
             for number, shape in enumerate(column):
                 if shape != fixed:
@@ -55,7 +57,6 @@ class OneShape:
                         f"{_text(fixed)}; torch's messages have one shape, so give batches of one "
                         "size, a multiple of n_microbatches"
                     )
-        return ""
 
 
 def _text(shape: Any) -> str:
