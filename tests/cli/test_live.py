@@ -101,7 +101,7 @@ def test_a_rank_that_is_killed_leaves_a_clean_terminal(screen: Screen, which: in
 def test_an_error_on_a_rank_is_shown_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fault = (
         "import torch, sys\n"
-        "def step(*_):\n    print('a word', file=sys.stderr)\n    raise OSError('a fault')\n"
+        "def step(*_):\n    sys.stderr.write('a word\\n')\n    raise OSError('a fault')\n"
         "torch.optim.AdamW.step = step\n"
     )
     (tmp_path / "sitecustomize.py").write_text(fault)
