@@ -14,7 +14,14 @@ and 5N above that of the F or B that waits for it.
 from collections.abc import Iterable, Sequence
 
 from zeropp.ir.action import Action, Kind
-from zeropp.ir.precedence import channel_of, incoming, other_end, outgoing, predecessors
+from zeropp.ir.precedence import (
+    channel_of,
+    channels_of,
+    incoming,
+    other_end,
+    outgoing,
+    predecessors,
+)
 from zeropp.ir.schedule import Schedule
 
 Numbers = Sequence[Sequence[int]]  # the ranks' orders, numbered
@@ -57,9 +64,8 @@ class Links:
         self.own = self._each(need.get(True) for need in needs)
         self.source = self._each(need.get(False) for need in needs)
         inputs = [incoming(row, placement) for row in rows]
-        used = [receive and channel_of(receive, placement) for receive in inputs]
-        self.channels = sorted({channel for channel in used if channel})
-        places = [self.channels.index(channel) if channel else -1 for channel in used]
+        self.channels = channels_of(placement)
+        places = [self.channels.index(channel_of(r, placement)) if r else -1 for r in inputs]
         self.channel = [at for place in places for at in [place] * self._batch]
         sent = [outgoing(row, placement) for row in rows]
         self.taker = self._each((send and other_end(send) for send in sent), self.receives)

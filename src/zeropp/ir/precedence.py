@@ -8,7 +8,7 @@ A message carries what crosses ranks: SEND_F of stage s is received as RECV_F of
 SEND_B of stage s as RECV_B of stage s-1.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from zeropp.ir.action import BACKWARD, RECEIVES, SENDS, Action, Kind
@@ -74,20 +74,22 @@ def other_end(message: Action) -> Action:
     return Action(kind, message.stage + step, message.microbatch)
 
 
-def sends_first(order: Iterable[Action]) -> Iterator[Action]:
-    """A rank's actions as they are run: programs post a RECV before a SEND of the same moment, so
-    that even senders that block until their message is received cannot deadlock; ours go on.
+def sends_first(order: Iterable[Action]) -> list[int]:
+    """The positions of a rank's actions as they are run: programs post a RECV before a SEND of the
+    same moment, so that even senders that block until their message is received cannot deadlock;
+    ours go on.
     """
-    posted: list[Action] = []
-    for action in order:
-        if action.kind in RECEIVES:
-            posted.append(action)
+    run: list[int] = []
+    posted: list[int] = []
+    for position, (kind, _, _) in enumerate(order):
+        if kind in RECEIVES:
+            posted.append(position)
             continue
-        if posted and action.kind not in SENDS:
-            yield from posted
+        if posted and kind not in SENDS:
+            run += posted
             posted.clear()
-        yield action
-    yield from posted
+        run.append(position)
+    return run + posted
 
 
 def channel_of(action: Action, placement: Placement) -> Channel:
@@ -96,3 +98,10 @@ def channel_of(action: Action, placement: Placement) -> Channel:
     source, destination = send.stage, other_end(send).stage
     kind = Kind.F if send.kind is Kind.SEND_F else Kind.B
     return Channel(placement.rank_of(source), placement.rank_of(destination), kind)
+
+
+def channels_of(placement: Placement) -> list[Channel]:
+    """All between neighbouring stages, sorted."""
+    passes = (Action(kind, s) for s in range(placement.num_stages) for kind in (Kind.F, Kind.B))
+    sends = (outgoing(action, placement) for action in passes)
+    return sorted({channel_of(send, placement) for send in sends if send})

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 from zeropp.ir.action import COMPUTE, Action, Kind
+from zeropp.ir.links import Links, Numbers
 from zeropp.ir.placement import Placement
 from zeropp.ir.schedule import Schedule
 
@@ -52,8 +54,7 @@ class Program:
 
     def __post_init__(self) -> None:
         for rank, order in enumerate(self.schedule.actions):
-            compute = tuple(a for a in self.actions[rank] if a.kind in COMPUTE)
-            if compute != order:
+            if tuple([a for a in self.actions[rank] if a[0] in COMPUTE]) != order:
                 raise ValueError(
                     f"rank {rank}: the program's compute actions are not its schedule's"
                 )
@@ -69,6 +70,16 @@ class Program:
     def placement(self) -> Placement:
         """Stage -> rank."""
         return self.schedule.placement
+
+    @cached_property
+    def links(self) -> Links:
+        """Of its schedule; shared by all that walk it."""
+        return Links(self.schedule)
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """Its actions by their numbers, where each exists."""
+        return list(map(self.links.numbers, self.actions))
 
     def count(self, kind: Kind) -> tuple[int, ...]:
         """How many actions of `kind` each rank has."""

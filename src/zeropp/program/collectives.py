@@ -45,8 +45,11 @@ def shard(
     limit = min(residents, chunks)
     actions = []
     for order in schedule.actions:
-        uses = [Visit(s, i, i) for i, (kind, s, _) in enumerate(order) if kind in NEEDS_PARAMETERS]
-        gathers = uses if policy == Policy.MICROBATCH else visits(_runs(uses), limit, prefetch)
+        uses = [(s, i) for i, (kind, s, _) in enumerate(order) if kind in NEEDS_PARAMETERS]
+        if policy == Policy.MICROBATCH:
+            gathers: Iterable[Visit] = [Visit(stage, i, i) for stage, i in uses]
+        else:
+            gathers = visits(_runs(uses), limit, prefetch)
         actions.append(tuple(_insert(order, gathers, _reduces(order, span_of))))
     return Program(schedule, tuple(actions), str(policy), limit)
 
@@ -59,10 +62,10 @@ class Visit(NamedTuple):
     last: int
 
 
-def _runs(uses: Iterable[Visit]) -> list[Visit]:
-    """Uses of the same stage, one after the other, as one."""
-    runs = (list(run) for _, run in groupby(uses, key=itemgetter(0)))
-    return [Visit(run[0].stage, run[0].first, run[-1].last) for run in runs]
+def _runs(uses: Iterable[tuple[int, int]]) -> list[Visit]:
+    """Uses, each a stage and an index, of the same stage one after the other, as one visit."""
+    runs = ((stage, list(run)) for stage, run in groupby(uses, key=itemgetter(0)))
+    return [Visit(stage, run[0][1], run[-1][1]) for stage, run in runs]
 
 
 def visits(uses: Sequence[Visit], limit: int, prefetch: int | None = None) -> Iterable[Visit]:
@@ -114,17 +117,19 @@ def _reduces(order: Order, span_of: Sequence[int]) -> dict[int, int]:
     return {index: stage for (stage, _), index in last.items()}
 
 
-def _insert(order: Order, gathers: Iterable[Visit], reduces: dict[int, int]) -> Iterator[Action]:
+def _insert(order: Order, gathers: Iterable[Visit], reduces: dict[int, int]) -> list[Action]:
     before: dict[int, list[int]] = defaultdict(list)
     after: dict[int, list[int]] = defaultdict(list)
     for stage, first, last in gathers:
         before[first].append(stage)
         after[last].append(stage)
+    made: list[Action] = []
     for index, action in enumerate(order):
         if index in before:
-            yield from (Action(Kind.UNSHARD, stage) for stage in before[index])
-        yield action
+            made += [Action(Kind.UNSHARD, stage) for stage in before[index]]
+        made.append(action)
         if index in after:
-            yield from (Action(Kind.RESHARD, stage) for stage in after[index])
+            made += [Action(Kind.RESHARD, stage) for stage in after[index]]
         if index in reduces:
-            yield Action(Kind.REDUCE, reduces[index])
+            made.append(Action(Kind.REDUCE, reduces[index]))
+    return made

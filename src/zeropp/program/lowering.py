@@ -33,13 +33,14 @@ def lower(
         ValueError: an unknown policy, or a knob out of range.
         DeadlockError: the schedule's orders contradict each other.
     """
-    program = Program(schedule, schedule.actions)
-    if shard_policy is not None:
+    if shard_policy is None:
+        program = Program(schedule, schedule.actions)
+    else:
         program = shard(schedule, shard_policy, max_resident, prefetch)
-    return with_messages(program, None if expected is None else _ends(expected, Links(schedule)))
+    return with_messages(program, None if expected is None else _ends(program.links, expected))
 
 
-def _ends(expected: Timeline, links: Links) -> list[float]:
+def _ends(links: Links, expected: Timeline) -> list[float]:
     """When each F, B and W ends, by its number."""
     ends = [0.0] * links.sends
     for spans in expected.spans:

@@ -12,7 +12,7 @@ one down the line, which in truth is later, would have to be the earlier one.
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 
@@ -29,7 +29,7 @@ def with_messages(program: Program, ends: Sequence[float] | None = None) -> Prog
     """The program, which has none yet; `ends`: when each of its F, B and W is expected to end, by
     its number; None: all take as long.
     """
-    links = Links(program.schedule)
+    links = program.links
     orders = list(map(links.numbers, program.schedule.actions))
     receives = _receives(links, orders, ends or _equal_times(links, orders))
     ranks = zip(program.actions, orders, receives, strict=True)
@@ -67,18 +67,17 @@ def _receives(links: Links, orders: Numbers, ends: Sequence[float]) -> list[_Pos
 
 
 def _insert(
-    taker: Sequence[int], order: Sequence[Action], numbers: Sequence[int], receives: _Posts
-) -> Iterator[Action]:
+    taker: Sequence[int], order: Sequence[Action], numbers: Iterable[int], receives: _Posts
+) -> list[Action]:
     """A rank's order with its messages; `numbers` are of its compute actions."""
-    index = 0
-    yield from receives[index]
+    made, following = [*receives[0]], enumerate(numbers, 1)
     for action in order:
-        yield action
+        made.append(action)
         kind, stage, microbatch = action
         if kind in COMPUTE:
-            sends = taker[numbers[index]] >= 0
-            index += 1
+            index, number = next(following)
             if index in receives:  # first, or two ranks could block in SENDs to each other
-                yield from receives[index]
-            if sends:
-                yield new_action((_SEND_F if kind is _F else _SEND_B, stage, microbatch))
+                made += receives[index]
+            if taker[number] >= 0:
+                made.append(new_action((_SEND_F if kind is _F else _SEND_B, stage, microbatch)))
+    return made

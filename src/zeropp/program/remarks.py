@@ -55,12 +55,12 @@ def _rendezvous(program: Program) -> Iterator[Finding]:
     """No rank blocks for ever if every SEND blocks until its RECV is posted and, at once, every
     RECV holds its rank until its message is sent: each of a pair waits until both are reached.
     """
-    links = Links(program.schedule)
+    links = program.links
     half, messages = links.receives - links.sends, range(links.sends, links.sharding)
     # a message's number is that it is reached; plus `end`, that the other one is as well
     orders = [
-        [n for number in links.numbers(sends_first(order)) for n in _met(links, number)]
-        for order in program.actions
+        [n for at in sends_first(actions) for n in _met(links, order[at])]
+        for actions, order in zip(program.actions, program.numbers, strict=True)
     ]
     others = [n + half if n < links.receives else n - half for n in messages]
     awaits = [-1] * (links.end + links.sends) + others

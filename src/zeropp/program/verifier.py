@@ -74,8 +74,8 @@ def verify(subject: Schedule | Program) -> tuple[Violation, ...]:
     schedule = subject if isinstance(subject, Schedule) else subject.schedule
     found = list(_placed(schedule, program))
     if not found:
-        links = Links(schedule)
-        orders = list(map(links.numbers, subject.actions))
+        links = program.links if program else Links(schedule)
+        orders = program.numbers if program else list(map(links.numbers, schedule.actions))
         found = list(_complete(program, links, orders))
     if not found:
         found = list(_precedence(program, links, orders))
@@ -225,7 +225,8 @@ def _deadlock(program: Program | None, links: Links, orders: Numbers) -> Iterato
         return
     yield from _stuck(links, orders, orders, links.waits, "")
     nothing, sends = [-1] * links.size, range(links.sends, links.receives)
-    as_run = [links.numbers(sends_first(order)) for order in program.actions]
+    positions = map(sends_first, program.actions)
+    as_run = [[order[at] for at in run] for order, run in zip(orders, positions, strict=True)]
     where = " where posted receives hold, as on a GPU"
     yield from _stuck(links, orders, as_run, [*nothing * 5, *sends, *nothing * 3], where)
 

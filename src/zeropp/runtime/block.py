@@ -283,10 +283,8 @@ def _copies(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(one.clone() if isinstance(one, Tensor) else one for one in inputs)
 
 
-def _detached(given: Any) -> Any:
-    return (
-        given.detach().requires_grad_(given.requires_grad) if isinstance(given, Tensor) else given
-    )
+def _detached(x: Any) -> Any:
+    return x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 
-from zeropp.ir.action import RECEIVES, Action, Kind
+from zeropp.ir.action import RECEIVES, Action
 from zeropp.ir.placement import Placement
-from zeropp.ir.precedence import Channel, channel_of, outgoing
+from zeropp.ir.precedence import Channel, channel_of, channels_of
 from zeropp.runtime.block import Tensors
 from zeropp.runtime.boundary import Specs, TensorSpec
 from zeropp.runtime.compat import end_group, new_group
@@ -103,9 +103,10 @@ class Channels:
         self._placement = placement
         self._links: dict[Channel, PeerLink] = {}
         me = ranks.index(dist.get_rank())
-        for channel in _channels(placement):
-            if me in (channel.source, channel.destination):
-                self._links[channel] = _open(channel, ranks, me, device)
+        mine = (c for c in channels_of(placement) if me in (c.source, c.destination))
+        # pairs whose lower rank is even first: they meet all at once, and so do the others then
+        for channel in sorted(mine, key=lambda c: min(c.source, c.destination) % 2):
+            self._links[channel] = _open(channel, ranks, me, device)
 
     def send(self, action: Action, tensors: Tensors) -> None:
         """Start sending for a SEND action; the tensors stay alive until they are sent."""
@@ -129,17 +130,6 @@ class Channels:
 
     def _link(self, action: Action) -> PeerLink:
         return self._links[channel_of(action, self._placement)]
-
-
-def _channels(placement: Placement) -> list[Channel]:
-    """Every channel between neighbouring stages, in an order that all ranks agree on.
-
-    Pairs whose lower rank is even come first: they meet all at once, and so do the others then.
-    """
-    passes = [Action(kind, s, 0) for s in range(placement.num_stages) for kind in (Kind.F, Kind.B)]
-    sends = [send for action in passes if (send := outgoing(action, placement)) is not None]
-    channels = {channel_of(send, placement) for send in sends}
-    return sorted(channels, key=lambda c: (min(c.source, c.destination) % 2, c))
 
 
 def _open(channel: Channel, ranks: Sequence[int], me: int, device: torch.device) -> PeerLink:

@@ -42,32 +42,22 @@ def instructions(
     Of a RECV and a SEND of the same moment the SEND goes first, for which another rank may be
     waiting.
     """
+    as_run = (order[position] for position in sends_first(order))
     return tuple(
-        Instruction(
-            action,
-            stages[action.stage],
-            -1 if action.microbatch is None else action.microbatch,
-            _source(action, placement),
-            _target(action, placement),
-        )
-        for action in sends_first(order)
+        Instruction(a, stages[a.stage], -1 if a[2] is None else a[2], *_ends(a, placement))
+        for a in as_run
     )
 
 
 _TAKES = {Kind.F: Kind.F, **dict.fromkeys(BACKWARD, Kind.B)}  # makers and users name inputs alike
 
 
-def _source(action: Action, placement: Placement) -> Action | None:
-    kind, stage, microbatch = action
-    first = 0 if kind is Kind.F else placement.num_stages - 1
-    if kind not in _TAKES or stage == first:
-        return None
-    return incoming(action, placement) or Action(_TAKES[kind], stage, microbatch)
-
-
-def _target(action: Action, placement: Placement) -> Action | None:
-    kind, stage, microbatch = action
-    last, step = (placement.num_stages - 1, 1) if kind is Kind.F else (0, -1)
-    if kind not in _TAKES or stage == last:
-        return None
-    return outgoing(action, placement) or Action(_TAKES[kind], stage + step, microbatch)
+def _ends(action: Action, placement: Placement) -> tuple[Action | None, Action | None]:
+    """By which its input comes and its output goes: a message, or on this rank its user."""
+    kind, stage, m = action
+    if kind not in _TAKES:
+        return None, None
+    taken, stages, step = _TAKES[kind], range(placement.num_stages), 1 if kind is Kind.F else -1
+    source = incoming(action, placement) or Action(taken, stage, m)
+    target = outgoing(action, placement) or Action(taken, stage + step, m)
+    return source if stage - step in stages else None, target if stage + step in stages else None

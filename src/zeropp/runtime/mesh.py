@@ -73,8 +73,7 @@ def data_mesh(mesh: DeviceMesh) -> DeviceMesh:
 
 def own_pipeline(mesh: DeviceMesh) -> list[int]:
     """The global ranks along this rank's pipeline."""
-    ranks: list[int] = mesh[PP].mesh.tolist()
-    return ranks
+    return list(map(int, mesh[PP].mesh))
 
 
 def data_rank(mesh: DeviceMesh) -> int:

@@ -210,8 +210,7 @@ class Stage:
         tape = self._tapes.pop(microbatch) if fused else self._tapes[microbatch]
         tape.fused = fused
         trained = self.parameters.trained()
-        ends = *trained, self._recorder.anchor
-        wanted = [*entered, *ends]
+        wanted = [*entered, *trained, self._recorder.anchor]
         starts = [*roots, *tape.auxiliary]
         gradients = [*grad_outputs, *(tape.seed for _ in tape.auxiliary)]
         found: Sequence[Tensor | None] = [None] * len(wanted)

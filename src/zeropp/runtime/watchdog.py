@@ -130,10 +130,8 @@ class Watchdog:
         ]
         if isinstance(now, Action) and (receive := incoming(now, self._placement)) is not None:
             send = other_end(receive)
-            peer = self._placement.rank_of(send.stage)
-            lines.append(
-                f"    awaits {send} (micro-batch {send.microbatch}) of pipeline rank {peer}"
-            )
+            on = self._placement.rank_of(send.stage)
+            lines.append(f"    awaits {send} (micro-batch {send.microbatch}) of pipeline rank {on}")
         lines.append("    before: " + " ".join(map(str, before)))
         return "\n".join(lines)
 

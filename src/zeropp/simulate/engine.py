@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from zeropp.costs import Costs
 from zeropp.ir.action import Action, Kind
 from zeropp.ir.cause import Cause
-from zeropp.ir.links import Links, Numbers
+from zeropp.ir.links import Numbers
 from zeropp.ir.program import Program
 from zeropp.ir.timeline import Span, new_span
 from zeropp.ir.walk import Stretch, run_all
@@ -43,8 +43,8 @@ class Run:
 def run_program(program: Program, costs: Costs) -> Run:
     """Simulate one step, in which transfers wait for their receive to be posted."""
     engine = _Engine(program, costs)
-    orders = list(map(engine.links.numbers, program.actions))
-    engine.run(orders, run_all(program.actions, engine.links, orders, engine.links.waits))
+    links, orders = program.links, program.numbers
+    engine.run(orders, run_all(program.actions, links, orders, links.waits))
     return engine.finish()
 
 
@@ -72,7 +72,7 @@ class _Engine:
 
     def __init__(self, program: Program, costs: Costs) -> None:
         self.program, self.costs = program, costs
-        self.links = links = Links(program.schedule)
+        self.links = links = program.links
         self.sends, self.receives, self.sharding = links.sends, links.receives, links.sharding
         self.channel, self.weights = links.channel, 2 * links.size  # W's have numbers from there on
         self.clocks = [_Clocks() for _ in program.actions]
