@@ -3,24 +3,29 @@
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from test_cli import TINY, zeropp
+from test_cli import zeropp
 
 from support.features import even, gpt, loss_sum
 from support.lines import joined
 from support.ranks import run_ranks
-from zeropp.build import pipeline
+from zeropp.build import pipeline, program_of
 from zeropp.launch import Ended
 from zeropp.plan import Plan
+from zeropp.planner import read_plan
 from zeropp.runtime.mesh import data_rank, data_size
 from zeropp.runtime.outcome import StepFailedError
 from zeropp.runtime.ties import local_part
+from zeropp.train.config import Config, DataConfig
 from zeropp.train.figures import Figures
+from zeropp.train.fitting import less_memory
 from zeropp.train.health import Losses, Speeds, copied, require_equal_copies
 from zeropp.train.log import Log
+from zeropp.train.task import task_of
 
 B = 4
 
@@ -140,13 +145,22 @@ def test_out_of_memory_says_what_was_held_and_what_holds_less(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(SPENT)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    done = zeropp("train", *TINY, "--model.layers", "4", "--run.steps", "9", cwd=tmp_path)
+    on = ("--model.layers", "4", "--data.seq-len", "64", "--run.sample", "0", "--run.steps", "2")
+    asked = ("--data.micro-batch-size", "16", "--parallel.num-microbatches", "8")
+    done = zeropp("train", *on, *asked, cwd=tmp_path)
     assert done.returncode == 1
     said = joined(done.stderr)[-1]
     assert re.search(r"rank 1, in \dF\d \(F of stage \d, micro-batch \d\): out of memory", said)
+    share, path = re.findall(r"by estimate (\d+)% of that is held by the plan (\S+) \(", said)[0]
+    assert int(share) <= 80
     assert said.endswith(
-        "data.micro_batch_size 1 with parallel.num_microbatches 16 is the same step with 50% of "
-        "the activations; parallel.recompute full holds less; plan auto finds a layout that fits"
+        f"go on with --plan {path} --run.resume auto in place of options for parallel"
+    )
+    found = read_plan(tmp_path / path)
+    assert found.micro_batch_size * found.plan.num_microbatches * found.plan.dp_size == 128
+    monkeypatch.delenv("PYTHONPATH")
+    assert (
+        zeropp("train", "--plan", path, *on, "--run.resume", "auto", cwd=tmp_path).returncode == 0
     )
 
 
@@ -155,7 +169,19 @@ def test_what_was_held_is_told_by_the_rank_that_wanted_more() -> None:
         held = re.search(r", having held [\d.]+ parameters, [\d.]+ optimizer, [\d.]+ every", said)
         assert bool(held) == (rank == 0)
         assert "rank 0, in 0F1: out of memory" in said
-        assert "micro_batch_size" not in said  # it is 1
+        assert said.endswith("; use less")
+
+
+def test_smaller_micro_batches_are_told_where_no_plan_is_found() -> None:
+    asked = Config(parallel=Plan(1, 1, 4), data=DataConfig(micro_batch_size=6))
+    task = task_of(asked, asked.saved_plan(), asked.model.gpt().num_blocks)
+    other = replace(
+        task, program=program_of(Plan(4, 8, 4))
+    )  # more stages than the model has blocks
+    assert less_memory(asked, other, other.program, torch.device("cpu")) == (
+        "data.micro_batch_size 3 with parallel.num_microbatches 8 is the same step with 50% of the "
+        "activations; parallel.recompute full holds less; plan auto finds a layout that fits"
+    )
 
 
 def wanted_more() -> str:
@@ -164,6 +190,6 @@ def wanted_more() -> str:
     error = StepFailedError("rank 0, in 0F1: OutOfMemoryError: CUDA out of memory.")
     if pipe.rank == 0:
         error.__cause__ = torch.OutOfMemoryError("CUDA out of memory.")
-    ended = Figures(pipe.device).out_of_memory(error, pipe, [], 1)
+    ended = Figures(pipe.device).out_of_memory(error, pipe, [], lambda: "use less")
     pipe.close()
     return str(ended)

@@ -49,12 +49,16 @@ def peak_flops(device: torch.device) -> float | None:
     return gpu.peak_flops if gpu is not None else None
 
 
+def decoder_of(config: Config) -> DecoderShape:
+    """The model's sizes; ValueError for one of another kind."""
+    gpt = config.model.gpt()
+    return DecoderShape.of(gpt) if config.model.hf is None else shape_of(config.model)
+
+
 def flops_per_token(config: Config) -> float | None:
     """Of F, B and W, attention in full, as MFU is usually counted; None: not known."""
-    gpt = config.model.gpt()
     with suppress(ValueError):  # a decoder of another kind
-        shape = DecoderShape.of(gpt) if config.model.hf is None else shape_of(config.model)
-        length = config.data.seq_len
+        shape, length = decoder_of(config), config.data.seq_len
         loads = {
             "embedding": (embedding(shape, 1, length), 1),
             "layer": (layer(shape, 1, length), shape.layers),
@@ -76,8 +80,8 @@ def environment_of(config: Config, saved: SavedPlan, step: int, device: torch.de
         "layout": layout_of(saved),
         "ranks": dist.get_world_size(),
         "hosts": sorted(set(hosts)),
-        "device": _device_name(device),
-        "device_gib": _device_bytes(device) / _GIB,
+        "device": device_name(device),
+        "device_gib": device_bytes(device) / _GIB,
         "peak_flops": peak_flops(device),
         "commit": _commit(),
         "system": platform.platform(),
@@ -94,7 +98,8 @@ def _versions() -> Mapping[str, str]:
     return found
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """As its driver calls it; of a CPU, as the system does."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     with suppress(OSError):
@@ -104,7 +109,7 @@ def _device_name(device: torch.device) -> str:
     return platform.processor() or "CPU"
 
 
-def _device_bytes(device: torch.device) -> int:
+def device_bytes(device: torch.device) -> int:
     """Of a GPU; of the host, for a CPU, whose ranks share it."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory

@@ -1,7 +1,7 @@
 """What is measured of a step besides its loss: the timeline, idle time, memory, utilisation."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,10 @@ class Figures:
         error: Exception,
         pipe: Pipeline,
         optimizers: list[torch.optim.Optimizer],
-        micro_batch_size: int,
+        less: Callable[[], str],
     ) -> Exception:
-        """What ends the run where memory was too small: who had how much of what, and what needs
-        less. Any other error as it is.
+        """What ends the run where memory was too small: who had how much of what, and what to do,
+        which `less` tells. Any other error as it is.
         """
         where, spent, _ = str(error).partition(f": {torch.OutOfMemoryError.__name__}")
         if isinstance(error, torch.OutOfMemoryError):  # of the only rank
@@ -115,28 +115,13 @@ class Figures:
             parts = _by_category(pipe, optimizers, self.peak.ever - self._before)
             words = (f"{n / _GIB:.2f} {name.replace('_', ' ')}" for name, n in parts.items())
             held = f", having held {', '.join(words)} GiB"
-        return Ended(
-            f"{where}: out of memory{held}; {_smaller(micro_batch_size, pipe.num_microbatches)}"
-            "parallel.recompute full holds less; plan auto finds a layout that fits"
-        )
+        return Ended(f"{where}: out of memory{held}; {less()}")
 
 
 def export_profile(seen: torch.profiler.profile, path: Path) -> None:
     """Write what torch's profiler saw as a Chrome trace, in a folder that is made."""
     path.parent.mkdir(exist_ok=True)
     seen.export_chrome_trace(str(path))
-
-
-def _smaller(micro_batch_size: int, count: int) -> str:
-    """The same step in smaller micro-batches, if there are any."""
-    size = max((d for d in range(1, micro_batch_size) if micro_batch_size % d == 0), default=0)
-    if not size:
-        return ""
-    more = count * micro_batch_size // size
-    return (
-        f"data.micro_batch_size {size} with parallel.num_microbatches {more} is the same step with "
-        f"{size / micro_batch_size:.0%} of the activations; "
-    )
 
 
 def _of_each(known: list[Any] | None, ranks: int) -> list[Any] | None:

@@ -45,6 +45,7 @@ from zeropp.train.config import Config
 from zeropp.train.data import eval_sets, open_corpus
 from zeropp.train.environment import environment_of, flops_per_token, layout_of
 from zeropp.train.figures import Figures, export_profile
+from zeropp.train.fitting import less_memory
 from zeropp.train.health import Losses, require_equal_copies
 from zeropp.train.log import Log, rewind
 from zeropp.train.model import Model, precision_of
@@ -232,8 +233,8 @@ class Trainer:
         try:
             return self._train(step)
         except (StepFailedError, torch.OutOfMemoryError) as error:
-            size = self.saved.micro_batch_size
-            why = self.figures.out_of_memory(error, self.pipe, self.optimizers, size)
+            less = partial(less_memory, self.config, self.task, self.pipe.program, self.pipe.device)
+            why = self.figures.out_of_memory(error, self.pipe, self.optimizers, less)
             raise why from error.__cause__
 
     def _train(self, step: int) -> dict[str, Any]:
