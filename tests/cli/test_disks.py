@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -87,6 +88,25 @@ def test_metrics_go_on_when_there_is_room_again(disk: Disk) -> None:
         run.communicate()
     steps = whole_steps(disk.folder)  # of which none is half
     assert steps == sorted(set(steps))
+
+
+def test_what_a_full_disk_does_to_tensorboard_is_one_line(disk: Disk) -> None:
+    run = start(disk.folder, *ENDLESS, "--run.tensorboard", "--run.save-every", "3")
+    wait_for(lambda: made(disk.folder))
+    disk.fill()
+    assert run.stdout is not None
+    with run.stdout as words:
+        text = "".join(takewhile(lambda line: "run.tensorboard:" not in line, words))
+        then = time.monotonic() + 3  # in which more checkpoints fail
+        wait_for(lambda: time.monotonic() > then)
+        run.send_signal(signal.SIGTERM)
+        text += "".join(words)
+    assert run.wait(60) == 1
+    assert "Traceback" not in text
+    assert "Exception in thread" not in text
+    for words_once in ("metrics are lost", "training goes on", "are free; free some"):
+        assert text.count(words_once) <= 1
+    assert text.count("cannot be written") <= 2  # and the last, with which the run ends
 
 
 @pytest.mark.parametrize("disk", [True], indirect=True)

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +148,7 @@ def test_a_full_disk_costs_one_checkpoint_and_is_said(tmp_path: Path) -> None:
     path = RUN / "checkpoints" / "step-5"
     assert last.startswith(f"zeropp: checkpoint {path} cannot be written: rank ")
     assert last.endswith("the last good one: none")
-    assert sum("cannot be written" in line and "training goes on" in line for line in before) == 2
+    assert sum("cannot be written" in line and "training goes on" in line for line in before) == 1
     assert len(made(tmp_path)) == 5
     assert [*(tmp_path / RUN / "checkpoints").iterdir()] == []
 
@@ -179,7 +181,9 @@ def test_a_rank_that_hangs_is_named_and_all_end(tmp_path: Path) -> None:
     os.kill(ranks[1], signal.SIGSTOP)
     output, _ = run.communicate(timeout=90)
     assert run.returncode == 1
-    assert "waited more than 3 s in one action; all ranks stop" in output
+    first, *more = dropwhile(lambda line: " waited more" not in line, output.splitlines())
+    assert re.fullmatch(r"zeropp: rank 0 waited more than 3 s in one action; all ranks .*", first)
+    assert len(more) < 20
     assert not any(alive(rank) for rank in ranks)
 
 

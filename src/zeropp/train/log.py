@@ -40,7 +40,7 @@ class Log:
     def __init__(self, folder: Path, steps: int, leads: bool) -> None:
         self._folder, self._steps, self._leads = folder, steps, leads
         self._writers: list[Writer] = []
-        self._failing: set[Path] = set()
+        self._troubles: set[object] = set()
 
     def add(self, makers: Mapping[str, Callable[[], Writer]]) -> None:
         """Writers to which metrics go, too, by the options that ask for them."""
@@ -86,12 +86,18 @@ class Log:
         """
         try:
             write()
-            self._failing.discard(path)
+            self.trouble(path, None)
         except (OSError, ValueError) as error:
-            if path not in self._failing:
-                self._failing.add(path)
-                why = getattr(error.__cause__ or error, "strerror", None) or error
-                self.warn(f"{path}: {why}; {lost}")
+            why = getattr(error.__cause__ or error, "strerror", None) or error
+            self.trouble(path, f"{path}: {why}; {lost}")
+
+    def trouble(self, what: object, said: str | None) -> None:
+        """Warn of what may last, once until it is over, which is None."""
+        if said is None:
+            self._troubles.discard(what)
+        elif what not in self._troubles:
+            self._troubles.add(what)
+            self.warn(said)
 
     def close(self) -> None:
         """The writers have all that they were given."""
@@ -106,11 +112,11 @@ class Log:
         if not self._leads or not path.exists():
             return
         free = shutil.disk_usage(path).free
-        if free < 2 * wanted:
-            self.warn(
-                f"{path}: a checkpoint takes {wanted / _GIB:.2f} GiB and {free / _GIB:.2f} are "
-                "free; free some, or lower run.keep_last"
-            )
+        said = (
+            f"{path}: a checkpoint takes {wanted / _GIB:.2f} GiB and {free / _GIB:.2f} are free; "
+            "free some, or lower run.keep_last"
+        )
+        self.trouble("room", said if free < 2 * wanted else None)
 
     def _append(self, path: Path, text: str, lost: str) -> None:
         self.keep(path, partial(_append, path, f"{text}\n".encode()), lost)

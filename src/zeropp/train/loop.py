@@ -289,9 +289,8 @@ class Trainer:
             "ranks": plan.world_size,
             "config": table_of(self.config),
         }
-        saved = SavedPlan(plan, self.saved.micro_batch_size)
         files = {
-            "plan.toml": format_plan(saved),
+            "plan.toml": format_plan(SavedPlan(plan, self.saved.micro_batch_size)),
             "program.txt": format_program(self.pipe.program),
         }
         first = not self.saver.copied_bytes
@@ -309,12 +308,13 @@ class Trainer:
         for saved in told:
             if saved.refusal is None:
                 self.last_good = str(saved.path)
+                self.log.trouble("saving", None)
                 self.log.say(f"{saved.path} written in {saved.seconds:.2f} s")
                 continue
             said = f"{saved.refusal}; the last good one: {self.last_good}"
             if at_end and saved is told[-1]:
                 raise Ended(said)
-            self.log.warn(f"{said}; training goes on")
+            self.log.trouble("saving", f"{said}; training goes on, the next one written is told")
 
     def _batch(self, corpus: Corpus, split: Split, step: int) -> Part:
         world = data_size(self.mesh)

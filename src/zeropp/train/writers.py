@@ -1,6 +1,7 @@
 """Other places to which a run's numbers go: TensorBoard's files, and Weights & Biases."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.util import find_spec
@@ -55,6 +56,8 @@ class TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._hook = threading.excepthook
+        threading.excepthook = self._heard
         self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
 
     def write(self, metrics: Mapping[str, Any], picture: Path | None) -> None:
@@ -70,7 +73,15 @@ class TensorBoard:
 
     def close(self) -> None:
         """All is on the disk."""
-        self._writer.close()
+        try:
+            self._writer.close()
+        finally:
+            threading.excepthook = self._hook
+
+    def _heard(self, failed: threading.ExceptHookArgs) -> None:
+        """What ends TensorBoard's own thread, the next write raises again, and it is told then."""
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            self._hook(failed)
 
 
 class Wandb:
