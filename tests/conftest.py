@@ -4,9 +4,16 @@ import signal
 
 from hypothesis import settings
 
+from zeropp.ir.collector import search_what_comes
+
 settings.register_profile("default", max_examples=300, deadline=None)
 settings.register_profile("nightly", max_examples=5_000, deadline=None)
 settings.load_profile("default")
 
 # a shell's background jobs ignore Ctrl-C, and so would all that the tests start
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is not looked through for garbage after every other test."""
+    search_what_comes()

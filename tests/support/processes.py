@@ -5,9 +5,17 @@ from pathlib import Path
 
 
 def ranks_of(launcher: int) -> list[int]:
-    """The process ids of the ranks that `launcher` spawned."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return [int(c) for c in children if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+    """The process ids of the ranks that `launcher` started, from the server that forks them."""
+    servers = [c for c in _children(launcher) if b"forkserver" in _command(c)]
+    return [rank for server in servers for rank in _children(server)]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _command(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def alive(pid: int) -> bool:

@@ -16,9 +16,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from zeropp.ir.collector import search_what_comes
 from zeropp.launch.ranks import keep_to_own_cores
 
-_IMPORTED = ["torch._dynamo", "zeropp.checkpoint", "zeropp.measure.adapt", "zeropp.runtime"]
+_IMPORTED = [
+    *("zeropp.launch.forked", "torch._dynamo"),
+    *("zeropp.checkpoint", "zeropp.measure.adapt", "zeropp.runtime"),
+]
 
 
 class RankFailedError(AssertionError):
@@ -92,6 +96,7 @@ def _main(
     threading.Thread(target=_end_unread, args=(results,), daemon=True).start()
     faulthandler.enable()  # a rank that crashes says where
     torch.set_num_threads(1)
+    search_what_comes()
     if own_cores:
         keep_to_own_cores(rank, world_size)
     try:

@@ -22,11 +22,17 @@ from torch.distributed.elastic.multiprocessing.errors import (
 )
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from zeropp.launch import Ended, Refused, launched, under_torchrun
+from zeropp.ir.collector import search_what_comes
+from zeropp.launch import Ended, Refused, forked, launched, under_torchrun
 from zeropp.launch.rendezvous import fresh_store
 from zeropp.launch.stops import Stops
 
 _TRACEBACK = 14  # lines of it that are shown
+# ranks are forked from a process that has imported all and run nothing, where that is safe
+_START = "forkserver" if sys.platform == "linux" else "spawn"
+_LINGERS_S = (
+    0.5  # a rank that fails, so that one that was killed, which makes others fail, is first
+)
 _RANKS_PER_CORE = 16  # each is a process of a few hundred MB
 
 
@@ -149,14 +155,15 @@ def _launch(ranks: int, device: str, function: Callable[..., None], args: tuple[
             run_id=f"zeropp-{os.getpid()}",
             max_restarts=0,
             monitor_interval=0.1,
-            start_method="spawn",
+            start_method=_START,
             logs_specs=DefaultLogsSpecs(logs),
             local_addr="localhost",  # a host's name need not resolve
             signals_to_handle="SIGHUP,SIGQUIT",  # the others are heard here
         )
         _hush()
+        multiprocessing.set_forkserver_preload([forked.__name__, function.__module__])
         try:
-            elastic_launch(config, _run_local_rank)(device, os.getpid(), function, args)
+            elastic_launch(config, _run_local_rank)(device, function, args)
         except ChildFailedError as error:
             raise _first(error, Path(logs)) from None
 
@@ -179,24 +186,29 @@ def _hush() -> None:
             logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _run_local_rank(
-    device: str, parent: int, function: Callable[..., None], args: tuple[Any, ...]
-) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+def _run_local_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nor need this host's name
-    _run_rank(device, function, args)
+    try:
+        _run_rank(device, function, args)
+    except Ended:
+        raise
+    except Exception:
+        time.sleep(_LINGERS_S)
+        raise
 
 
-def _end_with(parent: int) -> None:
+def _end_with_parent() -> None:
     """End this process when the launching one is gone."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
+    if (launcher := multiprocessing.parent_process()) is not None:
+        launcher.join()
     os._exit(1)
 
 
 def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     """What fails is written down before the others see this rank leave, and fail too."""
+    search_what_comes()
     try:
         record(_in_group)(device, function, args)
     finally:
