@@ -2,6 +2,7 @@
 
 import os
 import resource
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -44,9 +45,13 @@ def _storages(values: Any) -> list[Any]:
 
 
 def held_bytes(device: torch.device) -> int:
-    """What this process holds now: allocated on a GPU, resident on a CPU."""
+    """What this process holds now: allocated on a GPU, resident on a CPU; on a system that is not
+    Linux, which alone tells it, the most that it ever held.
+    """
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device)
+    if sys.platform != "linux":
+        return peak_bytes(device)
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -55,7 +60,8 @@ def peak_bytes(device: torch.device) -> int:
     """The most that it ever held."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 class Peak:

@@ -62,11 +62,7 @@ class Named(Mapping[str, Any]):
 def asked_by(block: nn.Module) -> dict[str, bool]:
     """What `block` asks for by name, and whether it has to have each."""
     parameters = inspect.signature(type(block).forward).parameters.values()
-    return {
-        p.name: p.default is inspect.Parameter.empty
-        for p in parameters
-        if p.kind is inspect.Parameter.KEYWORD_ONLY
-    }
+    return {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 def _arguments(function: Callable[..., Any]) -> list[str]:
@@ -128,10 +124,7 @@ class Keywords:
         """What the first rank gave, on every rank; no communication where no block asks."""
         if not self._given:
             return {}
-        given = {
-            name: constant.tensor if isinstance(constant, Whole) else constant
-            for name, constant in (constants or {}).items()
-        }
+        given = {n: c.tensor if isinstance(c, Whole) else c for n, c in (constants or {}).items()}
         header: list[Any] = [{name: (t.shape, t.dtype) for name, t in given.items()}]
         dist.broadcast_object_list(header, group=self._hosts or self._axis.get_group(), group_src=0)
         return {name: self._shared(given.get(name), *spec) for name, spec in header[0].items()}

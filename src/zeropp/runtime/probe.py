@@ -49,9 +49,7 @@ class Probe:
         rounds = max(gathered(len(new)))
         if not rounds:
             return
-        failures = []
-        for number in range(rounds):
-            failures.append(self._forward(new[number] if number < len(new) else works[0]))
+        failures = [self._forward(new[n] if n < len(new) else works[0]) for n in range(rounds)]
         failed = [said for said in gathered(next(filter(None, failures), None)) if said]
         if failed:
             raise ValueError(failed[0])
