@@ -36,6 +36,12 @@ class Microbatch(NamedTuple):
         return _like(self, [tensor[:0] for tensor in self.tensors])
 
 
+class Cut(list[Microbatch]):
+    """Micro-batches cut of one batch, `whole`, at which a look is cheaper than at each."""
+
+    whole: Microbatch
+
+
 def microbatches_of(batch: Batch, parts: int) -> list[Microbatch]:
     """`parts` micro-batches.
 
@@ -112,7 +118,9 @@ def _cut(whole: Microbatch, parts: int) -> list[Microbatch]:
             "use a larger batch or fewer micro-batches"
         )
     cut = zip(*(torch.tensor_split(tensor, parts) for tensor in whole.tensors), strict=True)
-    return [_like(whole, tensors) for tensors in cut]
+    found = Cut(_like(whole, tensors) for tensors in cut)
+    found.whole = whole
+    return found
 
 
 def _like(whole: Microbatch, tensors: Sequence[Tensor]) -> Microbatch:

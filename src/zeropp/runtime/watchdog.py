@@ -109,10 +109,6 @@ class Watchdog:
             self.begin("in the device's work of the step")
             self._ended = ended
 
-    @property
-    def _busy_since(self) -> float | None:
-        return None if self._ended is not None and self._ended() else self._since
-
     def close(self) -> None:
         """Stop watching; a store that does not answer is left to itself after a while."""
         atexit.unregister(self.close)
@@ -138,7 +134,7 @@ class Watchdog:
     def _watch(self) -> None:
         pause = min(1.0, self._timeout / 4)
         while not self._closed.wait(pause):
-            since = self._busy_since
+            since = None if self._ended is not None and self._ended() else self._since
             late = since is not None and time.monotonic() - since > self._timeout
             if late:
                 self._give_up(str(dist.get_rank()))
