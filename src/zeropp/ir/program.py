@@ -8,6 +8,7 @@ from zeropp.ir.action import COMPUTE, Action, Kind
 from zeropp.ir.links import Links, Numbers
 from zeropp.ir.placement import Placement
 from zeropp.ir.schedule import Schedule
+from zeropp.ir.walk import Walked, run_in_order
 
 
 class Policy(StrEnum):
@@ -80,6 +81,11 @@ class Program:
     def numbers(self) -> Numbers:
         """Its actions by their numbers, where each exists."""
         return list(map(self.links.numbers, self.actions))
+
+    @cached_property
+    def walked(self) -> Walked:
+        """Its orders run side by side, where every SEND blocks until its RECV is posted."""
+        return run_in_order(self.numbers, self.links.waits)
 
     def count(self, kind: Kind) -> tuple[int, ...]:
         """How many actions of `kind` each rank has."""

@@ -9,7 +9,7 @@ from zeropp.ir.action import COMPUTE, Action
 from zeropp.ir.links import Links
 from zeropp.ir.placement import Placement
 from zeropp.ir.schedule import Schedule
-from zeropp.ir.walk import run_all, times_of
+from zeropp.ir.walk import run_all, run_in_order, times_of
 
 
 class Span(NamedTuple):
@@ -76,7 +76,7 @@ def evaluate(
     for order, numbers in zip(schedule.actions, orders, strict=True):
         for action, number in zip(order, numbers, strict=True):
             durations[number] = duration(action)
-    run_all(schedule.actions, links, orders, links.own)  # those of a stage are in order
+    run_all(schedule.actions, links, run_in_order(orders, links.own))  # each stage's are in order
     starts, ends = times_of(schedule, links, orders, durations, latency)
     spans = (
         tuple(Span(action, starts[n], ends[n]) for action, n in zip(*rank, strict=True))

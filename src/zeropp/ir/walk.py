@@ -9,13 +9,14 @@ from zeropp.ir.schedule import Schedule
 MOMENT = 0.01  # the least that a message takes, in the shortest F, where messages come in order
 
 Stretch = tuple[int, int, int]  # a rank, from where in its order, to where; or what it awaits
+Walked = tuple[list[Stretch], list[Stretch]]  # what ran, and where ranks are blocked
 
 
 class DeadlockError(ValueError):
     """No rank can go on; the message names what each blocked rank awaits."""
 
 
-def run_in_order(orders: Numbers, awaits: Sequence[int]) -> tuple[list[Stretch], list[Stretch]]:
+def run_in_order(orders: Numbers, awaits: Sequence[int]) -> Walked:
     """Run the ranks' orders, of numbered actions, side by side, where each action waits for the one
     that `awaits` says, on any rank; -1 is none. What ran, stretch by stretch, so that none comes
     before what it waits for; and the ranks that could not finish, where, and what they await.
@@ -44,11 +45,9 @@ def run_in_order(orders: Numbers, awaits: Sequence[int]) -> tuple[list[Stretch],
     return ran, [(rank, reached[rank], awaited) for rank, awaited in sorted(stopped)]
 
 
-def run_all(
-    actions: Sequence[Sequence[Action]], links: Links, orders: Numbers, awaits: Sequence[int]
-) -> list[Stretch]:
-    """Stretches in which the ranks' actions, whose numbers `orders` are, run; or DeadlockError."""
-    ran, blocked = run_in_order(orders, awaits)
+def run_all(actions: Sequence[Sequence[Action]], links: Links, walked: Walked) -> list[Stretch]:
+    """Stretches in which the ranks' actions ran when they were walked; or DeadlockError."""
+    ran, blocked = walked
     told = [
         f"rank {rank} at position {at} ({actions[rank][at]}) awaits {links.action(awaited)}"
         for rank, at, awaited in blocked
@@ -65,7 +64,7 @@ def times_of(
     source, crosses = links.source, links.channel
     starts, ends = ([0.0] * links.sends for _ in range(2))
     free = [0.0] * len(orders)
-    for rank, first, last in run_all(schedule.actions, links, orders, source):
+    for rank, first, last in run_all(schedule.actions, links, run_in_order(orders, source)):
         now = free[rank]
         for number in orders[rank][first:last]:
             if (needed := source[number]) >= 0:

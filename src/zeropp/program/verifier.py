@@ -221,20 +221,15 @@ def _deadlock(program: Program | None, links: Links, orders: Numbers) -> Iterato
     Channels are in order at both ends by the rule `channels`, so a SEND meets its own RECV.
     """
     if program is None:
-        yield from _stuck(links, orders, orders, links.source, "")
-        return
-    yield from _stuck(links, orders, orders, links.waits, "")
-    nothing, sends = [-1] * links.size, range(links.sends, links.receives)
-    positions = map(sends_first, program.actions)
-    as_run = [[order[at] for at in run] for order, run in zip(orders, positions, strict=True)]
-    where = " where posted receives hold, as on a GPU"
-    yield from _stuck(links, orders, as_run, [*nothing * 5, *sends, *nothing * 3], where)
-
-
-def _stuck(
-    links: Links, orders: Numbers, run: Numbers, awaits: Sequence[int], where: str
-) -> Iterator[Finding]:
-    """Where the ranks that run `run` block, if an action waits for what `awaits` says of it."""
-    for rank, at, awaited in run_in_order(run, awaits)[1]:
-        position = orders[rank].index(run[rank][at])
-        yield "deadlock", rank, position, f"waits for ever for {links.action(awaited)}{where}"
+        walks = [(orders, run_in_order(orders, links.source), "")]
+    else:
+        positions = map(sends_first, program.actions)
+        as_run = [[order[at] for at in run] for order, run in zip(orders, positions, strict=True)]
+        nothing, sends = [-1] * links.size, range(links.sends, links.receives)
+        holding = run_in_order(as_run, [*nothing * 5, *sends, *nothing * 3])
+        where = " where posted receives hold, as on a GPU"
+        walks = [(orders, program.walked, ""), (as_run, holding, where)]
+    for run, (_, blocked), where in walks:
+        for rank, at, awaited in blocked:
+            position = orders[rank].index(run[rank][at])
+            yield "deadlock", rank, position, f"waits for ever for {links.action(awaited)}{where}"

@@ -43,8 +43,7 @@ class Run:
 def run_program(program: Program, costs: Costs) -> Run:
     """Simulate one step, in which transfers wait for their receive to be posted."""
     engine = _Engine(program, costs)
-    links, orders = program.links, program.numbers
-    engine.run(orders, run_all(program.actions, links, orders, links.waits))
+    engine.run(program.numbers, run_all(program.actions, program.links, program.walked))
     return engine.finish()
 
 
