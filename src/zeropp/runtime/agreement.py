@@ -6,7 +6,6 @@ this goes over a group of the hosts, and only the tokens are summed on the devic
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -21,6 +20,7 @@ from zeropp.runtime.mesh import T, as_carried, data_rank, gathered, own_pipeline
 from zeropp.runtime.tape import autocast_of
 
 _TOKENS = 38  # bits of the one number that is summed; those above are 0 where all is well
+_LARGE = 2**15  # bytes
 
 
 class _Row(NamedTuple):
@@ -112,23 +112,26 @@ def _checksum(microbatches: Sequence[Microbatch]) -> int:
     """Of shapes, dtypes, and values on the CPU; those elsewhere would have to be waited for."""
     found = 0  # and hashes of numbers alone, which are the same in every process
     for microbatch in [microbatches.whole] if isinstance(microbatches, Cut) else microbatches:
-        found = hash((found, _number(" ".join(microbatch.keywords))))
+        found = hash((found, crc32(" ".join(microbatch.keywords).encode())))
         for tensor in microbatch.tensors:
-            values = crc32(_array(tensor)) if tensor.is_cpu else 0
-            found = hash((found, _number(tensor.dtype), tensor.shape, values))
+            values = 0
+            if tensor.is_cpu:
+                values = _digest(as_carried(tensor).reshape(-1).view(torch.uint8).numpy())
+            found = hash((found, crc32(str(tensor.dtype).encode()), tensor.shape, values))
     return found
 
 
-@cache
-def _number(named: object) -> int:
-    return crc32(str(named).encode())
-
-
-def _array(tensor: Tensor) -> Any:
-    """The values in order; most batches have them so, and every call takes a microsecond."""
-    if tensor.dtype in (torch.int64, torch.float32) and tensor.is_contiguous():
-        return tensor.numpy()
-    return as_carried(tensor).view(torch.uint8).numpy()
+def _digest(values: Any) -> int:
+    """A checksum; of many bytes, that of their sums over rows of two widths, which takes a fifth of
+    the time: what one does not see, such as rows in another order, the other does.
+    """
+    if values.size < _LARGE:
+        return crc32(values)
+    words, found, start = values[: values.size // 8 * 8].view("i8"), 0, 0
+    for width in (509, 521):
+        start = words.size // width * width
+        found = crc32(words[:start].reshape(-1, width).sum(axis=0), found)
+    return crc32(values[8 * start :], found)
 
 
 def together(prepare: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:

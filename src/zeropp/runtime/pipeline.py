@@ -132,10 +132,8 @@ class Pipeline:
         self._closing = ExitStack()
         if owns_mesh:
             self._closing.callback(close_mesh, mesh, self.modules)
-        self._closing.callback(self._machine.close)
-        self._closing.callback(self._copies.close)
-        self._closing.callback(self._keywords.close)
-        self._closing.callback(self._agreement.close)
+        for part in (self._machine, self._copies, self._keywords, self._agreement):
+            self._closing.callback(part.close)
 
     @property
     def program(self) -> Program:
@@ -295,9 +293,7 @@ class Pipeline:
                 f"clip_grad_norm_: the norm of the gradients is {float(norm)}; skip this step "
                 "(zero_grad and go on) or lower the learning rate"
             )
-        trained = [parameter for parameter in self.parameters() if parameter.grad is not None]
-        if trained:
-            clip_grads_with_norm_(trained, max_norm, norm)
+        clip_grads_with_norm_(self.parameters(), max_norm, norm)
         return norm
 
     def close(self) -> None:
