@@ -104,8 +104,7 @@ def test_what_a_full_disk_does_to_tensorboard_is_one_line(disk: Disk) -> None:
     assert run.wait(60) == 1
     assert "Traceback" not in text
     assert "Exception in thread" not in text
-    for words_once in ("metrics are lost", "training goes on", "are free; free some"):
-        assert text.count(words_once) <= 1
+    assert text.count("training goes on") == 1
     assert text.count("cannot be written") <= 2  # and the last, with which the run ends
 
 
