@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from zeropp.ir.collector import search_what_comes
 from zeropp.launch.ranks import keep_to_own_cores
 
 _IMPORTED = [
@@ -96,7 +95,6 @@ def _main(
     threading.Thread(target=_end_unread, args=(results,), daemon=True).start()
     faulthandler.enable()  # a rank that crashes says where
     torch.set_num_threads(1)
-    search_what_comes()
     if own_cores:
         keep_to_own_cores(rank, world_size)
     try:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from zeropp.cli.verb import Verb
+from zeropp.ir.collector import loading
 from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
 
@@ -27,8 +28,9 @@ class Doctor(Verb):
         """Check what can be checked, then examine on every rank; 1 if something is wrong."""
         if self.output is not None:
             check_output("output", self.output)
-        from zeropp.launch.ranks import run_on_ranks  # torch, only now
-        from zeropp.measure.doctor import examine
+        with loading():  # torch, only now
+            from zeropp.launch.ranks import run_on_ranks
+            from zeropp.measure.doctor import examine
 
         run_on_ranks(self.ranks, self.device, examine, self.output)
         return 0

@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from zeropp.cli.verb import Verb
+from zeropp.ir.collector import loading
 from zeropp.ir.files import require_new
 
 
@@ -23,7 +24,8 @@ class Export(Verb):
     def perform(self) -> int:
         """Find the checkpoint, and write what it holds."""
         require_new("output", self.output)
-        from zeropp.train.export import export, find_checkpoint
+        with loading():  # torch, only now
+            from zeropp.train.export import export, find_checkpoint
 
         found = find_checkpoint(self.run)
         what = export(found, self.output)

@@ -15,7 +15,6 @@ from zeropp.cli.simulate import Show, Simulate
 from zeropp.cli.tokenize import Tokenize
 from zeropp.cli.train import Train
 from zeropp.cli.verb import Verb
-from zeropp.ir.collector import search_seldom
 from zeropp.refusal import one_line
 
 VERBS: Mapping[str, tuple[type[Verb], str]] = {
@@ -40,7 +39,6 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a verb; 0 if all is well, 2 for bad input."""
-    search_seldom()
     try:
         if sys.stdout is None:
             raise ValueError("standard output is closed; redirect it, to /dev/null for example")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import tyro
 
 from zeropp.cli.verb import Verb
+from zeropp.ir.collector import loading
 from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
 from zeropp.ir.program import Recompute
@@ -51,8 +52,9 @@ class Profiled(Verb):
     def perform(self) -> int:
         """Check, then measure on every rank."""
         self.check()
-        from zeropp.launch.ranks import run_on_ranks  # torch, only now
-        from zeropp.train.measuring import run_profile
+        with loading():  # torch, only now
+            from zeropp.launch.ranks import run_on_ranks
+            from zeropp.train.measuring import run_profile
 
         checked_model_of(self.model)  # or why it is none
         length = length_of(self.model, self.seq_len, "seq_len")

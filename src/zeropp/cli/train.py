@@ -13,6 +13,7 @@ import tyro
 
 from zeropp.cli.verb import Verb, parsed
 from zeropp.ir import Program
+from zeropp.ir.collector import loading
 from zeropp.ir.files import new_folder
 from zeropp.ir.toml_file import table_of
 from zeropp.launch import launched, leads, leads_host, under_torchrun
@@ -71,8 +72,9 @@ class Train(Config, Verb):
         if not self.rehearse:
             _train(ranks, config, task)
             return 0
-        from zeropp.launch.ranks import run_on_ranks
-        from zeropp.train.measuring import rehearse_task
+        with loading():
+            from zeropp.launch.ranks import run_on_ranks
+            from zeropp.train.measuring import rehearse_task
 
         run_on_ranks(ranks, "cpu", rehearse_task, task)
         return 0
@@ -105,7 +107,7 @@ def _task(config: Config, program: Program | None) -> Task:
 
 def _train(ranks: int, config: Config, task: Task | None) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
-    with passing("loading torch", _is_watched()):
+    with passing("loading torch", _is_watched()), loading():
         from zeropp.launch.ranks import device_of, run_on_ranks
         from zeropp.train.data import make_tokens
         from zeropp.train.loop import train_task

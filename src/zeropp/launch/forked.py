@@ -1,5 +1,6 @@
-"""Imported first by the process from which ranks are forked: it loads the rest faster."""
+"""What ranks have when they are forked: loaded once, by a process that runs nothing."""
 
-from zeropp.ir.collector import search_seldom
+from zeropp.ir.collector import loading
 
-search_seldom()
+with loading():
+    import zeropp.runtime  # noqa: F401

@@ -22,7 +22,6 @@ from torch.distributed.elastic.multiprocessing.errors import (
 )
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from zeropp.ir.collector import search_what_comes
 from zeropp.launch import Ended, Refused, forked, launched, under_torchrun
 from zeropp.launch.rendezvous import fresh_store
 from zeropp.launch.stops import Stops
@@ -30,9 +29,7 @@ from zeropp.launch.stops import Stops
 _TRACEBACK = 14  # lines of it that are shown
 # ranks are forked from a process that has imported all and run nothing, where that is safe
 _START = "forkserver" if sys.platform == "linux" else "spawn"
-_LINGERS_S = (
-    0.5  # a rank that fails, so that one that was killed, which makes others fail, is first
-)
+_LINGERS_S = 0.5  # a rank that fails: one that was killed makes others fail, and is to be first
 _RANKS_PER_CORE = 16  # each is a process of a few hundred MB
 
 
@@ -192,10 +189,9 @@ def _run_local_rank(device: str, function: Callable[..., None], args: tuple[Any,
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nor need this host's name
     try:
         _run_rank(device, function, args)
-    except Ended:
-        raise
-    except Exception:
-        time.sleep(_LINGERS_S)
+    except Exception as error:
+        if not isinstance(error, Ended):
+            time.sleep(_LINGERS_S)
         raise
 
 
@@ -208,7 +204,6 @@ def _end_with_parent() -> None:
 
 def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     """What fails is written down before the others see this rank leave, and fail too."""
-    search_what_comes()
     try:
         record(_in_group)(device, function, args)
     finally:

@@ -73,7 +73,7 @@ def data_mesh(mesh: DeviceMesh) -> DeviceMesh:
 
 def own_pipeline(mesh: DeviceMesh) -> list[int]:
     """The global ranks along this rank's pipeline."""
-    return list(map(int, mesh[PP].mesh))
+    return list(mesh[PP].mesh.tolist())
 
 
 def data_rank(mesh: DeviceMesh) -> int:

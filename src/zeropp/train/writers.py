@@ -56,9 +56,9 @@ class TensorBoard:
     def __init__(self, folder: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
         self._hook = threading.excepthook
         threading.excepthook = self._heard
-        self._writer = SummaryWriter(str(folder / TENSORBOARD), purge_step=step + 1)
 
     def write(self, metrics: Mapping[str, Any], picture: Path | None) -> None:
         """A scalar a number, and the timeline as an image."""
