@@ -9,7 +9,7 @@ from zeropp.ir.numbers import Positive, Size
 from zeropp.ir.toml_file import make, read_toml
 from zeropp.planner.analytic import Efficiency, Hardware, analytic_profile
 from zeropp.planner.decoder import DecoderShape
-from zeropp.planner.hardware import GIB, GPUS, gpu_named
+from zeropp.planner.hardware import GIB, GPUS, usual_inside
 from zeropp.planner.problem import Problem
 from zeropp.planner.profile import Profile
 from zeropp.planner.profile_file import read_profile
@@ -94,7 +94,7 @@ class Asked:
         sizes = self.micro_batch_sizes
         if not sizes:
             raise ValueError("micro_batch_sizes must list a size")
-        inside = self.inside or ("nvlink" if gpu_named(self.gpu).nvlink else "pcie4")
+        inside = self.inside or usual_inside(self.gpu)
         name = next(known for known in GPUS if known.lower() == self.gpu.lower())
         hardware = Hardware(name, inside, self.between, self.gpus_per_node, self.cards)
         return analytic_profile(

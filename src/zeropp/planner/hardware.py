@@ -68,6 +68,11 @@ def gpu_named(name: str) -> GPU:
     raise ValueError(f"gpu: no {name!r}; use one of {', '.join(GPUS)}")
 
 
+def usual_inside(name: str) -> str:
+    """The link inside a node of the GPUs called `name`, where none is given."""
+    return "nvlink" if gpu_named(name).nvlink else "pcie4"
+
+
 def gpu_like(name: str, memory: float) -> GPU | None:
     """The GPU that a driver calls `name`, of so many bytes; None: it is not known here."""
     plain = name.lower().replace(" ", "")

@@ -9,7 +9,7 @@ from zeropp.ir.program import Recompute
 from zeropp.launch import launched
 from zeropp.planner import Problem, SavedPlan, write_plan
 from zeropp.planner.analytic import Hardware, analytic_profile
-from zeropp.planner.hardware import GPUS, gpu_like
+from zeropp.planner.hardware import GPUS, gpu_like, usual_inside
 from zeropp.planner.layout import Layout
 from zeropp.planner.planner import plan_of
 from zeropp.planner.pricing import cut, price
@@ -21,7 +21,6 @@ from zeropp.train.environment import decoder_of, device_bytes, device_name, layo
 from zeropp.train.task import Task
 
 _SHARE = 0.8  # of the memory that was too much, that a plan may hold
-_USABLE = 0.92  # of what a rank has
 _EFFORT = 200  # orders that are looked at, a few seconds
 _UNKNOWN = "A100-80G"  # whose times are taken for those of a device that is not known
 
@@ -38,7 +37,7 @@ def less_memory(config: Config, task: Task, program: Program, device: torch.devi
         found, share = _smaller(config, task, program, device)
         path = config.folder / "smaller.toml"
         write_plan(found, path)
-    except ValueError:  # of a model of another kind, or nothing that fits
+    except ValueError:  # of a model of another kind, nothing that fits, or no disk to write to
         return _by_rule(task.saved)
     return (
         f"by estimate {share:.0%} of that is held by the plan {path} ({layout_of(found)}, "
@@ -61,9 +60,11 @@ def _smaller(
     here = ranks if given is None else given.local_ranks
     gpu = gpu_like(device_name(device), device_bytes(device))
     known = next((name for name, one in GPUS.items() if one == gpu), _UNKNOWN)
-    hardware = Hardware(known, "nvlink" if GPUS[known].nvlink else "pcie4", "ib-200", here)
+    hardware = Hardware(known, usual_inside(known), "ib-200", here)
     sizes = [one for one in range(1, size + 1) if size % one == 0]
     made = analytic_profile(decoder_of(config), hardware, config.data.seq_len, sizes)
+    memory = device_bytes(device) / (1 if device.type == "cuda" else here)
+    made = replace(made, device=replace(made.device, memory=memory))
     problem = Problem(made, ranks, here, task.batch)
 
     blocks = stage_blocks(len(made.kinds), program.placement.num_stages, program.split)
@@ -73,8 +74,8 @@ def _smaller(
     costs = price(problem, layout, cut(cut_as_run, layout)).costs
     held = max(rank.peak for rank in simulate(program, costs).memory)
 
-    room = _USABLE * device_bytes(device) / (1 if device.type == "cuda" else here)
-    best = Search(replace(problem, memory=min(room, _SHARE * held))).best(effort=_EFFORT)
+    room = min(problem.usable, _SHARE * held)
+    best = Search(replace(problem, memory=room)).best(effort=_EFFORT)
     if best is None:
         raise ValueError("memory: no plan of these ranks holds less")
     found = SavedPlan(plan_of(best), best.priced.layout.setting.micro_batch_size)
