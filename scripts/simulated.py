@@ -8,14 +8,17 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from measured import table
 from zeropp.costs import Costs, floor
 from zeropp.generate import GENERATORS, generate
 from zeropp.ir import Kind, Order, Schedule, evaluate, peak_slots_per_rank
+from zeropp.program import lower
 from zeropp.program.collectives import shard
 from zeropp.show import show
+from zeropp.simulate import simulate
 
 Size = tuple[int, int, int]  # P, V where the schedule takes it, B
 Times = tuple[float, float, float]  # F, B, W of one micro-batch through a whole rank
@@ -79,6 +82,30 @@ def traffic() -> None:
         ranges = ["-".join(map(str, dict.fromkeys((min(c), max(c))))) for c in counts]
         lines.append([label, V, *ranges, V * len(schedule.units)])
     table(["schedule", "V", "1 resident", "2 resident", "3 resident", "reduces"], lines)
+
+
+def slow_gathers() -> None:
+    """How far above floor and first gather, in %, by times of a gather in chunk forwards."""
+    orders = {
+        "zeropp": Order("zeropp"),
+        "zeropp, U=16": Order("zeropp", 16),
+        "zeropp, drain, U=8": Order("zeropp", 8, "drain"),
+        "zeropp, drain, U=16": Order("zeropp", 16, "drain"),
+        "breadth-first": Order("breadth-first"),
+    }
+    lines = []
+    for (name, order), W in product(orders.items(), (1, 0.7)):
+        held, over = zip(*(_behind_gathers(order, gather, W) for gather in (1, 2, 4, 8)), strict=True)
+        lines.append([name, f"1, 1, {W}", f"{max(held):g}", *(f"{each:.1f}" for each in over)])
+    table(["schedule", "F, B, W of a chunk", "holds at most", "1", "2", "4", "8"], lines)
+
+
+def _behind_gathers(order: Order, gather: float, W: float) -> tuple[float, float]:
+    costs = Costs.uniform(8, 2, 2, 2, 2 * W, gather=gather)
+    schedule = generate(order, 8, 2, 32, costs=costs, max_resident=1)
+    program = lower(schedule, "unit", max_resident=1, expected=costs.expected(schedule))
+    least = floor(schedule.placement, 32, costs) + gather
+    return peak(schedule), 100 * (simulate(program, costs).makespan / least - 1)
 
 
 def refined() -> None:

@@ -7,12 +7,10 @@ tokens: an activation of 17 messages (34sbh bytes of 2sbh), parameters of 24 (24
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 from support.claim import Figure, Row
 from support.hosts import Cluster
 from support.sides import Side
-from zeropp.build import program_of
 from zeropp.costs import Costs
 from zeropp.plan import Plan
 from zeropp.simulate import simulate
@@ -67,14 +65,17 @@ def sides(P: int, B: int) -> list[Side]:
     if B >= P:  # which torch's 1F1B asks for
         found += [Side("1F1B", 1, shard=shard) for shard in ("microbatch", "step")]
     units = sorted({min(U, B) for U in (P, 2 * P - 1, B)})
-    zeropp = (Side("zeropp", V, seam, unit_size=U) for seam in ("drain", "carry") for U in units)
-    return [*found, *zeropp]
+    zeropp = [Side("zeropp", V, seam, unit_size=U) for seam in ("drain", "carry") for U in units]
+    zeropp += [Side("zeropp", V, "carry")]  # the unit that is chosen for the link
+    least = Side("zeropp", V, "carry", unit_size=units[0])
+    return [*found, *zeropp, replace(least, late=True), replace(least, seam="eager")]
 
 
 def case_name(side: Side) -> str:
     """For tables."""
-    if side.unit_size is not None:
-        return f"{side.name} {side.seam} U={side.unit_size}"
+    if side.seam is not None:
+        unit = "chosen" if side.unit_size is None else side.unit_size
+        return f"{side.title} U={unit}"
     return f"{'zeropp' if side.ours else 'torch'} {side.name} {side.shard}"
 
 
@@ -83,21 +84,13 @@ def rate_name(mbit: float | None) -> str:
     return "unlimited" if mbit is None else f"{mbit:g} Mbit/s"
 
 
-def plan_of(side: Side, P: int, B: int) -> Plan:
-    """The side's plan, made for free links."""
-    return side.plan(P, B, Costs.uniform(P, side.V, *(V * span for span in TIMES)), D)
-
-
-def predicted_s(side: Side, mapping: Mapping, P: int, B: int, mbit: float | None) -> float | None:
-    """The simulated step; None for torch's.
+def plan_of(side: Side, mapping: Mapping, P: int, B: int, mbit: float | None) -> Plan:
+    """The side's plan, made for its links as `zeropp profile` would find them.
 
     Nothing but compute and links takes time, and gathers and messages do not slow each other.
     gloo's reduce-scatter sends twice what a gather does.
     """
-    if not side.ours:
-        return None
-    plan = plan_of(side, P, B)
-    costs: Any = plan.costs
+    costs = Costs.uniform(P, side.V, *(V * span for span in TIMES))
     byte_s = 0.0 if mbit is None else 8 / (mbit * 1e6)
     if mapping is Mapping.INSIDE:  # both ranks of a host send at once
         costs = replace(costs, transfer=D * MESSAGE_BYTES * byte_s)
@@ -105,7 +98,14 @@ def predicted_s(side: Side, mapping: Mapping, P: int, B: int, mbit: float | None
         gather = PARAMETER_BYTES * V / side.V * byte_s
         transfer = MESSAGE_BYTES * byte_s
         costs = replace(costs, gather=gather, reduce=2 * gather, transfer=transfer)
-    return round(simulate(program_of(plan), costs).makespan, 4)
+    return side.plan(P, B, costs, D)
+
+
+def predicted_s(side: Side, plan: Plan) -> float | None:
+    """The simulated step; None for torch's."""
+    if not side.ours or plan.costs is None:
+        return None
+    return round(simulate(side.program(plan), plan.costs).makespan, 4)
 
 
 GAINS = {case_name(BREADTH_FIRST): 1.30, case_name(ZERO_3): 1.68}  # in throughput

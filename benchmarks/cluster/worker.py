@@ -24,6 +24,7 @@ from support.memory import grown
 from support.sides import Side, shares, trace_of
 from zeropp.measure.rehearsal import tiny_loss
 from zeropp.runtime.mesh import PP, REPLICATE, SHARD, gathered
+from zeropp.runtime.pipeline import Pipeline
 
 
 class Step(NamedTuple):
@@ -46,11 +47,9 @@ def main(path: str, results: str) -> None:
         mesh = DeviceMesh("cpu", grid.unsqueeze(1), mesh_dim_names=(PP, REPLICATE, SHARD))
         for batch in job.batches:
             for side in cases.sides(job.P, batch.size):
-                for rate, found in measured(job, side, mesh, batch):
+                for rate, found in measured(job, side, mapping, mesh, batch):
                     row = {"mapping": mapping, "B": batch.size, "rate": cases.rate_name(rate)}
-                    row |= {"case": cases.case_name(side)} | found
-                    predicted = cases.predicted_s(side, mapping, job.P, batch.size, rate)
-                    rows.append(row | {"predicted_s": predicted})
+                    rows.append(row | {"case": cases.case_name(side)} | found)
                     if dist.get_rank() == 0:
                         print(*row.values())
     if dist.get_rank() == 0:
@@ -59,22 +58,25 @@ def main(path: str, results: str) -> None:
 
 
 def measured(
-    job: Job, side: Side, mesh: DeviceMesh, batch: Batch
+    job: Job, side: Side, mapping: Mapping, mesh: DeviceMesh, batch: Batch
 ) -> Iterator[tuple[float | None, Row]]:
-    """What was measured at each rate; made and warmed up without a limit."""
+    """What was measured at each rate, in the order made for it; warmed up without a limit."""
     limit(job, None)
-    plan = cases.plan_of(side, job.P, batch.size)
+    plan = cases.plan_of(side, mapping, job.P, batch.size, None)
     blocks = [EmulatedBlock(TIMES, i == 0, WIDTH, COPIES) for i in range(job.P * V)]
     running = side.start(blocks, tiny_loss, plan, mesh)
     data = torch.zeros(batch.size * ROWS, WIDTH)
     running.step((data, data))
     for rate in batch.rates:
         limit(job, rate)
-        steps = []
+        plan, steps = cases.plan_of(side, mapping, job.P, batch.size, rate), []
+        if isinstance(running, Pipeline):
+            running.follow(side.program(plan))
         for _ in range(batch.steps):
             trace = trace_of(running)
             steps.append(step_of(partial(running.step, (data, data), observer=trace)))
-        yield rate, summary(steps) | {"shares": shares(running, trace)}
+        where = {"shares": shares(running, trace), "predicted_s": cases.predicted_s(side, plan)}
+        yield rate, summary(steps) | where
     running.close()
 
 

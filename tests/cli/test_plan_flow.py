@@ -42,7 +42,7 @@ def test_a_profile_says_what_blocks_and_links_take(profiled: Path) -> None:
         assert min(layer.forward, layer.backward, layer.weight) > 0
         assert layer.flops == pytest.approx(6 * tokens * (12 * 128**2 + 2 * 16 * 128), rel=0.05)
     assert profile.inside is not None
-    assert profile.inside.latency + profile.inside.host > 0
+    assert profile.inside.latency > 0
     assert 0 < profile.inside.host < 0.1  # a rank on a CPU is busy with its messages
     assert profile.between is None
     assert profile.optimizer > 0

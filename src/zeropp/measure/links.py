@@ -73,7 +73,7 @@ def measure_hop(
     Rounds are a pause apart, as the messages of a pipeline are: without one, both ends would find
     in their caches all that a message needs, which no rank does after computing.
 
-    Collective on `group`, None being all ranks, who get the first's answer. Nothing between a rank
+    Collective on `group`, None being all ranks, who get the same answer. Nothing between a rank
     and itself.
     """
     if first == last:
@@ -88,12 +88,17 @@ def measure_hop(
         hops = [play(link, ball) for _ in range(rounds + 1)][1:]
         link.flush()
         found = torch.tensor([median(each) for each in zip(*hops, strict=True)], device=device)
-    dist.broadcast(found, first, group)
-    return Hop(*found.tolist())
+    dist.all_reduce(found, group=group)
+    latency, host = found.tolist()
+    return Hop(max(0.0, latency), host)
 
 
 def _serve(link: PeerLink, ball: Tensor) -> Hop:
-    """There and back; the time of posting the receive is hidden by the way there."""
+    """Half of the way there and back; the time of posting the receive is hidden by the way there.
+
+    The sending call at either end is no part of it. The other end's is shorter, as it has just
+    been woken, so each takes its own away.
+    """
     time.sleep(_PAUSE_S)
     start = time.perf_counter()
     link.send((ball,))
@@ -102,14 +107,14 @@ def _serve(link: PeerLink, ball: Tensor) -> Hop:
     posted = time.perf_counter()
     arrival.wait()
     clock_of(ball.device).settle()
-    one_way = (time.perf_counter() - start) / 2
-    return Hop(max(0.0, one_way - (sent - start)), (posted - start) / 2)
+    return Hop((time.perf_counter() - sent) / 2, (posted - start) / 2)
 
 
 def _return(link: PeerLink, ball: Tensor) -> Hop:
     link.receive((TensorSpec.of(ball),)).wait()
+    start = time.perf_counter()
     link.send((ball,))
-    return Hop(0.0, 0.0)
+    return Hop((start - time.perf_counter()) / 2, 0.0)
 
 
 def _world() -> dist.ProcessGroup:
