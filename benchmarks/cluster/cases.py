@@ -11,6 +11,7 @@ from enum import StrEnum
 from support.claim import Figure, Row
 from support.hosts import Cluster
 from support.sides import Side
+from zeropp.build import program_of
 from zeropp.costs import Costs
 from zeropp.plan import Plan
 from zeropp.simulate import simulate
@@ -67,8 +68,7 @@ def sides(P: int, B: int) -> list[Side]:
     units = sorted({min(U, B) for U in (P, 2 * P - 1, B)})
     zeropp = [Side("zeropp", V, seam, unit_size=U) for seam in ("drain", "carry") for U in units]
     zeropp += [Side("zeropp", V, "carry")]  # the unit that is chosen for the link
-    least = Side("zeropp", V, "carry", unit_size=units[0])
-    return [*found, *zeropp, replace(least, late=True), replace(least, seam="eager")]
+    return [*found, *zeropp, Side("zeropp", V, "eager", unit_size=units[0])]
 
 
 def case_name(side: Side) -> str:
@@ -105,7 +105,7 @@ def predicted_s(side: Side, plan: Plan) -> float | None:
     """The simulated step; None for torch's."""
     if not side.ours or plan.costs is None:
         return None
-    return round(simulate(side.program(plan), plan.costs).makespan, 4)
+    return round(simulate(program_of(plan), plan.costs).makespan, 4)
 
 
 GAINS = {case_name(BREADTH_FIRST): 1.30, case_name(ZERO_3): 1.68}  # in throughput

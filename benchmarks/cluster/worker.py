@@ -22,6 +22,7 @@ from support.emulated import EmulatedBlock
 from support.hosts import bytes_sent
 from support.memory import grown
 from support.sides import Side, shares, trace_of
+from zeropp.build import program_of
 from zeropp.measure.rehearsal import tiny_loss
 from zeropp.runtime.mesh import PP, REPLICATE, SHARD, gathered
 from zeropp.runtime.pipeline import Pipeline
@@ -71,7 +72,7 @@ def measured(
         limit(job, rate)
         plan, steps = cases.plan_of(side, mapping, job.P, batch.size, rate), []
         if isinstance(running, Pipeline):
-            running.follow(side.program(plan))
+            running.follow(program_of(plan))
         for _ in range(batch.steps):
             trace = trace_of(running)
             steps.append(step_of(partial(running.step, (data, data), observer=trace)))

@@ -1,9 +1,8 @@
 """A schedule in one of two runtimes, ours or torch.distributed.pipelining's, started on a rank."""
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch.distributed as dist
@@ -11,11 +10,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from support.torch_runtime import CPU, PEERS, Loss, TorchPipeline
-from zeropp.build import pipeline, program_of
+from zeropp.build import pipeline
 from zeropp.costs import Costs
-from zeropp.ir import Placement, Program
-from zeropp.ir.action import COMPUTE, RECEIVES, Action, Kind
-from zeropp.ir.precedence import Channel, channel_of
 from zeropp.measure.trace import Trace
 from zeropp.plan import Plan
 from zeropp.runtime.grid import pipelines
@@ -34,7 +30,6 @@ class Side:
     slots: int | None = None  # what a refined order may hold; None: it is not refined
     unit_size: int | None = None
     shard: str = "unit"  # when parameters are gathered; torch reduces once a step all the same
-    late: bool = False  # ours: each RECV is posted one compute action before its use, not earlier
 
     @property
     def ours(self) -> bool:
@@ -44,8 +39,7 @@ class Side:
     @property
     def title(self) -> str:
         """For tables."""
-        words = "" if self.ours else "torch", self.name, self.seam, "late" * self.late
-        return " ".join(filter(None, words))
+        return f"{'' if self.ours else 'torch '}{self.name}{f' {self.seam}' if self.seam else ''}"
 
     def plan(self, P: int, B: int, costs: Costs | None = None, D: int = 1) -> Plan:
         """Ours, made for costs; of torch's runtime, what its sizes are."""
@@ -58,41 +52,9 @@ class Side:
         self, blocks: Sequence[nn.Module], loss: Loss, plan: Plan, mesh: DeviceMesh | None = None
     ) -> Running:
         """The model's blocks laid over all ranks; `loss` is the sum over a micro-batch's tokens."""
-        if not self.ours:
-            return TorchPipeline(PEERS[self.name], blocks, loss, plan, mesh, self.shard)
-        running = pipeline(blocks, loss, plan, mesh, device=CPU)
-        if self.late:
-            running.follow(self.program(plan))
-        return running
-
-    def program(self, plan: Plan) -> Program:
-        """What ours runs."""
-        return with_late_receives(program_of(plan)) if self.late else program_of(plan)
-
-
-def with_late_receives(program: Program) -> Program:
-    """Each RECV one compute action before its use, as far as the order of sends allows."""
-    orders = (_late_receives(order, program.placement) for order in program.actions)
-    return replace(program, actions=tuple(orders))
-
-
-def _late_receives(order: Sequence[Action], placement: Placement) -> tuple[Action, ...]:
-    compute = [action for action in order if action.kind in COMPUTE]
-    uses = {(a.kind is Kind.F, *a[1:]): i for i, a in enumerate(compute) if a.kind is not Kind.W}
-    posts: dict[int, list[Action]] = defaultdict(list)
-    latest: dict[Channel, int] = {}
-    for receive in reversed([action for action in order if action.kind in RECEIVES]):
-        channel = channel_of(receive, placement)
-        ahead = max(0, uses[receive.kind is Kind.RECV_F, *receive[1:]] - 1)
-        latest[channel] = min(ahead, latest.get(channel, ahead))
-        posts[latest[channel]].insert(0, receive)
-    made, done = list(posts[0]), 0
-    for action in (action for action in order if action.kind not in RECEIVES):
-        made.append(action)
-        if action.kind in COMPUTE:  # before what it sends, or two ranks could block in SENDs
-            done += 1
-            made += posts[done]
-    return tuple(made)
+        if self.ours:
+            return pipeline(blocks, loss, plan, mesh, device=CPU)
+        return TorchPipeline(PEERS[self.name], blocks, loss, plan, mesh, self.shard)
 
 
 def torch_sides(P: int, B: int, chunks: Sequence[int]) -> list[Side]:

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -139,4 +140,5 @@ class Saver:
 def _give_way() -> None:
     """Let this thread run where nothing else would; a thread has such a priority on Linux alone."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST)
+        with suppress(PermissionError):  # in a sandbox that allows none, it takes its turn
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST)

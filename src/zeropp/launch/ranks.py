@@ -104,8 +104,11 @@ def _cause(error: ChildFailedError) -> str:
 def _explained(error: ChildFailedError) -> int:
     """Say why the first rank failed, the cause last; the status."""
     rank, first = error.get_first_failure()
-    if first.exitcode < 0:
-        print(f"zeropp: rank {rank} was ended by {first.signal_name()}", file=sys.stderr)
+    if not _wrote(first):
+        how = f"was ended by {first.signal_name()}"
+        if first.exitcode > 0:
+            how = f"ended with status {first.exitcode} and did not say why"
+        print(f"zeropp: rank {rank} {how}", file=sys.stderr)
         return 1
     if said := _said(error):
         print(f"zeropp: {said[0]}", file=sys.stderr)
@@ -169,11 +172,16 @@ def _first(error: ChildFailedError, logs: Path) -> ChildFailedError:
     """Of the rank that wrote down first why it fails; one that then missed it may end sooner."""
     _, failure = error.get_first_failure()
     files = sorted(logs.rglob("error.json"), key=lambda file: file.stat().st_mtime_ns)
-    if failure.exitcode < 0 or not files:
+    if not _wrote(failure):
         return error
     rank = int(files[0].parent.name)
     first = ProcessFailure(rank, failure.pid, failure.exitcode, str(files[0]))
     return ChildFailedError(error.name, {rank: first})
+
+
+def _wrote(failure: ProcessFailure) -> bool:
+    """Whether it wrote down why; who is killed or leaves by itself does not."""
+    return failure.exitcode > 0 and Path(failure.error_file).is_file()
 
 
 def _hush() -> None:
