@@ -82,7 +82,7 @@ def simulated(plan: Plan, gathering: Collective, reducing: Collective) -> list[f
         reduce=reducing.seconds,
         gathered=STAGE_MIB,
         gradients=STAGE_MIB,
-        gather_staging=STAGE_MIB + gathering.mib,  # FSDP2's flat output, and gloo's
+        gather_workspace=STAGE_MIB + gathering.mib,  # FSDP2's flat output, and gloo's
         reduce_staging=STAGE_MIB + STAGE_MIB / D + reducing.mib,  # input, shard, gloo
         until_backward=0.0,
         until_weight=0.0,

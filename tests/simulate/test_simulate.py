@@ -176,6 +176,14 @@ def test_a_prefetched_gather_keeps_its_buffer_until_its_first_use() -> None:
     assert memory.curve[:3] == ((0, 0), (0.5, 10), (1, 0))
 
 
+def test_what_a_gather_needs_while_it_runs_is_free_before_its_first_use() -> None:
+    """UNSHARD 0-0.25 of stage 0, 0.25-0.5 of stage 1, whose F is from 1.25 on."""
+    program = lower(generate(Order("breadth-first"), 1, 2, 2), "unit", max_resident=2)
+    costs = Costs.uniform(1, 2, gather=0.25, gather_workspace=(1, 10), **NO_ACTIVATIONS)
+    (memory,) = simulate(program, costs).memory
+    assert memory.curve == ((0, 1), (0.25, 10), (0.5, 0))
+
+
 def test_a_rank_reserves_the_largest_workspace_of_its_stages() -> None:
     program = lower(generate(Order("interleaved-1f1b"), 2, 2, 4))
     report = simulate(program, Costs.uniform(2, 2, workspace=(1, 2, 3, 1)))

@@ -47,6 +47,8 @@ class Costs:
         message: the output, which travels to the next stage, and whose gradient travels back.
         gather_staging: the flat buffer that an all-gather fills, from its start until the first
             action that needs the parameters copies them out.
+        gather_workspace: what an all-gather needs only while it runs, such as gloo's buffers; on a
+            CPU, which copies out at once, the flat buffer too.
         reduce_staging: the flat buffer that a reduce-scatter reads, in the dtype of the reduction,
             while it runs.
         workspace: what is needed beyond that while an action runs; a rank reserves the largest of
@@ -74,6 +76,7 @@ class Costs:
     until_weight: tuple[float, ...] = _each(1.0)
     message: tuple[float, ...] = _each(0.0)
     gather_staging: tuple[float, ...] = _each(0.0)
+    gather_workspace: tuple[float, ...] = _each(0.0)
     reduce_staging: tuple[float, ...] = _each(0.0)
     workspace: tuple[float, ...] = _each(0.0)
 

@@ -250,6 +250,8 @@ def _held_by(costs: Costs) -> dict[Kind, list[Held]]:
         Kind.UNSHARD: [
             (costs.gathered, False, Category.GATHERED),
             (costs.gather_staging, False, Category.STAGING),
+            (costs.gather_workspace, False, Category.STAGING),
+            frees(costs.gather_workspace, Category.STAGING),
         ],
         Kind.REDUCE: [
             (costs.reduce_staging, False, Category.STAGING),
