@@ -120,14 +120,28 @@ def relative_error(got: Tensor, wanted: Tensor) -> float:
 
 def whole(tensor: Tensor) -> Tensor:
     """The values of all ranks, in fp32; `full_tensor` can crash on gloo (docs/compat.md)."""
-    tensor = tensor.detach()
-    if not isinstance(tensor, DTensor):
-        return tensor.float()
+    return wholes({"": tensor})[""]
+
+
+def wholes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same of several that are sharded alike, in one exchange."""
+    sharded = {name: t.detach() for name, t in tensors.items() if isinstance(t, DTensor)}
+    found = {n: t.detach().float() for n, t in tensors.items() if n not in sharded}
+    if sharded:
+        first = next(iter(sharded.values()))
+        group = first.device_mesh.get_group(_sharded_axis(first))
+        parts: list[Any] = [None] * dist.get_world_size(group)
+        own = {name: tensor.to_local().cpu() for name, tensor in sharded.items()}
+        dist.all_gather_object(parts, own, group)
+        for name, tensor in sharded.items():
+            dim = tensor.placements[_sharded_axis(tensor)].dim
+            found[name] = torch.cat([part[name] for part in parts], dim).float()
+    return found
+
+
+def _sharded_axis(tensor: Any) -> int:
     (axis,) = (i for i, placement in enumerate(tensor.placements) if placement.is_shard())
-    group = tensor.device_mesh.get_group(axis)
-    parts: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(parts, tensor.to_local().cpu(), group)
-    return torch.cat(parts, tensor.placements[axis].dim).float()
+    return axis
 
 
 class Plain:
@@ -167,14 +181,15 @@ def gradient_errors(plain: Plain, pipe: Pipeline) -> dict[str, float]:
 
 
 def _compared(wanted: Mapping[str, Tensor | None], pipe: Pipeline) -> dict[str, float]:
-    errors = {}
-    for name, parameter in pipe.named_parameters():
+    made = {name: p.grad for name, p in pipe.named_parameters() if p.grad is not None}
+    found, errors = wholes(made), {}
+    for name, _ in pipe.named_parameters():
         gradient = wanted[name]
         if gradient is None:  # where parameters are sharded, unused ones get zeros
-            assert parameter.grad is None or not whole(parameter.grad).any(), f"{name}: a gradient"
+            assert name not in found or not found[name].any(), f"{name}: a gradient"
         else:
-            assert parameter.grad is not None, f"{name} has no gradient"
-            errors[name] = relative_error(whole(parameter.grad).cpu(), gradient)
+            assert name in found, f"{name} has no gradient"
+            errors[name] = relative_error(found[name].cpu(), gradient)
     return errors
 
 
@@ -348,8 +363,8 @@ def _training(case: Case, pipe: Pipeline) -> dict[str, float]:
         for optimizer in (theirs, ours):
             optimizer.step()
             optimizer.zero_grad()
-    for name, parameter in pipe.named_parameters():
-        errors[name] = relative_error(whole(parameter), plain.parameters()[name].detach())
+    for name, values in wholes(dict(pipe.named_parameters())).items():
+        errors[name] = relative_error(values, plain.parameters()[name].detach())
     return errors
 
 
