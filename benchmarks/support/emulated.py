@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zeropp.measure.rehearsal import rest_until, wake_in_time
+from zeropp.measure.rehearsal import rest_until
 from zeropp.runtime.split_rules import GradientBuffers
 
 
@@ -165,7 +165,6 @@ class EmulatedBlock(nn.Module):
         self.spans = Spans(*map(_Span, seconds))
         self.offset = nn.Parameter(torch.zeros(width)) if first else None
         self.layer = _Layer(width, _Rule(self.spans, copies))
-        wake_in_time()
 
     def forward(self, x: Tensor) -> Tensor:
         """[rows, width] -> the same."""

@@ -13,10 +13,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -38,8 +36,7 @@ from zeropp.runtime.observer import Phase
 from zeropp.simulate import simulate
 
 WIDTH = 8
-_SPUN_S = 1e-4  # the system wakes a sleeper late by up to this; the rest is spun
-_SLACK = Path("/proc/self/timerslack_ns")  # of Linux: by how much it may, beyond what it takes
+_SPUN_S = 1.5e-4  # the system wakes a sleeper late by up to this; the rest is spun
 
 
 class EmulatedCompute:
@@ -50,7 +47,6 @@ class EmulatedCompute:
 
     def __init__(self, costs: Costs) -> None:
         self._costs, self._began = costs, 0.0
-        wake_in_time()
 
     def slow_down(self, stage: int, factor: float) -> None:
         """From now on `stage` takes `factor` times as long."""
@@ -62,12 +58,6 @@ class EmulatedCompute:
             rest_until(self._began + self._costs.duration(action))
         else:
             self._began = time.perf_counter()
-
-
-def wake_in_time() -> None:
-    """Let the system wake this process when it asked to, not up to 50 us later."""
-    with suppress(OSError):  # other systems have no such file, and a sandbox may refuse it
-        _SLACK.write_text("1", encoding="ascii")
 
 
 def rest_until(end: float) -> None:
