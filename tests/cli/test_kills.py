@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from support.kills import Run, differing, kill_often
+from support.kills import SMALL, Run, differing, kill_often
 
 KILLS = int(os.environ.get("KILLS", "4"))
 STEPS = 6 * (KILLS + 1)
@@ -15,9 +15,9 @@ STEPS = 6 * (KILLS + 1)
 def test_a_killed_run_ends_as_if_it_never_was(tmp_path: Path) -> None:
     for name in ("whole", "torn"):
         (tmp_path / name).mkdir()
-    reference = Run(tmp_path / "whole", STEPS)
+    reference, run = (Run(tmp_path / name, STEPS, SMALL) for name in ("whole", "torn"))
     assert reference.start().wait() == 0, reference.output()
-    run, kills = kill_often(tmp_path / "torn", STEPS, KILLS, seed=KILLS)
+    kills = kill_often(run, KILLS, seed=KILLS)
     wanted, made = (
         [(step["step"], step["loss"], step["grad_norm"]) for step in one.made()]
         for one in (reference, run)

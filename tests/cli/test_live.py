@@ -57,7 +57,7 @@ def test_a_terminal_shows_a_run_and_is_clean_after_ctrl_c(screen: Screen, tmp_pa
         return drawn and "fullest rank" in shown["memory"]
 
     screen.read_until(complete)
-    assert "2 pipeline ranks x 1 stages, 2 micro-batches of 1, zeropp" in shown["layout"]
+    assert "2 pipeline ranks x 1 stage, 2 micro-batches of 1, zeropp" in shown["layout"]
     assert re.search(r"\d+ of 100000 .* left", shown["step"])
     assert re.search(r"\d\.\d{4} .*[▁▂▃▄▅▆▇█]+.*validation \d.* lr \d.* grad norm", shown["loss"])
     assert re.search(

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from support.processes import alive, ranks_of
 from zeropp.checkpoint.files import Reader, newest, read, steps_in
 
 SAVE_EVERY = 5
-OPTIONS = f"""--model.layers 2 --data.seq-len 16 --data.micro-batch-size 1 --run.sample 0
-    --parallel.num-chunks 1 --parallel.num-microbatches 2 --parallel.dp-shard 2 --run.keep-last 3
-    --run.eval-every 1000 --run.save-every {SAVE_EVERY} --run.resume auto""".split()
+OPTIONS = f"""--parallel.dp-shard 2 --run.sample 0 --run.keep-last 3 --run.eval-every 1000
+    --run.save-every {SAVE_EVERY} --run.resume auto""".split()
+SMALL = [
+    *("--model.layers", "2", "--data.seq-len", "16", "--data.micro-batch-size", "1"),
+    *("--parallel.num-chunks", "1", "--parallel.num-microbatches", "2"),
+]
 RANKS = 4
 _LONGEST_S = 180.0
 
@@ -50,6 +53,7 @@ class Run:
 
     cwd: Path
     steps: int
+    options: Sequence[str] = ()  # besides those of every such run
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -57,7 +61,7 @@ class Run:
         return self.cwd / "runs" / "demo"
 
     def start(self) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "zeropp.cli.main", "train", *OPTIONS]
+        command = [sys.executable, "-m", "zeropp.cli.main", "train", *OPTIONS, *self.options]
         command += ["--run.steps", str(self.steps), "--optim.schedule-steps", "400"]
         with (self.cwd / "output.txt").open("ab") as output:
             self.process = subprocess.Popen(command, cwd=self.cwd, stdout=output, stderr=output)
@@ -78,9 +82,9 @@ class Run:
         return (self.cwd / "output.txt").read_text(errors="replace")
 
 
-def kill_often(cwd: Path, steps: int, kills: int, seed: int = 0) -> tuple[Run, list[Kill]]:
+def kill_often(run: Run, kills: int, seed: int = 0) -> list[Kill]:
     """Kill the run so often, at moments that `seed` draws, then let it end."""
-    draw, run, found = random.Random(seed), Run(cwd, steps), []
+    draw, steps, found = random.Random(seed), run.steps, []
     for number in range(kills):
         run.start()
         whom = draw.choice(("rank", "ranks", "launcher", "all"))
@@ -91,7 +95,7 @@ def kill_often(cwd: Path, steps: int, kills: int, seed: int = 0) -> tuple[Run, l
     process = run.start()
     if process.wait(_LONGEST_S) != 0:
         raise AssertionError(run.output()[-2000:])
-    return run, found
+    return found
 
 
 def _await_moment(run: Run, when: str, reached: int, draw: random.Random) -> None:

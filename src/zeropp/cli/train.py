@@ -20,7 +20,7 @@ from zeropp.launch import launched, leads, leads_host, under_torchrun
 from zeropp.launch.relay import relayed
 from zeropp.planner import write_plan
 from zeropp.report.folder import CONFIG
-from zeropp.report.lines import DATE, TERMINAL, tell
+from zeropp.report.lines import DATE, TERMINAL, counted, tell
 from zeropp.report.live import View, is_shown, passing
 from zeropp.train.choice import checked_model_of, length_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
@@ -121,7 +121,7 @@ def _train(ranks: int, config: Config, task: Task | None) -> None:
             make_tokens(config)
         function = plan_and_train if config.plan == AUTO else train_task
         if task is not None and not under_torchrun():
-            tell(f"starting {ranks} ranks")
+            tell(f"starting {counted(ranks, 'rank')}")
         with _watched(config):
             run_on_ranks(ranks, config.run.device, function, config, task)
     if task is not None:

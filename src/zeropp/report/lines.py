@@ -32,6 +32,12 @@ def warn(text: object) -> None:
     print(stamped(f"zeropp: {text}"), file=sys.stderr, flush=True)
 
 
+def counted(number: int, one: str) -> str:
+    """`1 rank`, `2 ranks`, `3 micro-batches`."""
+    ending = "" if number == 1 else "es" if one.endswith("ch") else "s"
+    return f"{number} {one}{ending}"
+
+
 def _width() -> int:
     """Of a line: as wide as the terminal, which a rank is told of, and no wider than others'."""
     told = os.environ.get(TERMINAL, "")

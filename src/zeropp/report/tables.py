@@ -5,6 +5,7 @@ from html import escape
 from statistics import median
 from typing import Any
 
+from zeropp.report.lines import counted
 from zeropp.report.run import Run, moment
 
 _GIB, _MIB = 2**30, 2**20
@@ -79,7 +80,7 @@ def plans(runs: Sequence[Run]) -> str:
 
 def _plan(run: Run) -> str:
     layouts = dict.fromkeys(
-        f"from step {one.get('step', 0) + 1}: {one['layout']}, {one['ranks']} ranks"
+        f"from step {one.get('step', 0) + 1}: {one['layout']}, {counted(one['ranks'], 'rank')}"
         for one in run.starts
         if "layout" in one and "ranks" in one
     )

@@ -17,6 +17,7 @@ from zeropp.plan import Plan
 from zeropp.planner import SavedPlan
 from zeropp.planner.decoder import DecoderShape, embedding, head, layer
 from zeropp.planner.hardware import gpu_like
+from zeropp.report.lines import counted
 from zeropp.runtime.mesh import gathered
 from zeropp.train.choice import shape_of
 from zeropp.train.config import Config
@@ -27,9 +28,9 @@ _GIB = 2**30
 def layout_of(saved: SavedPlan) -> str:
     """The layout in words."""
     plan = saved.plan
-    words = [f"{plan.pp_size} pipeline ranks x {plan.num_chunks} stages"]
+    words = [f"{counted(plan.pp_size, 'pipeline rank')} x {counted(plan.num_chunks, 'stage')}"]
     words += [f"{plan.dp_size} data ranks ({_shared(plan)})"] if plan.dp_size > 1 else []
-    words += [f"{plan.num_microbatches} micro-batches of {saved.micro_batch_size}"]
+    words += [f"{counted(plan.num_microbatches, 'micro-batch')} of {saved.micro_batch_size}"]
     return ", ".join([*words, str(plan.order)])
 
 

@@ -25,7 +25,7 @@ from zeropp.measure.trace import Trace
 from zeropp.planner import SavedPlan
 from zeropp.planner.plan_file import format_plan
 from zeropp.report.folder import PICTURE, add_start
-from zeropp.report.lines import tell
+from zeropp.report.lines import counted, tell
 from zeropp.runtime import (
     Observers,
     Pipeline,
@@ -72,7 +72,7 @@ def train_task(config: Config, task: Task | None) -> None:
                 held.enter_context(checkpoint.owned("run.folder", lock, PATIENCE_S))
             task = of_first_rank(task)
             if dist.get_rank() == 0:
-                tell(f"{dist.get_world_size()} ranks have met")
+                tell(f"{counted(dist.get_world_size(), 'rank')} met")
             trainer = Trainer(config, task, model_of(config.model, config.run.seed))
         except ValueError as error:
             raise Refused(str(error)) from error

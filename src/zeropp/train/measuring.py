@@ -16,7 +16,7 @@ from zeropp.measure.rehearsal import rehearse
 from zeropp.planner import Problem, best_plan, write_plan
 from zeropp.planner.profile import Profile, Setting
 from zeropp.planner.profile_file import write_profile
-from zeropp.report.lines import tell
+from zeropp.report.lines import counted, tell
 from zeropp.runtime import default_device
 from zeropp.train.choice import model_of, sizes_of
 from zeropp.train.config import DEMO_PLAN, Backend, Config, ModelConfig, write_config
@@ -116,8 +116,8 @@ def rehearse_task(task: Task | None) -> None:
     if dist.get_rank() == 0:
         actions = sum(map(len, task.program.schedule.actions))
         tell(
-            f"{plan.world_size} ranks ran the program of {plan.order}: {actions} compute "
-            f"actions of {_REHEARSED_S * 1e3:.0f} ms\n"
+            f"{counted(plan.world_size, 'rank')} ran the program of {plan.order}: {actions} "
+            f"compute actions of {_REHEARSED_S * 1e3:.0f} ms\n"
             f"a hop: {result.latency_s * 1e6:.0f} us\n"
             f"step: {result.predicted_s:.3f} s predicted, {result.measured_s:.3f} s measured "
             f"({result.measured_s / result.predicted_s - 1:+.1%})"
