@@ -95,7 +95,8 @@ def slow_gathers() -> None:
     }
     lines = []
     for (name, order), W in product(orders.items(), (1, 0.7)):
-        held, over = zip(*(_behind_gathers(order, gather, W) for gather in (1, 2, 4, 8)), strict=True)
+        found = [_behind_gathers(order, gather, W) for gather in (1, 2, 4, 8)]
+        held, over = zip(*found, strict=True)
         lines.append([name, f"1, 1, {W}", f"{max(held):g}", *(f"{each:.1f}" for each in over)])
     table(["schedule", "F, B, W of a chunk", "holds at most", "1", "2", "4", "8"], lines)
 
