@@ -1,6 +1,7 @@
 PYTHON ?= python3
 READY = .venv/.ready
-BENCHMARKS = schedules paper planner overhead split resident prediction adaptation soak peers real memory cluster
+BENCHMARKS = schedules paper planner overhead split meeting resident prediction adaptation soak peers \
+    real memory cluster saving kills
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -53,7 +54,7 @@ lint: $(READY)
 	MYPYPATH=src .venv/bin/mypy --follow-imports=silent --allow-untyped-calls examples/*.py
 	.venv/bin/lint-imports
 
-# each with its result in build/bench, then docs/performance.md; takes an hour
+# each with its result in build/bench, then docs/performance.md; takes an hour and a half
 bench: $(READY)
 	mkdir -p build/bench
 	@failed=; for name in $(BENCHMARKS); do \
