@@ -86,7 +86,7 @@ def summary() -> None:
     holds = {name: [f.holds for f in figures_of(name)] for name in results() if name != "exactness"}
     every = [verdict for verdicts in holds.values() for verdict in verdicts]
     missed = {name: verdicts.count(False) for name, verdicts in holds.items()}
-    page = (RESULTS.parent / "performance.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     places = {name: name if f"\n## {name}\n" in page else "and-the-others" for name in missed}
     listed = ", ".join(f"{n} of [{name}](#{places[name]})" for name, n in missed.items() if n)
     print(f"**{sum(every)} of {len(every)} figures hold.** Those that do not are {listed}.")

@@ -21,8 +21,8 @@ def measured(path: str) -> list[tuple[str, int, float]]:
 def test_every_side_runs_its_blocks_once() -> None:
     ranks = run_ranks(2, measured, BENCHMARKS, timeout=240)
     titles = [title for title, _, _ in ranks[0]]
-    assert titles[:2] == ["zeropp carry", "zeropp drain"]
-    assert titles[2:] == [
+    assert titles[:3] == ["zeropp carry", "zeropp drain", "zeropp eager"]
+    assert titles[3:] == [
         f"torch {name}"
         for name in (
             "1F1B",

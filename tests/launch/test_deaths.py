@@ -15,7 +15,7 @@ from zeropp.launch.ranks import run_on_ranks
 
 def live() -> None:
     dist.barrier()
-    print(f"pid {os.getpid()}", flush=True)
+    os.write(1, f"pid {os.getpid()}\\n".encode())
     dist.barrier()
     if dist.get_rank() == 1:
         WAY

@@ -147,7 +147,7 @@ def test_equal_stages_as_tuples_are_as_numbers() -> None:
     one = simulate(program, Costs.uniform(2, 2, **numbers))
     listed = {name: tuple(number for _ in range(4)) for name, number in numbers.items()}
     other = simulate(program, Costs.uniform(2, 2, **listed))
-    assert len(listed) == 13
+    assert len(listed) == 14
     assert one.costs == other.costs
     assert one.as_dict() == other.as_dict()
     assert one.memory == other.memory

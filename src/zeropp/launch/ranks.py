@@ -30,6 +30,7 @@ _TRACEBACK = 14  # lines of it that are shown
 # ranks are forked from a process that has imported all and run nothing, where that is safe
 _START = "forkserver" if sys.platform == "linux" else "spawn"
 _LINGERS_S = 0.5  # a rank that fails: one that was killed makes others fail, and is to be first
+_FILE = "TORCHELASTIC_ERROR_FILE"  # a variable: in which a rank writes down why it fails
 _RANKS_PER_CORE = 16  # each is a process of a few hundred MB
 
 
@@ -181,7 +182,7 @@ def _first(error: ChildFailedError, logs: Path) -> ChildFailedError:
 
 def _wrote(failure: ProcessFailure) -> bool:
     """Whether it wrote down why; who is killed or leaves by itself does not."""
-    return failure.exitcode > 0 and Path(failure.error_file).is_file()
+    return failure.exitcode > 0 and isinstance(failure.error_file_data["message"], dict)
 
 
 def _hush() -> None:
@@ -200,6 +201,8 @@ def _run_local_rank(device: str, function: Callable[..., None], args: tuple[Any,
     except Exception as error:
         if not isinstance(error, Ended):
             time.sleep(_LINGERS_S)
+        if Path(os.environ[_FILE]).exists():  # torch elastic would write it again, with a new time
+            raise SystemExit(1) from None
         raise
 
 
