@@ -1,7 +1,6 @@
 PYTHON ?= python3
 READY = .venv/.ready
-BENCHMARKS = schedules paper planner overhead split meeting resident prediction adaptation soak peers \
-    real memory cluster saving kills
+BENCHMARKS = schedules paper planner overhead split meeting resident prediction adaptation soak peers real memory cluster saving kills
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
