@@ -60,6 +60,8 @@ def ranked(rows: Sequence[Row], path: Path) -> None:
 
 def rates_picture(rows: Sequence[Row], path: Path) -> None:
     """Throughput over the link rate, one panel for each mapping and number of micro-batches."""
+    from matplotlib import colormaps
+
     rows = [row for row in rows if "step_s" in row]
     cases = list(dict.fromkeys(_case(row) for row in rows))
     mappings, batches = (list(dict.fromkeys(row[key] for row in rows)) for key in ("mapping", "B"))
@@ -70,13 +72,18 @@ def rates_picture(rows: Sequence[Row], path: Path) -> None:
             panel = [row for row in rows if (row["mapping"], row["B"]) == (mapping, B)]
             for i, case in enumerate(cases):
                 own = {row["rate"]: B / row["step_s"] for row in panel if _case(row) == case}
+                if not own:
+                    continue
                 style = "-o" if " U=" in case else "--o" if case.startswith("torch") else ":o"
                 at = [rates.index(rate) for rate in own]
-                axes.plot(at, list(own.values()), style, ms=3, color=f"C{i % 10}", label=case)
+                colour = colormaps["tab20"](i % 20)
+                axes.plot(at, list(own.values()), style, ms=3, color=colour, label=case)
             axes.set_xticks(range(len(rates)), rates)
             axes.set_title(f"shards {mapping} hosts, B={B}: micro-batches / s", fontsize=8)
             axes.set_ylim(bottom=0)
-        grid[0, 0].legend(fontsize=6, frameon=False)
+        lines = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
+        keyed = [lines[case] for case in cases]
+        grid[0, 0].figure.legend(keyed, cases, loc="outside right upper", fontsize=7, frameon=False)
 
 
 def _case(row: Row) -> str:
