@@ -45,7 +45,6 @@ class Agreement:
         self._pipeline, self._data_rank = own_pipeline(mesh), data_rank(mesh)
         self._at = self._pipeline.index(dist.get_rank())
         self._hosts = host_group(range(dist.get_world_size()), "hosts", device)
-        self._meeting = self._hosts or cast("dist.ProcessGroup", dist.group.WORLD)
         self._of_all = -1 if dist.get_rank() else dist.get_world_size() - 1
         own = -1 if self._at else len(self._pipeline) - 1
         self._of_pipeline = own * (crc32(repr(self._data_rank).encode()) | 1)
@@ -77,7 +76,8 @@ class Agreement:
         row = _Row(refuses, counted, divisor, autocast, self._data_rank, len(own), batch)
         told = counted + (refuses << _TOKENS) + self._difference(row)
         total, few = torch.tensor((told + 2**63) % 2**64 - 2**63), 0
-        self._meeting.allreduce([total]).wait()  # dist's own call takes half as long again
+        group = self._hosts or cast("dist.ProcessGroup", dist.group.WORLD)
+        group.allreduce([total]).wait()  # dist's own call takes half as long again
         if int(total) >> _TOKENS:
             rows = gathered(row, self._hosts)
             total = torch.tensor(sum(row.tokens for row in rows))
