@@ -46,8 +46,7 @@ class Agreement:
         self._at = self._pipeline.index(dist.get_rank())
         self._hosts = host_group(range(dist.get_world_size()), "hosts", device)
         self._of_all = -1 if dist.get_rank() else dist.get_world_size() - 1
-        own = -1 if self._at else len(self._pipeline) - 1
-        self._of_pipeline = own * (crc32(repr(self._data_rank).encode()) | 1)
+        self._of_own = (2 * self._data_rank + 1) * (-1 if self._at else len(self._pipeline) - 1)
 
     def meet(
         self, prepare: Callable[[], list[Microbatch]], divisor: int = 0
@@ -64,7 +63,8 @@ class Agreement:
             ValueError: on every rank alike, where one refuses, or ranks of a pipeline were given
                 other batches.
         """
-        own, tokens, counted, batch, refusal = [], torch.tensor(0), 0, 0, None
+        own, counted, batch, refusal = [], 0, 0, None
+        tokens: Tensor | int = 0
         autocast = crc32(repr(autocast_of(self._device.type)).encode())
         try:
             own = prepare()
@@ -86,7 +86,7 @@ class Agreement:
             _compare(rows)
             few = max(row.microbatches for row in rows) - len(own)
         if self._hosts is not None:
-            total = tokens.to(self._device, non_blocking=True)
+            total = torch.as_tensor(tokens, dtype=torch.int64).to(self._device, non_blocking=True)
             dist.all_reduce(total)
         return own + [own[-1].nothing() for _ in range(few)], total
 
@@ -95,13 +95,13 @@ class Agreement:
         shares the one number that is summed: on gloo two take longer, and eight ten times as long.
         """
         same = hash((row.divisor, row.autocast, row.microbatches))  # on all ranks
-        found = same * self._of_all + row.batch * self._of_pipeline
+        found = same * self._of_all + row.batch * self._of_own
         return found % 2**24 << _TOKENS + 2
 
-    def _count(self, microbatches: Sequence[Microbatch]) -> Tensor:
+    def _count(self, microbatches: Sequence[Microbatch]) -> Tensor | int:
         """Tokens of this rank's share of a batch that all ranks of its pipeline have."""
         share = microbatches[self._at :: len(self._pipeline)]
-        return torch.as_tensor(sum(self._tokens(m.targets) for m in share), dtype=torch.int64)
+        return sum(self._tokens(m.targets) for m in share)
 
     def close(self) -> None:
         """Destroy the group of the hosts."""
