@@ -114,10 +114,9 @@ def _explained(error: ChildFailedError) -> int:
     if said := _said(error):
         print(f"zeropp: {said[0]}", file=sys.stderr)
         return said[1]
-    told = first.error_file_data["message"]
-    if isinstance(told, dict):
-        lines = told["extraInfo"]["py_callstack"].splitlines()
-        print("\n".join(lines[-_TRACEBACK:]), file=sys.stderr)
+    told: Any = first.error_file_data["message"]
+    lines = told["extraInfo"]["py_callstack"].splitlines()
+    print("\n".join(lines[-_TRACEBACK:]), file=sys.stderr)
     print(f"zeropp: rank {rank} failed: {_cause(error).splitlines()[0]}", file=sys.stderr)
     return 1
 
