@@ -124,6 +124,20 @@ def test_only_orders_that_go_by_times_differ_with_the_costs(data: st.DataObject)
     assert same or GENERATORS[name].by_times(Request(P, V, B, seam=seam))
 
 
+@given(st.data())
+def test_only_orders_that_go_by_gathers_differ_with_them(data: st.DataObject) -> None:
+    name, P, V, B = data.draw(sized(4, 10))
+    seam = data.draw(st.sampled_from(SEAMS)) if name == "zeropp" else None
+    costs = Costs.uniform(P, V, 1, 1, 0.7)
+    slow = replace(costs, gather=(3.0,) * P * V, reduce=(2.0,) * P * V)
+    resident = data.draw(st.sampled_from([None, 1, 2]))
+    same = generate(Order(name, seam=seam), P, V, B, costs=costs) == generate(
+        Order(name, seam=seam), P, V, B, costs=slow, max_resident=resident
+    )
+    goes_by_them = GENERATORS[name].by_gathers(Request(P, V, B, seam=seam))
+    assert same or (goes_by_them and (resident or V) < V)
+
+
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [

@@ -9,10 +9,11 @@ from support.problems import random_problem, tightened
 from zeropp.build import program_of
 from zeropp.ir import stage_blocks
 from zeropp.ir.model import SIZES
+from zeropp.ir.program import Policy
 from zeropp.planner import Problem, best_plan, over_unit_sizes
 from zeropp.planner.analytic import Hardware, analytic_profile
 from zeropp.planner.link import Link
-from zeropp.planner.order import Order
+from zeropp.planner.order import Order, orders
 from zeropp.planner.planner import plan_of
 from zeropp.planner.predict import made_order, predict, schedule_of
 from zeropp.planner.search import Search, Wanted
@@ -98,6 +99,19 @@ def test_the_plan_runs_the_schedule_that_was_simulated() -> None:
         assert plan.world_size == 16
         assert stage_blocks(len(problem.profile.kinds), plan.pp_size * plan.num_chunks, plan.split)
         assert plan.num_microbatches * plan.dp_size * answer.micro_batch_size == 64
+
+
+def test_every_order_is_made_for_the_gathers_of_its_own_layout() -> None:
+    problem, seen = random_problem(103), 0
+    search = Search(problem)
+    for priced in search.layouts:
+        batch = priced.num_microbatches
+        for order in orders(priced.layout.placement, batch):
+            if order.seam in ("strict", "eager") and order.gathered == 1:
+                made = search._make(priced, order).schedules[-1]
+                assert made == schedule_of(priced, order, batch)
+                seen += priced.made_for(order) != priced.made_for(replace(order, shard=Policy.STEP))
+    assert seen > 10
 
 
 def test_a_plan_of_frozen_weights_says_that_splitting_pays_nothing() -> None:

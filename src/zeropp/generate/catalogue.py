@@ -38,6 +38,7 @@ class Generator:
         first_turn: at least so many micro-batches run in a chunk before the next chunk's first.
         fewest_units: at least so many scheduling units are made.
         by_times: whether `costs` change what is made.
+        by_gathers: whether those of gathers and reductions do, and how many stages are resident.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Generator:
     first_turn: Count = lambda request: 1
     fewest_units: Count = lambda request: 1
     by_times: Callable[[Request], bool] = lambda request: False
+    by_gathers: Callable[[Request], bool] = lambda request: False
 
     def period(self, request: Request) -> int | None:
         """Micro-batches after which the order repeats: U, by default P; None: it does not."""
@@ -117,6 +119,7 @@ _ALL = (
         first_turn=blockwise.first_unit,
         fewest_units=blockwise.fewest_units,
         by_times=blockwise.carries,
+        by_gathers=blockwise.carries,
     ),
     Generator(
         "gpipe",

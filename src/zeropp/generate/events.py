@@ -11,7 +11,7 @@ when the inputs of each F and B arrive, and runs a W only after its B.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heappop, heappush, heapreplace
 
 from zeropp.costs import Costs, floor
 from zeropp.ir.action import Action, Kind, new_action
@@ -47,6 +47,9 @@ class Problem:
         self.latency = round(costs.latency * self.scale)  # of a hop between ranks
         # by number // B
         self.durations = self.ticks((*costs.forward, *costs.backward, *costs.weight))
+        # by number; and for each F and B, its rank
+        self.times = [time for time in self.durations for _ in range(num_microbatches)]
+        self.ran_by = [rank for rank in placement.ranks * 2 for _ in range(num_microbatches)]
         self.gathers, self.reduces = self.ticks(costs.gather), self.ticks(costs.reduce)
         self.max_resident = max_resident or placement.num_chunks
         # whether what is gathered and reduced when takes time
@@ -91,7 +94,7 @@ def run_pass(problem: Problem, rule: Rule, limit: int = NEVER) -> Outcome | None
     if the ranks end up waiting for each other.
     """
     B, pairs, latency = problem.num_microbatches, problem.pairs, problem.latency
-    durations, rank_of = problem.durations, problem.placement.ranks * 2
+    times, ran_by, last_f = problem.times, problem.ran_by, pairs - B
     ranks = range(problem.placement.pp_size)
     arrivals = [NEVER] * (2 * pairs + B * len(ranks))  # of what F and B need; then of nothing
     arrivals[:B] = [0] * B
@@ -101,28 +104,32 @@ def run_pass(problem: Problem, rule: Rule, limit: int = NEVER) -> Outcome | None
     ran: list[list[int]] = [[] for _ in ranks]
     heap = [(0, rank) for rank in ranks]
     while heap:
-        now, rank = heappop(heap)
+        now, rank = heap[0]
         if now < free[rank]:
+            heappop(heap)
             continue
         number, when = choose(rank, now)
-        wake[rank] = when if number < 0 else 0
         if number < 0:
+            wake[rank] = when
             if when < NEVER:
-                heappush(heap, (when, rank))
+                heapreplace(heap, (when, rank))
+            else:
+                heappop(heap)
             continue
+        wake[rank] = 0
         spare[rank] -= now - free[rank]
         if spare[rank] < 0:
             return None
         ran[rank].append(number)
-        free[rank] = end = now + durations[number // B]
-        heappush(heap, (end, rank))
+        free[rank] = end = now + times[number]
+        heapreplace(heap, (end, rank))
         if number < pairs:
-            enabled = number + (B if number < pairs - B else pairs)
+            enabled = number + (B if number < last_f else pairs)
         elif pairs + B <= number < 2 * pairs:
             enabled = number - B
         else:
             continue
-        neighbour = rank_of[enabled // B]
+        neighbour = ran_by[enabled]
         arrivals[enabled] = arrival = end if neighbour == rank else end + latency
         if arrival < wake[neighbour]:
             wake[neighbour] = arrival

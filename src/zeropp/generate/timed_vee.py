@@ -18,8 +18,7 @@ from itertools import islice, product
 from zeropp.generate.events import IDLE, NEAR, NEVER, Choice, Outcome, Problem, Rule, run_pass
 from zeropp.generate.request import Request
 from zeropp.generate.strict import Habit
-from zeropp.generate.vee import INTERVAL, BuildingBlock, squeezed, v_half, v_min, zb_v
-from zeropp.ir.action import Kind
+from zeropp.generate.vee import BuildingBlock, squeezed, v_half, v_min, zb_v
 from zeropp.ir.placement import Shape
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import evaluate
@@ -28,7 +27,7 @@ _FIRST = Habit(2, 1.0)
 _HABITS = tuple(
     Habit(*pair) for pair in product((1, 2, 3, 4, 6), (0.5, 0.75, 1.0)) if pair != _FIRST
 )
-_WORK, _FEWEST_PASSES = 200_000, 12  # actions of all passes, about half a second
+_WORK, _FEWEST_PASSES = 200_000, 6  # actions of all passes, about half a second
 _FINALISTS = 6  # blocks that are tried with every habit
 
 Sequences = list[list[int]]  # for each rank, its F's and B's
@@ -69,15 +68,17 @@ def _squeezed(request: Request, slots: int) -> Iterator[Schedule]:
 def _search(problem: Problem) -> Outcome | None:
     """The best of all blocks with the first habit, and of the best blocks with the others."""
     passes = max(_FEWEST_PASSES, _WORK // (3 * problem.pairs))
-    tried = [
-        (run_pass(problem, _follow(problem, order, _FIRST)), order)
-        for order in islice(_orders(problem), passes)
-    ]
-    ended = [(found, order) for found, order in tried if found is not None]
-    ended.sort(key=lambda pair: pair[0].makespan)
-    best = ended[0][0] if ended else None
-    others = product(ended[:_FINALISTS], _HABITS)
-    for (_, order), habit in islice(others, passes - len(tried)):
+    first = list(islice(_orders(problem), passes))
+    finalists = list[tuple[Outcome, Sequences]]()
+    for order in first:
+        limit = finalists[-1][0].makespan - 1 if len(finalists) == _FINALISTS else NEVER
+        if found := run_pass(problem, _follow(problem, order, _FIRST), limit):
+            finalists.append((found, order))
+            finalists.sort(key=lambda pair: pair[0].makespan)
+            del finalists[_FINALISTS:]
+    best = finalists[0][0] if finalists else None
+    others = product(finalists, _HABITS)
+    for (_, order), habit in islice(others, passes - len(first)):
         if best is None or best.makespan <= problem.floor * NEAR:
             break
         found = run_pass(problem, _follow(problem, order, habit), best.makespan - 1)
@@ -90,22 +91,8 @@ def _orders(problem: Problem) -> Iterator[Sequences]:
     P = problem.placement.pp_size
     speeds = sorted(range(1, 6), key=lambda up: abs(BuildingBlock(1, up).slots(P) - problem.slots))
     for up, at_first, at_last in product(speeds[:3], range(4), range(3)):
-        yield _sequences(problem, BuildingBlock(1, up, at_first, at_last))
-
-
-def _sequences(problem: Problem, block: BuildingBlock) -> Sequences:
-    """Each rank's F's and B's in the order of their ticks, the last first."""
-    placement, B = problem.placement, problem.num_microbatches
-    sequences = []
-    for rank in range(placement.pp_size):
-        timed = [
-            (tick + INTERVAL * m, placement.stage_of(rank, chunk) * B + m + own)
-            for (kind, chunk), tick in block.ticks(placement.pp_size, rank).items()
-            for own in [problem.pairs if kind is Kind.B else 0]
-            for m in range(B)
-        ]
-        sequences.append([number for _, number in sorted(timed, reverse=True)])
-    return sequences
+        block = BuildingBlock(1, up, at_first, at_last)
+        yield block.repeat(problem.placement, problem.num_microbatches)
 
 
 def _follow(problem: Problem, sequences: Sequences, habit: Habit) -> Rule:
@@ -114,19 +101,18 @@ def _follow(problem: Problem, sequences: Sequences, habit: Habit) -> Rule:
     worth_waiting = [habit.patience * time for time in problem.durations]
 
     def start(arrivals: list[int]) -> Choice:
-        left = [list(sequence) for sequence in sequences]
+        left = [sequence[::-1] for sequence in sequences]
         waiting: list[list[int]] = [[] for _ in left]  # W's, in the order of their B's
         held, freed = [0 for _ in left], [0 for _ in left]
 
         def choose(rank: int, now: int) -> tuple[int, int]:
             todo, soon, blocked = left[rank], NEVER, False
             full = held[rank] - freed[rank] >= slots
-            last = len(todo) - 1
-            for at in range(last, max(-1, last - look), -1):
+            for at in range(-1, -1 - min(look, len(todo)), -1):
                 number = todo[at]
                 arrival = arrivals[number]
                 if full and number < pairs:
-                    blocked = blocked or (at == last and arrival <= now)
+                    blocked = blocked or (at == -1 and arrival <= now)
                 elif arrival <= now:
                     del todo[at]
                     if number < pairs:

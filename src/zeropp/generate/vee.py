@@ -25,13 +25,15 @@ on every rank, and so are F1 and B0; the distances between these pairs change by
 Waits at the turns keep all four apart; W takes the two ticks left.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from zeropp.costs import Costs
+from zeropp.generate.events import IDLE, NEVER, Choice, Outcome, Problem, run_pass
 from zeropp.generate.request import Request
-from zeropp.ir.action import Action, Kind
-from zeropp.ir.placement import Shape
-from zeropp.ir.precedence import predecessors
+from zeropp.ir.action import Kind
+from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.schedule import Schedule
 
 INTERVAL = 6
@@ -63,19 +65,20 @@ class BuildingBlock:
             (Kind.B, 0): first + turn + above * self.up,
         }
 
-    def repeat(self, name: str, request: Request) -> Schedule:
-        """F and B of every micro-batch in the order of their ticks; W is left out."""
-        placement = request.placement(Shape.VEE)
+    def repeat(self, placement: Placement, num_microbatches: int) -> list[list[int]]:
+        """For each rank, F and B of every micro-batch, numbered as in a pass, by their ticks."""
+        B, pairs = num_microbatches, placement.num_stages * num_microbatches
 
-        def order(rank: int) -> list[Action]:
-            timed = {
-                Action(kind, placement.stage_of(rank, chunk), m): tick + INTERVAL * m
+        def order(rank: int) -> list[int]:
+            timed = [
+                (tick + INTERVAL * m, first + m)
                 for (kind, chunk), tick in self.ticks(placement.pp_size, rank).items()
-                for m in range(request.num_microbatches)
-            }
-            return sorted(timed, key=timed.__getitem__)
+                for first in [placement.stage_of(rank, chunk) * B + pairs * (kind is Kind.B)]
+                for m in range(B)
+            ]
+            return [number for _, number in sorted(timed)]
 
-        return request.schedule(name, order, Shape.VEE)
+        return [order(rank) for rank in range(placement.pp_size)]
 
 
 def zb_v(pp_size: int) -> BuildingBlock:
@@ -112,69 +115,66 @@ def v_min(pp_size: int) -> BuildingBlock:
 
 
 def squeezed(name: str, block_of: Callable[[int], BuildingBlock], request: Request) -> Schedule:
-    """The block for these ranks, repeated and squeezed."""
+    """The block for these ranks, repeated and squeezed into its slots."""
     block = block_of(request.pp_size)
-    return squeeze(block.repeat(name, request), block.slots(request.pp_size), block.early)
+    placement, B = request.placement(Shape.VEE), request.num_microbatches
+    equal = Costs.uniform(request.pp_size, request.num_chunks)
+    problem = Problem(placement, B, equal, block.slots(request.pp_size))
+    ran = squeeze(problem, block.repeat(placement, B), early=block.early)
+    assert ran is not None, f"{name} stalls with {problem.slots} slots"
+    return request.schedule(name, ran.order, Shape.VEE)
 
 
-def squeeze(order: Schedule, slots: int, early: bool = False) -> Schedule:
-    """Run `order` without its gaps in at most `slots` slots, and put W where a rank would idle.
+def squeeze(problem: Problem, sequences: list[list[int]], early: bool = False) -> Outcome | None:
+    """Run F's and B's without the gaps in their order, and put W where a rank would idle.
 
-    In each tick a rank runs one pass, in this order of preference:
+    Whenever a rank is free, it runs one pass, in this order of preference:
 
         1. the next F or B of its order, if it can start and, for an F, a slot is free
         2. the oldest W whose B is over
         3. with `early`: the next F of chunk 0, if the order in front of it keeps the slots it needs
 
-    This cannot stall if no prefix of a rank's order has more than `slots` F without their B: a rank
-    whose slots are full before an F then has a W to run, and apart from that ranks wait only for
-    predecessors, of which an order sorted by time has no cycle. Rule 3 keeps that so.
+    This cannot stall if no prefix of a rank's order has more than the problem's slots of F without
+    their B: a rank whose slots are full before an F then has a W to run, and apart from that ranks
+    wait only for predecessors, of which an order sorted by time has no cycle. Rule 3 keeps that so.
     """
-    ranks = [
-        _Rank(actions, slots, order.placement.stage_of(rank, 0) if early else None)
-        for rank, actions in enumerate(order.actions)
-    ]
-    done: set[Action] = set()
+    B, pairs, slots = problem.num_microbatches, problem.pairs, problem.slots
 
-    def ready(action: Action) -> bool:
-        return done.issuperset(predecessors(action, order))
+    def start(arrivals: list[int]) -> Choice:
+        left = [sequence[::-1] for sequence in sequences]
+        waiting = [deque[int]() for _ in left]  # W's, in the order of their B's
+        held = [0 for _ in left]
 
-    while any(rank.todo or rank.weights for rank in ranks):
-        ran = [action for rank in ranks if (action := rank.next(ready)) is not None]
-        assert ran, f"{order.name} stalls with {slots} slots"
-        done.update(ran)
-    return replace(order, actions=tuple(tuple(rank.ran) for rank in ranks))
+        def pulled(rank: int) -> int:
+            """Where in what is left the F stands that rule 3 allows; -1: nowhere."""
+            todo, needed = left[rank], held[rank] + 1
+            for at in range(len(todo) - 1, -1, -1):
+                if needed > slots:
+                    break
+                if todo[at] // B == rank:  # on a vee, chunk 0 is the stage of that number
+                    return at
+                needed += 1 if todo[at] < pairs else -1
+            return -1
 
+        def choose(rank: int, now: int) -> tuple[int, int]:
+            todo, soon = left[rank], NEVER
+            at = len(todo) - 1
+            if at >= 0 and (todo[at] >= pairs or held[rank] < slots):
+                soon = arrivals[todo[at]]
+            if soon > now and waiting[rank]:
+                held[rank] -= 1
+                return waiting[rank].popleft(), now
+            if soon > now and early and (at := pulled(rank)) >= 0:
+                soon = min(soon, arrivals[todo[at]])
+            if soon > now:
+                return IDLE, soon
+            number = todo.pop(at)
+            if number < pairs:
+                held[rank] += 1
+            else:
+                waiting[rank].append(number + pairs)
+            return number, now
 
-class _Rank:
-    """What one rank has yet to run, and what it holds."""
+        return choose
 
-    def __init__(self, todo: Sequence[Action], slots: int, early_stage: int | None) -> None:
-        self.todo, self.slots, self.early_stage = list(todo), slots, early_stage
-        self.weights, self.ran = list[Action](), list[Action]()
-        self.held = 0
-
-    def next(self, ready: Callable[[Action], bool]) -> Action | None:
-        """Run the first that may run in this tick; None: idle."""
-        action = next(filter(ready, self._candidates()), None)
-        if action is not None:
-            (self.weights if action.kind is Kind.W else self.todo).remove(action)
-            self.ran.append(action)
-            self.held += {Kind.F: 1, Kind.W: -1}.get(action.kind, 0)
-            if action.kind is Kind.B:
-                self.weights.append(action._replace(kind=Kind.W))
-        return action
-
-    def _candidates(self) -> Iterator[Action]:
-        """What the three rules allow, by preference."""
-        if self.todo and (self.todo[0].kind is not Kind.F or self.held < self.slots):
-            yield self.todo[0]
-        yield from self.weights[:1]
-        held = self.held + 1
-        for action in self.todo:
-            if held > self.slots:
-                return
-            if action.kind is Kind.F and action.stage == self.early_stage:
-                yield action
-                return
-            held += 1 if action.kind is Kind.F else -1
+    return run_pass(problem, start)

@@ -79,7 +79,7 @@ def evaluate(
     run_all(schedule.actions, links, run_in_order(orders, links.own))  # each stage's are in order
     starts, ends = times_of(schedule, links, orders, durations, latency)
     spans = (
-        tuple(Span(action, starts[n], ends[n]) for action, n in zip(*rank, strict=True))
+        tuple(new_span((action, starts[n], ends[n])) for action, n in zip(*rank, strict=True))
         for rank in zip(schedule.actions, orders, strict=True)
     )
     return Timeline(schedule.name, schedule.placement, tuple(spans))

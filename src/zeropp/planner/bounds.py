@@ -8,15 +8,16 @@ memory   states, workspace, the parameters of one stage, and the activations tha
 
 from collections import defaultdict
 
+from zeropp.costs import floor
 from zeropp.ir.program import Policy
 from zeropp.planner.order import Order
 from zeropp.planner.predict import Made
 from zeropp.planner.pricing import Priced
 
 
-def time_bound(priced: Priced, *, fused: bool = False) -> float:
-    """Seconds below which no order of the layout gets; `fused`: none that runs B and W as one."""
-    compute = priced.fused_floor if fused else priced.compute_floor
+def time_bound(priced: Priced, compute: float | None = None) -> float:
+    """Seconds below which no order of the layout gets, or none with a floor of `compute`."""
+    compute = priced.compute_floor if compute is None else compute
     busiest = max(_collectives(priced, 0, 1), _busiest_channel(priced))
     return max(compute + _exposed(priced), busiest) + priced.costs.optimizer
 
@@ -40,7 +41,7 @@ def order_time_bound(priced: Priced, order: Order) -> float:
     slots = order.generator.most_slots(priced.request(order))  # of the first rank: Little's law
     held = B * sum(stays[stage] + weight[stage] for stage in priced.by_rank[0]) / slots
     collectives = _order_collectives(priced, order) + priced.costs.optimizer
-    return max(time_bound(priced, fused=order.generator.fused), held, collectives)
+    return max(time_bound(priced, _floor(priced, order)), held, collectives)
 
 
 def made_time_bound(priced: Priced, order: Order, made: Made) -> float:
@@ -61,12 +62,26 @@ def memory_bound(priced: Priced, order: Order | None = None) -> float:
     )
 
 
-def made_memory_bound(priced: Priced, order: Order, made: Made) -> float:
-    """The same for what was made of the order: what it holds, and one stage's parameters."""
+def made_memory_bound(priced: Priced, order: Order, made: Made, slots: int | None = None) -> float:
+    """The same for what was made of the order: what it holds, and one stage's parameters.
+
+    With more `slots`, an estimate: that it would use as many, in proportion.
+    """
+    share = (slots or made.slots) / made.slots
     return max(
-        _always(priced, stages, order) + held
+        _always(priced, stages, order) + share * held
         for stages, held in zip(priced.by_rank, made.activations, strict=True)
     )
+
+
+def _floor(priced: Priced, order: Order) -> float:
+    """Without collectives, of orders that split as this one does, and in its slots."""
+    if order.generator.fused:
+        return priced.fused_floor
+    if order.slots is None:
+        return priced.compute_floor
+    B = priced.num_microbatches
+    return floor(priced.layout.placement, B, priced.fastest_hop, order.slots)
 
 
 def _stays(priced: Priced) -> list[float]:

@@ -7,13 +7,16 @@
     breadth-first       unit, step
     zb-v, v-half, vee   two chunks on a vee, vee in three sizes of slots; unit, step
 
+Orders that differ in their slots alone are a ladder, the fewest first: more slots hold more, so a
+step of it is only worth trying where the one before fits the memory.
+
 With P=1 there is nothing to pipeline: units of U micro-batches are plain FSDP for U=1, which
 gathers every stage for every micro-batch, and gather less often for larger U.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import chain, product
 
 from zeropp import ir
 from zeropp.generate import GENERATORS, Generator, Request
@@ -24,6 +27,7 @@ _ONE_CHUNK, _CHUNKS, _VEES = ("1f1b",), ("interleaved-1f1b", "breadth-first"), (
 _CARRIED = ("strict", "eager")
 _LARGE = 2_000  # micro-batches of all stages, from which on fewer orders are tried
 _When = tuple[Policy, int]
+Ladder = tuple["Order", ...]
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,12 @@ class Order(ir.Order):
 
 
 def orders(placement: Placement, batch: int) -> Iterator[Order]:
-    """All that are tried for P and V of `placement` and B = `batch`."""
+    """All that may be tried for P and V of `placement` and B = `batch`."""
+    return chain.from_iterable(ladders(placement, batch))
+
+
+def ladders(placement: Placement, batch: int) -> Iterator[Ladder]:
+    """The same, by ladders."""
     P, V = placement.pp_size, placement.num_chunks
     if placement.shape is Shape.VEE:
         yield from (_named(name, when) for name in _VEES for when in _twice(V))
@@ -62,33 +71,37 @@ def orders(placement: Placement, batch: int) -> Iterator[Order]:
         yield from _carried(P, V, batch)
 
 
-def _named(schedule: str, when: _When) -> Order:
-    return Order(schedule, shard=when[0], max_resident=when[1])
+def _named(schedule: str, when: _When) -> Ladder:
+    return (Order(schedule, shard=when[0], max_resident=when[1]),)
 
 
-def _drained(sizes: Iterable[int], V: int) -> Iterator[Order]:
+def _drained(sizes: Iterable[int], V: int) -> Iterator[Ladder]:
     for U, (shard, resident) in product(sizes, _twice(V)):
-        yield Order("zeropp", U, "drain", shard=shard, max_resident=resident)
+        yield (Order("zeropp", U, "drain", shard=shard, max_resident=resident),)
 
 
-def _carried(P: int, V: int, batch: int) -> Iterator[Order]:
+def _carried(P: int, V: int, batch: int) -> Iterator[Ladder]:
     """From the least slots that run well to three times the default; fewer of a large schedule."""
     large = P * V * batch > _LARGE
     for U in _doubling(P if large else max(1, P // 2), batch, 4 if large else 2):
         lean, default = (V - 1) * U + P, (V - 1) * max(U, P) + 2 * P - 1
         wanted = (lean, default, default * 3 // 2, default * 3)[:: 2 if large else 1]
         enough = {min(slots, V * batch) for slots in wanted if min(slots, V * batch) > (V - 1) * U}
-        for slots, seam, (shard, resident) in product(sorted(enough), _CARRIED, _twice(V)):
-            yield Order("zeropp", U, seam, slots, shard=shard, max_resident=resident)
+        for seam, when in product(_CARRIED, _twice(V)):
+            yield _ladder(Order("zeropp", U, seam), enough, when)
 
 
-def _timed_vees(P: int, batch: int) -> Iterator[Order]:
+def _timed_vees(P: int, batch: int) -> Iterator[Ladder]:
     """In V-Min's memory, in that of P micro-batches, and between."""
     least = GENERATORS["vee"].enough(Request(P, 2, batch))
-    for slots, (shard, resident) in product(
-        sorted({least, (least + 2 * P) // 2, 2 * P}), _twice(2)
-    ):
-        yield Order("vee", slots=slots, shard=shard, max_resident=resident)
+    for when in _twice(2):
+        yield _ladder(Order("vee"), {least, (least + 2 * P) // 2, 2 * P}, when)
+
+
+def _ladder(order: Order, slots: Iterable[int], when: _When) -> Ladder:
+    shard, resident = when
+    alike = replace(order, shard=shard, max_resident=resident)
+    return tuple(replace(alike, slots=number) for number in sorted(slots))
 
 
 def _twice(V: int) -> tuple[_When, ...]:

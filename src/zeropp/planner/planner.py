@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from zeropp.ir.collector import collector_paused
 from zeropp.ir.program import Policy
 from zeropp.plan import Plan
 from zeropp.planner.layout import Layout
@@ -15,7 +16,7 @@ from zeropp.planner.search import Candidate, Counts, Search, Wanted
 from zeropp.planner.words import Rival, reasons
 
 _LOOKED_FOR_UP_TO = 1.5  # times the winner's step: rivals that are slower are not searched for
-_EFFORT = 30  # more orders that are made or simulated for a family of rivals
+_EFFORT = 20  # more orders that are made or simulated for a family of rivals
 _FULL_ACTIONS = 150_000  # of the simulation of a winner: about five seconds
 
 _PLAIN, _IN_UNITS = "plain FSDP", "FSDP in units"
@@ -103,6 +104,7 @@ class Answer:
         return figures | ({} if self.mfu is None else {"mfu": self.mfu})
 
 
+@collector_paused()
 def best_plan(problem: Problem) -> Answer:
     """The fastest plan that fits the memory.
 

@@ -14,6 +14,8 @@ from zeropp.costs import Costs
 from zeropp.generate import generate
 from zeropp.ir.action import Kind
 from zeropp.ir.schedule import Schedule
+from zeropp.ir.slots import peak_slots_per_rank
+from zeropp.ir.timeline import Timeline
 from zeropp.planner.order import Order
 from zeropp.planner.pricing import Priced
 from zeropp.program.lowering import lower
@@ -69,15 +71,21 @@ class Made:
 
     schedules: tuple[Schedule, ...]  # one, or a shorter and a longer one
     beyond: float  # how many times their difference is added to the longer one
+    slots: int  # the most that a rank uses
     activations: tuple[float, ...]  # for each rank, the most bytes that its micro-batches hold
     costs: Costs  # compute times, and those of messages on their way
 
     @cached_property
+    def expected(self) -> tuple[Timeline, ...]:
+        """Of each schedule, when its messages are expected."""
+        return tuple(map(self.costs.expected, self.schedules))
+
+    @cached_property
     def makespan(self) -> float:
         """Seconds without collectives; simulated when first asked for."""
-        costs = self.costs
-        programs = [lower(s, expected=costs.expected(s)) for s in self.schedules]
-        spans = [run_program(program, costs).makespan for program in programs]
+        each = zip(self.schedules, self.expected, strict=True)
+        programs = [lower(schedule, expected=expected) for schedule, expected in each]
+        spans = [run_program(program, self.costs).makespan for program in programs]
         return spans[-1] + self.beyond * (spans[-1] - spans[0])
 
 
@@ -85,8 +93,9 @@ def made_order(priced: Priced, order: Order, most_actions: int = _MOST_ACTIONS) 
     """The order for the layout's batch, or, of too many actions, for two shorter ones."""
     batches, beyond = _batches(priced, order, most_actions)
     schedules = tuple(schedule_of(priced, order, batch) for batch in batches)
+    used = max(peak_slots_per_rank(schedules[-1]))
     held = _held(schedules[-1], priced.costs)
-    return Made(schedules, beyond, held, replace(priced.costs, host=0.0, optimizer=0.0))
+    return Made(schedules, beyond, used, held, replace(priced.costs, host=0.0, optimizer=0.0))
 
 
 def schedule_of(priced: Priced, order: Order, batch: int) -> Schedule:
@@ -100,13 +109,8 @@ def schedule_of(priced: Priced, order: Order, batch: int) -> Schedule:
 def predict(priced: Priced, order: Order, made: Made) -> Prediction:
     """One step with its collectives and memory."""
     programs = [
-        lower(
-            schedule,
-            order.shard,
-            max_resident=order.max_resident,
-            expected=priced.costs.expected(schedule),
-        )
-        for schedule in made.schedules
+        lower(schedule, order.shard, max_resident=order.max_resident, expected=expected)
+        for schedule, expected in zip(made.schedules, made.expected, strict=True)
     ]
     shorter, *longer = [_prediction(simulate(program, priced.costs)) for program in programs]
     return _extend(shorter, longer[0], made.beyond) if longer else shorter

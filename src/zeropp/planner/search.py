@@ -2,16 +2,19 @@
 
 Layouts wait in a queue by the time below which none of their orders gets. The first in the queue is
 opened into its orders, which wait likewise; an order that comes first is made and waits once more,
-by its makespan without collectives; when it comes first again it is simulated. The search ends when
-the first in the queue cannot beat the best so far, so what it finds is the best of all.
+by its makespan without collectives; when it comes first again it is simulated. An order with more
+slots joins them where what was made with fewer uses them all and fits the memory. The search ends
+when the first in the queue cannot beat the best so far, so what it finds is the best of all those.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from heapq import heappop, heappush
 from itertools import count, product
 from typing import NamedTuple
 
+from zeropp.costs import Costs
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.program import Policy
 from zeropp.planner.bounds import (
@@ -23,7 +26,7 @@ from zeropp.planner.bounds import (
     time_bound,
 )
 from zeropp.planner.layout import Layout
-from zeropp.planner.order import Order, orders
+from zeropp.planner.order import Ladder, Order, ladders
 from zeropp.planner.predict import Made, Prediction, made_order, predict
 from zeropp.planner.pricing import Priced, Stages, cut, price
 from zeropp.planner.problem import Problem
@@ -52,10 +55,10 @@ class Counts(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    """A layout, an order of it, or what was made of that order."""
+    """A layout, orders of it of which the first is to be made, or what was made of one."""
 
     priced: Priced
-    order: Order | None = None
+    ladder: Ladder = ()
     made: Made | None = None
 
 
@@ -77,8 +80,10 @@ class Search:
 
     def __init__(self, problem: Problem, chunks: tuple[int, ...] = (1, 2, 4, 8)) -> None:
         self.problem = problem
-        self._made: dict[tuple[Placement, Setting, Order], Made] = {}
+        self._made: dict[tuple[Placement, Setting, Order, Costs | None], Made] = {}
         self._predicted: dict[tuple[Layout, Order], Prediction] = {}
+        self._too_large: dict[tuple[Placement, Setting, Order], int] = {}  # with so many shards
+        self._ladders = cache(lambda placement, batch: tuple(ladders(placement, batch)))
         self.layouts = tuple(self._priced(chunks))
         self._bounds = [
             max(time_bound(priced), held_time_bound(priced, problem.usable))
@@ -106,26 +111,26 @@ class Search:
             effort: how many orders are made or simulated, beyond those of earlier searches,
                 before the search ends with the best so far; without it, nothing is better.
         """
-        best, serial = None, count()
+        best, least, serial = None, 0.0, count()
         queue: list[tuple[float, int, _Waiting]] = []
         opened: Iterable[tuple[float, _Waiting]]
         opened = zip(self._bounds, map(_Waiting, self.layouts), strict=True)
         effort += self._work
         while True:
             for bound, waiting in opened:
-                if bound < at_most:
+                if (bound := max(bound, least)) < at_most:
                     heappush(queue, (bound, next(serial), waiting))
             if not queue or queue[0][0] >= at_most or self._work >= effort:
                 return best
-            _, _, (priced, order, made) = heappop(queue)
-            if order is None:
+            least, _, (priced, ladder, made) = heappop(queue)
+            if not ladder:
                 opened = self._orders(priced, wanted)
             elif made is None:
-                opened = self._making(priced, order)
+                opened = self._making(priced, ladder)
             else:
-                opened, found = (), self._predict(priced, order)
-                if found.peak_bytes <= self.problem.usable and found.step_s < at_most:
-                    best, at_most = Candidate(priced, order, found), found.step_s
+                opened, found = (), self._fitting(priced, ladder[0])
+                if found is not None and found.step_s < at_most:
+                    best, at_most = Candidate(priced, ladder[0], found), found.step_s
 
     @property
     def _work(self) -> int:
@@ -133,28 +138,49 @@ class Search:
 
     def _orders(self, priced: Priced, wanted: Wanted) -> Iterator[tuple[float, _Waiting]]:
         """The wanted orders of a layout that may fit the memory."""
-        for order in orders(priced.layout.placement, priced.num_microbatches):
-            if wanted(priced.layout, order) and memory_bound(priced, order) <= self.problem.usable:
-                yield order_time_bound(priced, order), _Waiting(priced, order)
+        usable = self.problem.usable
+        for ladder in self._ladders(priced.layout.placement, priced.num_microbatches):
+            if wanted(priced.layout, ladder[0]) and memory_bound(priced, ladder[0]) <= usable:
+                yield self._waiting(priced, ladder)
 
-    def _making(self, priced: Priced, order: Order) -> Iterator[tuple[float, _Waiting]]:
-        """What is made of an order, if it may fit the memory."""
-        made = self._make(priced, order)
-        if made_memory_bound(priced, order, made) <= self.problem.usable:
-            yield made_time_bound(priced, order, made), _Waiting(priced, order, made)
+    def _waiting(self, priced: Priced, ladder: Ladder) -> tuple[float, _Waiting]:
+        """Orders to be made, and what none of them beats: more slots may be faster."""
+        return order_time_bound(priced, ladder[-1]), _Waiting(priced, ladder)
+
+    def _making(self, priced: Priced, ladder: Ladder) -> Iterator[tuple[float, _Waiting]]:
+        """What is made of the first, if it may fit the memory, and the others if they may too."""
+        first, *more = ladder
+        made, usable = self._make(priced, replace(first, shard=Policy.STEP)), self.problem.usable
+        if made_memory_bound(priced, first, made) <= usable:
+            yield made_time_bound(priced, first, made), _Waiting(priced, (first,), made)
+            if (
+                more
+                and made.slots == first.slots
+                and made_memory_bound(priced, first, made, more[0].slots) <= usable
+            ):
+                yield self._waiting(priced, tuple(more))
 
     def _make(self, priced: Priced, order: Order) -> Made:
-        alike = replace(order, shard=Policy.UNIT, max_resident=self._resident(priced, order))
-        key = (priced.layout.placement, priced.layout.setting, alike)
+        """Made once for all layouts and orders that differ in nothing it goes by."""
+        V, by_gathers = priced.layout.placement.num_chunks, order.generator.by_gathers
+        resident = min(order.gathered or V, V) if by_gathers(priced.request(order)) else V
+        alike = replace(order, shard=Policy.UNIT, max_resident=resident)
+        key = (priced.layout.placement, priced.layout.setting, alike, priced.made_for(alike))
         if key not in self._made:
             self._made[key] = made_order(priced, alike)
         return self._made[key]
 
-    def _resident(self, priced: Priced, order: Order) -> int:
-        """How many stages an order is made for; all, where it does not go by that."""
-        V = priced.layout.placement.num_chunks
-        by_times = order.generator.by_times(priced.request(order))
-        return min(order.gathered or V, V) if by_times else V
+    def _fitting(self, priced: Priced, order: Order) -> Prediction | None:
+        """What it is predicted to take; None: it does not fit, or did not with more shards."""
+        layout = priced.layout
+        key = (layout.placement, layout.setting, order)
+        if layout.dp_shard <= self._too_large.get(key, 0):
+            return None
+        found = self._predict(priced, order)
+        if found.peak_bytes <= self.problem.usable:
+            return found
+        self._too_large[key] = layout.dp_shard
+        return None
 
     def _predict(self, priced: Priced, order: Order) -> Prediction:
         key = (priced.layout, order)
