@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,8 @@ from support.exactness import Plain, gradient_errors
 from support.features import VOCAB, H, Penalised, Residual, even, loss_sum, stack
 from support.ranks import run_ranks
 from zeropp import AuxiliaryLoss
-from zeropp.build import pipeline
+from zeropp import checkpoint as checkpoints
+from zeropp.build import pipeline, program_of
 from zeropp.plan import Plan
 from zeropp.runtime import Pipeline
 
@@ -135,6 +137,8 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
             return pipe.step(batch())
 
     other: Any = {"mask": torch.ones(1)} if rank() == 0 else None
+    longer = program_of(replace(plan, num_microbatches=B + 1))
+    optimizer, folder = torch.optim.SGD(pipe.parameters()), Path("never")
     mistakes: list[Callable[[], object]] = [
         lambda: pipe.step(loader),
         lambda: pipe.step((1, 2) if last else batch()),  # type: ignore[arg-type]
@@ -147,6 +151,15 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
         lambda: within(torch.autocast("cpu", torch.bfloat16, enabled=last)),
         lambda: within(torch.set_grad_enabled(not last)),
         lambda: within(torch.inference_mode(last)),
+        lambda: pipe.predict(batch(1)[0][0]) if last else pipe.eval(batch()),
+        lambda: pipe.clip_grad_norm_(1.0) if last else pipe.step(batch()),
+        lambda: pipe.clip_grad_norm_(2.0 if last else 1.0),
+        lambda: pipe.clip_grad_norm_(-1.0 if last else 1.0),
+        lambda: pipe.clip_grad_norm_(float("nan")),
+        lambda: pipe.follow(pipe.program) if last else pipe.step(batch()),
+        lambda: pipe.follow(longer if last else pipe.program),
+        lambda: pipe.step(batch()) if last else checkpoints.save(folder, pipe, optimizer, 1),
+        lambda: pipe.step(batch()) if last else checkpoints.load(folder, pipe, optimizer),
     ]
     found = []
     for mistake in mistakes:
@@ -164,13 +177,22 @@ def test_a_mistake_of_one_rank_is_raised_by_every_rank(plan: Plan) -> None:
         "rank 1: batch: wanted (inputs, targets), each a tensor or a tuple of tensors",
         "rank 1: batch: 2 samples cannot fill num_microbatches=4",
         "rank 0: constants: the blocks ask for none",
-        "rank 1 calls step, divisor 5, rank 0 step, divisor 7",
+        "rank 1 calls step, divisor 5, rank 0 step, divisor 7; call the same",
         "rank 1: batch: tensors need a dimension of samples",
         "rank 1: batch: wanted (inputs, targets), each a tensor or a tuple of tensors",
-        "rank 1 calls eval, rank 0 step, divisor 0",
+        "rank 1 calls eval, rank 0 step; call the same",
         "autocast: rank 1 runs under another than rank 0",
         "rank 1: step: gradients are off (no_grad, inference_mode)",
         "rank 1: step: gradients are off (no_grad, inference_mode)",
+        "rank 1 calls predict, rank 0 eval; call the same",
+        "rank 1 calls clip_grad_norm_(1.0), rank 0 step; call the same",
+        "rank 1 calls clip_grad_norm_(2.0), rank 0 clip_grad_norm_(1.0); call the same",
+        "rank 1: clip_grad_norm_: max_norm must be above 0, got -1.0",
+        "clip_grad_norm_: max_norm must be above 0, got nan",
+        "rank 1 calls follow, rank 0 step; call the same",
+        "rank 1: num_microbatches cannot change while training",
+        "rank 1 calls step, rank 0 checkpoint.save; call the same",
+        "rank 1 calls step, rank 0 checkpoint.load; call the same",
     )
     for wanted, everywhere in zip(words, zip(*ranks, strict=True), strict=True):
         for _, line, seconds in everywhere:

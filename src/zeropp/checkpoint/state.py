@@ -58,6 +58,7 @@ def save(path: Path, pipe: Pipeline, optimizer: Optimizers, step: int) -> None:
     Raises:
         ValueError: on every rank: it cannot be written.
     """
+    pipe.agree("checkpoint.save", partial(_require_undivided, pipe, optimizer))
     require_savable(pipe, optimizer)
     write(path, snapshot(pipe, optimizer, step), new_token())
 
@@ -139,7 +140,7 @@ def load(path: Path, pipe: Pipeline, optimizer: Optimizers) -> int:
         ValueError: on every rank, before anything is changed: there is none, or names, shapes,
             classes of optimizers or what they keep differ.
     """
-    together(partial(_require_undivided, pipe, optimizer))
+    pipe.agree("checkpoint.load", partial(_require_undivided, pipe, optimizer))
     own, names = _state(pipe, optimizer), owner_names(pipe.ties)
     tensors, values = _parted(_shared(own, names))
     sizes = {key: value.shape for key, value in tensors["model"].items()}

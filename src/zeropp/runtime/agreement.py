@@ -1,8 +1,8 @@
 """What the ranks tell each other before a step, in the one collective that counts its tokens.
 
-Every rank says how many tokens it brings, what it was given, and whether it refuses the step, so
-that a mistake that one rank alone can see is an error on all of them, and nobody waits. On a GPU
-this goes over a group of the hosts, and only the tokens are summed on the device.
+Every rank says what it is about to do, how many tokens it brings, what it was given, and whether it
+refuses, so that a mistake that one rank alone can see is an error on all of them, and nobody waits.
+On a GPU this goes over a group of the hosts, and only the tokens are summed on the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class _Row(NamedTuple):
 
     refuses: int
     tokens: int
-    divisor: int  # 0: the tokens; -1: nothing is trained
+    call: str  # what it is about to do
     autocast: int  # checksum of what it computes in
     pipeline: int  # which of the data-parallel ones
     microbatches: int = 0
@@ -49,19 +49,19 @@ class Agreement:
         self._of_own = (2 * self._data_rank + 1) * (-1 if self._at else len(self._pipeline) - 1)
 
     def meet(
-        self, prepare: Callable[[], list[Microbatch]], divisor: int = 0
+        self, prepare: Callable[[], list[Microbatch]], call: str
     ) -> tuple[list[Microbatch], Tensor]:
         """This rank's micro-batches, and the tokens of all data-parallel ranks.
 
         Where another rank has more micro-batches, this one's are followed by some without samples.
 
         Args:
-            prepare: gives the micro-batches, or raises why this rank makes no step.
-            divisor: by what gradients are divided; 0: by the tokens; -1: nothing is trained.
+            prepare: gives the micro-batches, if any, or raises why this rank does nothing.
+            call: what all are about to do, and with what.
 
         Raises:
-            ValueError: on every rank alike, where one refuses, or ranks of a pipeline were given
-                other batches.
+            ValueError: on every rank alike, where one refuses, ranks make different calls, or
+                those of a pipeline were given other batches.
         """
         own, counted, batch, refusal = [], 0, 0, None
         tokens: Tensor | int = 0
@@ -73,7 +73,7 @@ class Agreement:
         except Exception as error:
             refusal = error
         refuses = int(refusal is not None)
-        row = _Row(refuses, counted, divisor, autocast, self._data_rank, len(own), batch)
+        row = _Row(refuses, counted, call, autocast, self._data_rank, len(own), batch)
         told = counted + (refuses << _TOKENS) + self._difference(row)
         total, few = torch.tensor((told + 2**63) % 2**64 - 2**63), 0
         group = self._hosts or cast("dist.ProcessGroup", dist.group.WORLD)
@@ -85,7 +85,7 @@ class Agreement:
                 _refuse(refusal)
             _compare(rows)
             few = max(row.microbatches for row in rows) - len(own)
-        if self._hosts is not None:
+        if self._hosts is not None and own:
             total = torch.as_tensor(tokens, dtype=torch.int64).to(self._device, non_blocking=True)
             dist.all_reduce(total)
         return own + [own[-1].nothing() for _ in range(few)], total
@@ -94,7 +94,7 @@ class Agreement:
         """What adds up to 0 where all were given what they should be; else once in 2**24 cases. It
         shares the one number that is summed: on gloo two take longer, and eight ten times as long.
         """
-        same = hash((row.divisor, row.autocast, row.microbatches))  # on all ranks
+        same = hash((crc32(row.call.encode()), row.autocast, row.microbatches))  # on all ranks
         found = same * self._of_all + row.batch * self._of_own
         return found % 2**24 << _TOKENS + 2
 
@@ -168,13 +168,12 @@ def _compare(rows: Sequence[_Row]) -> None:
     firsts: dict[int, int] = {}
     for rank, row in enumerate(rows):
         first = firsts.setdefault(row.pipeline, rank)
+        if row.call != rows[0].call:
+            raise ValueError(f"rank {rank} calls {row.call}, rank 0 {rows[0].call}; call the same")
         if row[5:] != rows[first][5:]:
             raise ValueError(
                 f"batch: rank {rank} was given another batch than rank {first}, which is of the "
                 "same pipeline; all ranks of a pipeline pass the same, data-parallel ones their own"
             )
-        calls = ["eval" if r.divisor < 0 else f"step, divisor {r.divisor}" for r in (row, rows[0])]
-        if calls[0] != calls[1]:
-            raise ValueError(f"rank {rank} calls {calls[0]}, rank 0 {calls[1]}; call the same")
         if row.autocast != rows[0].autocast:
             raise ValueError(f"autocast: rank {rank} runs under another than rank 0; use the same")

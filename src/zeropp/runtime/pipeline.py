@@ -196,7 +196,8 @@ class Pipeline:
                 program, others than the blocks' own constants, or a parameter that has changed.
             StepFailedError: on every rank alike: something failed on one.
         """
-        microbatches, tokens = self._met(batch, self.num_microbatches, constants, divisor or 0)
+        call = "step" if divisor is None else f"step, divisor {divisor}"
+        microbatches, tokens = self._met(call, batch, self.num_microbatches, constants)
         program = self._programs.training(len(microbatches))
         shared = tokens.clamp(min=1) if divisor is None else torch.as_tensor(divisor)
         seed = 1.0 / shared.to(self.device, torch.float32, non_blocking=True)
@@ -236,7 +237,7 @@ class Pipeline:
             metrics: by name, `metric(*outputs, targets)`, a sum over a micro-batch's tokens; the
                 same names on every rank.
         """
-        microbatches, tokens = self._met(batch, num_microbatches, constants)
+        microbatches, tokens = self._met("eval", batch, num_microbatches, constants)
         functions = metrics or {}
 
         def head(targets: Nested, outputs: Tensors) -> Tensors:
@@ -259,7 +260,7 @@ class Pipeline:
         `keywords` are tensors [samples, ...] that are cut with the inputs.
         """
         batch = inputs, inputs, keywords or {}
-        microbatches, tokens = self._met(batch, num_microbatches, constants)
+        microbatches, tokens = self._met("predict", batch, num_microbatches, constants)
         outputs, execution = self._infer(
             microbatches, lambda _, made: tuple(map(finished, made)), constants
         )
@@ -282,8 +283,10 @@ class Pipeline:
             The norm before clipping; scalar, fp32, the same on every rank.
 
         Raises:
+            ValueError: on every rank: `max_norm` is not above 0, or another on one of them.
             RuntimeError: the norm is not finite, and `error_if_nonfinite`.
         """
+        self.agree(f"clip_grad_norm_({max_norm})", partial(_require_above_zero, max_norm))
         copies, replicas = self._copies, self.mesh[REPLICATE].size()
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
             norm = gradient_norm(self.parameters(), copies, replicas, self.device)
@@ -296,6 +299,21 @@ class Pipeline:
         clip_grads_with_norm_(self.parameters(), max_norm, norm)
         return norm
 
+    def agree(self, call: str, check: Callable[[], None] = lambda: None) -> None:
+        """Every rank is about to make `call`, with what it names; collective, on all of them.
+
+        Raises:
+            ValueError: on every rank, where one makes another, or `check` fails.
+        """
+
+        def prepared() -> list[Microbatch]:
+            check()
+            return []
+
+        with self._machine.watchdog.during(f"in the meeting before {call}"):
+            self._agreement.meet(prepared, call)
+        self._machine.watchdog.rest()
+
     def close(self) -> None:
         """End communication and leave nothing behind, before the process group is destroyed."""
         self._closing.close()
@@ -307,6 +325,7 @@ class Pipeline:
             ValueError: the program changes more than the order, or ranks were given different ones.
             InvalidProgramError: it breaks a rule.
         """
+        self.agree("follow", partial(self._programs.require_like, program))
         self._programs.follow(program)
 
     def _infer(
@@ -342,15 +361,15 @@ class Pipeline:
 
     def _met(
         self,
+        call: str,
         batch: Batch | Callable[[], Batch],
         parts: int,
         constants: Constants | None,
-        divisor: int | None = None,
     ) -> tuple[list[Microbatch], Tensor]:
-        """Own micro-batches and all ranks' tokens, or ValueError on all; None: nothing trains."""
+        """Own micro-batches and all ranks' tokens, or ValueError on all of them."""
 
         def prepared() -> list[Microbatch]:
-            if divisor is not None and not torch.is_grad_enabled():
+            if call.startswith("step") and not torch.is_grad_enabled():
                 raise ValueError("step: gradients are off (no_grad, inference_mode); call eval")
             self._require_usable()
             microbatches = microbatches_of(batch() if callable(batch) else batch, parts)
@@ -358,7 +377,7 @@ class Pipeline:
             return microbatches
 
         with self._machine.watchdog.during("in the meeting before the step"):
-            met = self._agreement.meet(prepared, -1 if divisor is None else divisor)
+            met = self._agreement.meet(prepared, call)
         self._machine.watchdog.start()
         return met
 
@@ -368,3 +387,8 @@ class Pipeline:
             raise ValueError(
                 f"the last step failed ({self._broken}); call recover(), which drops all gradients"
             )
+
+
+def _require_above_zero(max_norm: float) -> None:
+    if not max_norm > 0:
+        raise ValueError(f"clip_grad_norm_: max_norm must be above 0, got {max_norm}")

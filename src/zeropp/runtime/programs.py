@@ -39,13 +39,17 @@ class Programs:
         self.program = program
         self._training = {program.schedule.num_microbatches: self._ready(program)}
 
-    def follow(self, program: Program) -> None:
-        """Run another order from now on; collective; ValueError if more than that changes."""
+    def require_like(self, program: Program) -> None:
+        """Raise ValueError if it is not sound, or more than the order changes."""
         for name in ("placement", "schedule.num_microbatches", "split", "recompute"):
             now, wanted = attrgetter(name)(self.program), attrgetter(name)(program)
             if now != wanted:
                 what = name.removeprefix("schedule.")
                 raise ValueError(f"{what} cannot change while training; make another pipeline")
+        require_valid(program)
+
+    def follow(self, program: Program) -> None:
+        """Run another order from now on; collective."""
         self._begin(accepted(program, self._sharded))
 
     def training(self, count: int) -> Instructions:
