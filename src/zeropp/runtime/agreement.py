@@ -5,7 +5,7 @@ refuses, so that a mistake that one rank alone can see is an error on all of the
 On a GPU this goes over a group of the hosts, and only the tokens are summed on the device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, cast
 from zlib import crc32
 
@@ -82,7 +82,7 @@ class Agreement:
             rows = gathered(row, self._hosts)
             total = torch.tensor(sum(row.tokens for row in rows))
             if any(row.refuses for row in rows):
-                _refuse(refusal)
+                _refuse(refusal, gathered(_said(refusal)))
             _compare(rows)
             few = max(row.microbatches for row in rows) - len(own)
         if self._hosts is not None and own:
@@ -136,25 +136,36 @@ def _digest(tensor: Tensor) -> int:
     return crc32(values[8 * start :].data, found)
 
 
-def together(prepare: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+def together(
+    prepare: Callable[[], T],
+    same: Callable[[T], Mapping[str, object]] = lambda _: {},
+    group: dist.ProcessGroup | None = None,
+) -> T:
     """What `prepare` gives, once it has failed on no rank; collective, as `gathered`.
 
     Raises:
-        ValueError: on every rank, where it has.
+        ValueError: on every rank, where it has, or what `same` names of it is not so everywhere.
     """
-    found: list[T] = []
-    refusal: Exception | None = None
+    found, named, refusal = list[T](), dict[str, object](), None
     try:
         found.append(prepare())
+        named.update(same(found[0]))
     except Exception as error:
         refusal = error
-    _refuse(refusal, group)
+    reasons, everyone = zip(*gathered((_said(refusal), named), group), strict=True)
+    _refuse(refusal, reasons)
+    for name, first in everyone[0].items():
+        if different := [rank for rank, given in enumerate(everyone) if given[name] != first]:
+            raise ValueError(f"{name}: ranks {different} were given another than rank 0")
     return found[0]
 
 
-def _refuse(own: Exception | None, group: dist.ProcessGroup | None = None) -> None:
+def _said(refusal: Exception | None) -> str | None:
+    return None if refusal is None else str(refusal)
+
+
+def _refuse(own: Exception | None, reasons: Sequence[str | None]) -> None:
     """Raise on every rank what the first that refuses says; as it is where all say the same."""
-    reasons = gathered(None if own is None else str(own), group)
     first = next((rank for rank, reason in enumerate(reasons) if reason is not None), None)
     if first is None:
         return

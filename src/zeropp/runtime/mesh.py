@@ -1,6 +1,6 @@
 """The device mesh: pipeline ranks on the outside, data-parallel copies and shards inside."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import TypeVar, cast
 
 import torch
@@ -50,15 +50,6 @@ def as_carried(tensor: Tensor) -> Tensor:
     """In a dtype that process groups carry; the same memory, if the values lie there in order."""
     tensor = tensor.detach().resolve_conj().contiguous()
     return tensor if tensor.dtype in _CARRIED else tensor.reshape(-1).view(torch.uint8)
-
-
-def require_same(given: Mapping[str, object], group: dist.ProcessGroup | None = None) -> None:
-    """Raise ValueError, on every rank, unless all were given the same; collective as `gathered`."""
-    everyone = gathered(given, group)
-    for name, first in everyone[0].items():
-        different = [rank for rank, others in enumerate(everyone) if others.get(name) != first]
-        if different:
-            raise ValueError(f"{name}: ranks {different} were given another than rank 0")
 
 
 def data_size(mesh: DeviceMesh) -> int:

@@ -30,12 +30,11 @@ from zeropp.runtime.mesh import (
     data_size,
     default_device,
     own_pipeline,
-    require_same,
 )
 from zeropp.runtime.observer import Observer
 from zeropp.runtime.outcome import StepFailedError, StepOutput, outcome
 from zeropp.runtime.probe import Probe
-from zeropp.runtime.programs import Programs, accepted
+from zeropp.runtime.programs import Programs, named, sound
 from zeropp.runtime.shard import needs_sharding
 from zeropp.runtime.stage import Stage, StageModule
 from zeropp.runtime.ties import TiedCopies, gradient_norm
@@ -108,18 +107,18 @@ class Pipeline:
     ) -> None:
         check_mesh(mesh, program.placement.pp_size)
         precision, made = precision or MixedPrecisionPolicy(), derived or {}
+        sharded = needs_sharding(data_size(mesh), precision)
         cut = partial(Model, blocks, program, split, recompute, init, load, precision, made)
-        model = together(cut)  # a rank that refuses does so on all of them
-        require_same({"seed": seed, **model.same_everywhere})
+        model, program = together(  # a rank that refuses does so on all of them
+            lambda: (cut(), sound(program, sharded)),
+            lambda found: {"seed": seed, **found[0].same_everywhere, **named(found[1])},
+        )
         self.mesh, self.device = mesh, device or default_device()
         self.rank = mesh[PP].get_local_rank()
         self._seed, self.steps = seed, 0
         self._broken: str | None = None
         self._agreement = Agreement(mesh, self.device, tokens or count_valid)
-        sharded = needs_sharding(data_size(mesh), precision)
-        self._loss = Loss(loss_fn)
-        program, placement = accepted(program, sharded), program.placement
-        self.ties = model.ties
+        self._loss, self.ties, placement = Loss(loss_fn), model.ties, program.placement
         carried = transport or Transport()
         self._machine = assemble(model, placement, mesh, self.device, timeout, carried)
         self._keywords = Keywords(blocks, made, mesh, self.device, precision)
@@ -325,7 +324,8 @@ class Pipeline:
             ValueError: the program changes more than the order, or ranks were given different ones.
             InvalidProgramError: it breaks a rule.
         """
-        self.agree("follow", partial(self._programs.require_like, program))
+        check = partial(self._programs.require_like, program)
+        self.agree(f"follow, {named(program)}", check)
         self._programs.follow(program)
 
     def _infer(

@@ -10,8 +10,8 @@ from operator import attrgetter
 from zeropp.ir.program import Program
 from zeropp.program.derived import forward_only_program, without_collectives
 from zeropp.program.verifier import require_collectives, require_valid
+from zeropp.runtime.agreement import together
 from zeropp.runtime.instructions import Instruction, instructions
-from zeropp.runtime.mesh import require_same
 from zeropp.runtime.stage import Stage
 
 Instructions = tuple[Instruction, ...]
@@ -46,22 +46,22 @@ class Programs:
             if now != wanted:
                 what = name.removeprefix("schedule.")
                 raise ValueError(f"{what} cannot change while training; make another pipeline")
-        require_valid(program)
+        sound(program, self._sharded)
 
     def follow(self, program: Program) -> None:
-        """Run another order from now on; collective."""
-        self._begin(accepted(program, self._sharded))
+        """Run another order from now on, that all ranks were given."""
+        self._begin(sound(program, self._sharded))
 
     def training(self, count: int) -> Instructions:
         """Of a step of `count` micro-batches, collective the first time; ValueError for others."""
         if count not in self._training:
-            if self._program_for is None or count < 1:
+            if (make := self._program_for) is None or count < 1:
                 raise ValueError(
                     "batch: a list must hold "
                     f"num_microbatches={self.program.schedule.num_microbatches} pairs "
                     f"(inputs, targets), got {count}"
                 )
-            program = accepted(self._program_for(count), self._sharded)
+            program = together(lambda: sound(make(count), self._sharded), named)
             self._training[count] = self._ready(program)
         return self._training[count]
 
@@ -75,23 +75,22 @@ class Programs:
         return instructions(program.actions[self._rank], program.placement, self._stages)
 
 
-def accepted(program: Program, sharded: bool) -> Program:
-    """The program as it will run, sound and the same on every rank; collective, on all of them.
+def sound(program: Program, sharded: bool) -> Program:
+    """The program as it will run.
 
     Raises:
-        ValueError: it has no collectives where parameters are sharded, or ranks differ.
+        ValueError: it has no collectives where parameters are sharded.
         InvalidProgramError: it breaks a rule.
     """
     require_valid(program)
     if sharded:
         require_collectives(program)
-    else:
-        program = without_collectives(program)
-    require_same({"program": _digest(program)})
-    return program
+        return program
+    return without_collectives(program)
 
 
-def _digest(program: Program) -> str:
+def named(program: Program) -> dict[str, object]:
+    """What all ranks must have been given alike."""
     header = program.placement, program.schedule.units, program.shard, program.max_resident
     orders = (" ".join(map(str, order)) for order in program.actions)
-    return sha256("\n".join([repr(header), *orders]).encode()).hexdigest()
+    return {"program": sha256("\n".join([repr(header), *orders]).encode()).hexdigest()}

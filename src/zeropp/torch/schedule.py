@@ -1,17 +1,16 @@
 """A schedule for torch's `PipelineStage`s: our orders and our split in torch's runtime."""
 
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import zeropp.torch.compat as compat
 from zeropp.costs import Costs
 from zeropp.generate import generate
-from zeropp.ir import Order, Program, Schedule, format_program
+from zeropp.ir import Order, Program, Schedule
 from zeropp.program import Policy, lower, require_valid
 from zeropp.runtime.agreement import together
-from zeropp.runtime.mesh import require_same
+from zeropp.runtime.programs import named
 from zeropp.torch.shapes import OneShape
 from zeropp.torch.split import split_of
 from zeropp.torch.text import read, torch_names
@@ -85,9 +84,7 @@ class ScheduleZeroPP(compat.Runtime):
             return found
 
         with compat.device_of_objects(own[0]):
-            self.program = together(prepare, own[0].group)
-            digest = sha256(format_program(self.program).encode()).hexdigest()
-            require_same({"program": digest}, own[0].group)
+            self.program = together(prepare, named, own[0].group)
         super().__init__(own, n_microbatches, loss_fn, **options)
         compute, whole = (
             compat.orders_of(map(torch_names, orders))

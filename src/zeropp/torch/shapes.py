@@ -45,7 +45,7 @@ class OneShape:
             return
         self._fixed = [column[0] for column in shapes]
         with device_of_objects(self._stage):
-            together(partial(self._check, shapes), self._stage.group)
+            together(partial(self._check, shapes), group=self._stage.group)
         self._trains = trains
 
     def _check(self, shapes: list[Shapes]) -> None:
