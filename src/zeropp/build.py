@@ -78,12 +78,12 @@ def pipeline(
         ValueError: as `program_of` and `Pipeline` do, or other sizes than the ranks that run.
         InvalidProgramError: the program breaks a rule.
     """
-    from zeropp.runtime import Pipeline, make_mesh
+    from zeropp.runtime import Pipeline, close_mesh, make_mesh
 
     if mesh is None:
         sizes = plan.pp_size, plan.dp_replicate, plan.dp_shard
         mesh = make_mesh(*sizes, options.get("device"))
-        options["owns_mesh"] = True
+        options["end_mesh"] = close_mesh
     program = program_for(plan, plan.num_microbatches)
     others = partial(program_for, plan)
     pipe = Pipeline(blocks, loss_fn, program, mesh, program_for=others, **options)

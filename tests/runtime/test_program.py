@@ -13,7 +13,7 @@ from zeropp.build import pipeline, program_of
 from zeropp.ir import Program, format_program, parse
 from zeropp.plan import Plan
 from zeropp.program import without_collectives
-from zeropp.runtime import Pipeline, data_rank, make_mesh
+from zeropp.runtime import Pipeline, close_mesh, data_rank, make_mesh
 
 B = 4
 
@@ -38,7 +38,7 @@ def trained_errors(text: str, D: int) -> dict[str, float]:
     plain.losses([pair for batch in batches for pair in batch], {})[0].backward()
     program = parse(text)
     assert isinstance(program, Program)
-    pipe = Pipeline(blocks, loss_sum, program, make_mesh(2, 1, D), owns_mesh=True)
+    pipe = Pipeline(blocks, loss_sum, program, make_mesh(2, 1, D), end_mesh=close_mesh)
     pipe.step(batches[data_rank(pipe.mesh)])
     errors = gradient_errors(plain, pipe)
     pipe.close()
@@ -122,7 +122,7 @@ def test_a_program_that_does_not_fit_is_refused() -> None:
 
 def one_bare_program() -> str:
     program = program_of(Plan(1, 1, 2))
-    pipe = Pipeline(gpt(), loss_sum, program, make_mesh(1), owns_mesh=True)
+    pipe = Pipeline(gpt(), loss_sum, program, make_mesh(1), end_mesh=close_mesh)
     with pytest.raises(ValueError, match="num_microbatches=2") as refused:
         pipe.step(even(3, torch.Generator()))
     pipe.close()

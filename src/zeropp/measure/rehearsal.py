@@ -28,7 +28,7 @@ from zeropp.ir import Action, Placement, Program
 from zeropp.ir.precedence import Channel, channel_of
 from zeropp.measure.links import measure_hop, timed
 from zeropp.plan import Plan
-from zeropp.runtime import Pipeline, make_mesh
+from zeropp.runtime import Pipeline, close_mesh, make_mesh
 from zeropp.runtime.block import Tensors
 from zeropp.runtime.channel import Channels, Transport
 from zeropp.runtime.lane import Lane, ThreadLane, Wait
@@ -195,7 +195,7 @@ def rehearse(plan: Plan, costs: Costs, steps: int = 3, program: Program | None =
         make_mesh(plan.pp_size, plan.dp_replicate, plan.dp_shard, cpu),
         device=cpu,
         transport=_SlowLinks(*delays) if any(delays) else None,
-        owns_mesh=True,
+        end_mesh=close_mesh,
     )
     ends = 0, dist.get_world_size() - 1
     batch = torch.zeros(plan.num_microbatches, WIDTH)

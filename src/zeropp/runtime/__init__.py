@@ -1,7 +1,7 @@
 """The engine: torch starts here; runs programs on ranks, exactly."""
 
 from zeropp.runtime.auxiliary import AuxiliaryLoss
-from zeropp.runtime.grid import make_mesh, pipelines
+from zeropp.runtime.grid import close_mesh, make_mesh, pipelines
 from zeropp.runtime.keywords import Whole
 from zeropp.runtime.mesh import check_world_size, data_rank, data_size, default_device
 from zeropp.runtime.observer import Observer, Phase
@@ -20,6 +20,7 @@ __all__ = [
     "StepOutput",
     "Whole",
     "check_world_size",
+    "close_mesh",
     "data_rank",
     "data_size",
     "default_device",

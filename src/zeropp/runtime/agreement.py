@@ -60,8 +60,7 @@ class Agreement:
             call: what all are about to do, and with what.
 
         Raises:
-            ValueError: on every rank alike, where one refuses, ranks make different calls, or
-                those of a pipeline were given other batches.
+            ValueError: on every rank: one refuses, makes another call, or has another batch.
         """
         own, counted, batch, refusal = [], 0, 0, None
         tokens: Tensor | int = 0
@@ -82,7 +81,7 @@ class Agreement:
             rows = gathered(row, self._hosts)
             total = torch.tensor(sum(row.tokens for row in rows))
             if any(row.refuses for row in rows):
-                _refuse(refusal, gathered(_said(refusal)))
+                _refuse(refusal, gathered(None if refusal is None else str(refusal)))
             _compare(rows)
             few = max(row.microbatches for row in rows) - len(own)
         if self._hosts is not None and own:
@@ -152,16 +151,13 @@ def together(
         named.update(same(found[0]))
     except Exception as error:
         refusal = error
-    reasons, everyone = zip(*gathered((_said(refusal), named), group), strict=True)
+    why = None if refusal is None else str(refusal)
+    reasons, everyone = zip(*gathered((why, named), group), strict=True)
     _refuse(refusal, reasons)
     for name, first in everyone[0].items():
         if different := [rank for rank, given in enumerate(everyone) if given[name] != first]:
             raise ValueError(f"{name}: ranks {different} were given another than rank 0")
     return found[0]
-
-
-def _said(refusal: Exception | None) -> str | None:
-    return None if refusal is None else str(refusal)
 
 
 def _refuse(own: Exception | None, reasons: Sequence[str | None]) -> None:

@@ -1,9 +1,13 @@
 """All ranks laid out for pipelines: the mesh that a pipeline is given, and who is in which."""
 
+from collections.abc import Iterable
+
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from zeropp.runtime.compat import forget_mesh
 from zeropp.runtime.mesh import PP, REPLICATE, SHARD, check_world_size, default_device
 
 
@@ -25,6 +29,17 @@ def make_mesh(
     kind = (device or default_device()).type
     shape = (pp_size, dp_replicate, dp_shard)
     return init_device_mesh(kind, shape, mesh_dim_names=(PP, REPLICATE, SHARD))
+
+
+def close_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
+    """Destroy the process groups of a mesh of `make_mesh`, all that is on it being `modules`.
+
+    The default group stays, where it serves as an axis of the mesh.
+    """
+    for group in mesh.get_all_groups() if dist.is_initialized() else ():
+        if group != dist.group.WORLD:
+            dist.destroy_process_group(group)
+    forget_mesh(mesh, modules)
 
 
 def pipelines(mesh: DeviceMesh) -> list[list[int]]:

@@ -1,14 +1,11 @@
 """The device mesh: pipeline ranks on the outside, data-parallel copies and shards inside."""
 
-from collections.abc import Iterable
 from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
-
-from zeropp.runtime.compat import forget_mesh
 
 T = TypeVar("T")
 
@@ -57,11 +54,6 @@ def data_size(mesh: DeviceMesh) -> int:
     return mesh[REPLICATE].size() * mesh[SHARD].size()
 
 
-def data_mesh(mesh: DeviceMesh) -> DeviceMesh:
-    """The data-parallel part, as FSDP2 wants it: one axis, or two for HSDP."""
-    return mesh[REPLICATE, SHARD] if mesh[REPLICATE].size() > 1 else mesh[SHARD]
-
-
 def own_pipeline(mesh: DeviceMesh) -> list[int]:
     """The global ranks along this rank's pipeline."""
     return list(mesh[PP].mesh.tolist())
@@ -83,14 +75,3 @@ def check_mesh(mesh: DeviceMesh, pp_size: int) -> None:
     if sizes[0] != pp_size:
         raise ValueError(f"mesh: the program has pp_size={pp_size} ranks, the mesh {sizes[0]}")
     check_world_size(*sizes, dist.get_world_size())
-
-
-def close_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
-    """Destroy the process groups of a mesh of `make_mesh`, all that is on it being `modules`.
-
-    The default group stays, where it serves as an axis of the mesh.
-    """
-    for group in mesh.get_all_groups() if dist.is_initialized() else ():
-        if group != dist.group.WORLD:
-            dist.destroy_process_group(group)
-    forget_mesh(mesh, modules)

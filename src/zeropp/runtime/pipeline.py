@@ -25,7 +25,6 @@ from zeropp.runtime.mesh import (
     PP,
     REPLICATE,
     check_mesh,
-    close_mesh,
     data_rank,
     data_size,
     default_device,
@@ -72,7 +71,7 @@ class Pipeline:
             names its own arguments have; called on each rank, once for each micro-batch.
         seed: of all random numbers in forwards. Each block draws its own for each step and each
             micro-batch of the whole batch, so that dropout is the same in every layout.
-        owns_mesh: destroy the mesh's groups when the pipeline is closed.
+        end_mesh: called with the mesh and the stages at the end of `close`, as `close_mesh`.
 
     Attributes:
         steps: how many steps were made; random numbers depend on it.
@@ -103,7 +102,7 @@ class Pipeline:
         transport: Transport | None = None,
         derived: Derived | None = None,
         seed: int = 0,
-        owns_mesh: bool = False,
+        end_mesh: Callable[[DeviceMesh, tuple[nn.Module, ...]], None] | None = None,
     ) -> None:
         check_mesh(mesh, program.placement.pp_size)
         precision, made = precision or MixedPrecisionPolicy(), derived or {}
@@ -129,8 +128,8 @@ class Pipeline:
         self._copies = TiedCopies(self.ties, placement, own_pipeline(mesh), modules)
         self._programs = Programs(program, program_for, sharded, self.rank, stages)
         self._closing = ExitStack()
-        if owns_mesh:
-            self._closing.callback(close_mesh, mesh, self.modules)
+        if end_mesh is not None:
+            self._closing.callback(end_mesh, mesh, self.modules)
         for part in (self._machine, self._copies, self._keywords, self._agreement):
             self._closing.callback(part.close)
 
@@ -236,8 +235,9 @@ class Pipeline:
             metrics: by name, `metric(*outputs, targets)`, a sum over a micro-batch's tokens; the
                 same names on every rank.
         """
-        microbatches, tokens = self._met("eval", batch, num_microbatches, constants)
         functions = metrics or {}
+        call = ", ".join(["eval", *functions])
+        microbatches, tokens = self._met(call, batch, num_microbatches, constants)
 
         def head(targets: Nested, outputs: Tensors) -> Tensors:
             values = (scalar(n, metric(*outputs, targets)) for n, metric in functions.items())
@@ -285,7 +285,13 @@ class Pipeline:
             ValueError: on every rank: `max_norm` is not above 0, or another on one of them.
             RuntimeError: the norm is not finite, and `error_if_nonfinite`.
         """
-        self.agree(f"clip_grad_norm_({max_norm})", partial(_require_above_zero, max_norm))
+
+        def check() -> None:
+            if not max_norm > 0:
+                raise ValueError(f"clip_grad_norm_: max_norm must be above 0, got {max_norm}")
+
+        call = f"clip_grad_norm_({max_norm}, error_if_nonfinite={error_if_nonfinite})"
+        self.agree(call, check)
         copies, replicas = self._copies, self.mesh[REPLICATE].size()
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
             norm = gradient_norm(self.parameters(), copies, replicas, self.device)
@@ -298,7 +304,7 @@ class Pipeline:
         clip_grads_with_norm_(self.parameters(), max_norm, norm)
         return norm
 
-    def agree(self, call: str, check: Callable[[], None] = lambda: None) -> None:
+    def agree(self, call: str, check: Callable[[], object] = lambda: None) -> None:
         """Every rank is about to make `call`, with what it names; collective, on all of them.
 
         Raises:
@@ -324,9 +330,9 @@ class Pipeline:
             ValueError: the program changes more than the order, or ranks were given different ones.
             InvalidProgramError: it breaks a rule.
         """
-        check = partial(self._programs.require_like, program)
-        self.agree(f"follow, {named(program)}", check)
-        self._programs.follow(program)
+        call = "follow, program {:.8}".format(named(program)["program"])
+        self.agree(call, partial(self._programs.like, program))
+        self._programs.follow(self._programs.like(program))
 
     def _infer(
         self,
@@ -371,7 +377,10 @@ class Pipeline:
         def prepared() -> list[Microbatch]:
             if call.startswith("step") and not torch.is_grad_enabled():
                 raise ValueError("step: gradients are off (no_grad, inference_mode); call eval")
-            self._require_usable()
+            self._look.require_unchanged()
+            if self._broken is not None:
+                why = f"the last step failed ({self._broken})"
+                raise ValueError(f"{why}; call recover(), which drops all gradients")
             microbatches = microbatches_of(batch() if callable(batch) else batch, parts)
             self._keywords.require_own(constants, microbatches)
             return microbatches
@@ -380,15 +389,3 @@ class Pipeline:
             met = self._agreement.meet(prepared, call)
         self._machine.watchdog.start()
         return met
-
-    def _require_usable(self) -> None:
-        self._look.require_unchanged()
-        if self._broken is not None:
-            raise ValueError(
-                f"the last step failed ({self._broken}); call recover(), which drops all gradients"
-            )
-
-
-def _require_above_zero(max_norm: float) -> None:
-    if not max_norm > 0:
-        raise ValueError(f"clip_grad_norm_: max_norm must be above 0, got {max_norm}")

@@ -33,24 +33,21 @@ class Programs:
         self._program_for, self._sharded = program_for, sharded
         self._rank, self._stages = rank, stages
         self._evaluations: dict[int, Instructions] = {}
-        self._begin(program)
+        self.follow(program)
 
-    def _begin(self, program: Program) -> None:
+    def follow(self, program: Program) -> None:
+        """Run it from now on; as `like` gives it, and the same on all ranks."""
         self.program = program
         self._training = {program.schedule.num_microbatches: self._ready(program)}
 
-    def require_like(self, program: Program) -> None:
-        """Raise ValueError if it is not sound, or more than the order changes."""
+    def like(self, program: Program) -> Program:
+        """As it will run; ValueError if it is not sound, or more than the order changes."""
         for name in ("placement", "schedule.num_microbatches", "split", "recompute"):
             now, wanted = attrgetter(name)(self.program), attrgetter(name)(program)
             if now != wanted:
                 what = name.removeprefix("schedule.")
                 raise ValueError(f"{what} cannot change while training; make another pipeline")
-        sound(program, self._sharded)
-
-    def follow(self, program: Program) -> None:
-        """Run another order from now on, that all ranks were given."""
-        self._begin(sound(program, self._sharded))
+        return sound(program, self._sharded)
 
     def training(self, count: int) -> Instructions:
         """Of a step of `count` micro-batches, collective the first time; ValueError for others."""
