@@ -290,8 +290,7 @@ class Pipeline:
             if not max_norm > 0:
                 raise ValueError(f"clip_grad_norm_: max_norm must be above 0, got {max_norm}")
 
-        call = f"clip_grad_norm_({max_norm}, error_if_nonfinite={error_if_nonfinite})"
-        self.agree(call, check)
+        self.agree(f"clip_grad_norm_({max_norm}, error_if_nonfinite={error_if_nonfinite})", check)
         copies, replicas = self._copies, self.mesh[REPLICATE].size()
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
             norm = gradient_norm(self.parameters(), copies, replicas, self.device)
@@ -379,8 +378,10 @@ class Pipeline:
                 raise ValueError("step: gradients are off (no_grad, inference_mode); call eval")
             self._look.require_unchanged()
             if self._broken is not None:
-                why = f"the last step failed ({self._broken})"
-                raise ValueError(f"{why}; call recover(), which drops all gradients")
+                raise ValueError(
+                    f"the last step failed ({self._broken}); call recover(), "
+                    "which drops all gradients"
+                )
             microbatches = microbatches_of(batch() if callable(batch) else batch, parts)
             self._keywords.require_own(constants, microbatches)
             return microbatches

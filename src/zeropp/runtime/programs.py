@@ -1,7 +1,4 @@
-"""The programs that a pipeline runs: one for each number of micro-batches, ready for its stages.
-
-They are accepted only if they are sound and the same on all ranks.
-"""
+"""The programs that a pipeline runs, by numbers of micro-batches: sound, the same on all ranks."""
 
 from collections.abc import Callable, Mapping
 from hashlib import sha256
