@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from support.exactness import Plain, gradient_errors
 from support.features import VOCAB, H, Penalised, Residual, even, loss_sum, stack
 from support.ranks import run_ranks
-from zeropp import AuxiliaryLoss
+from zeropp import Adapter, AuxiliaryLoss, hf
 from zeropp import checkpoint as checkpoints
 from zeropp.build import pipeline, program_of
 from zeropp.plan import Plan
@@ -162,6 +162,8 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
         lambda: pipe.follow(longer if last else pipe.program),
         lambda: pipe.step(batch()) if last else checkpoints.save(folder, pipe, optimizer, 1),
         lambda: pipe.step(batch()) if last else checkpoints.load(folder, pipe, optimizer),
+        lambda: pipe.step(batch()) if last else hf.save(pipe, nn.Linear(1, 1), folder),
+        lambda: pipe.step(batch()) if last else Adapter(pipe, plan, every=1).after_step(),
     ]
     found = []
     for mistake in mistakes:
@@ -197,6 +199,8 @@ def test_a_mistake_of_one_rank_is_raised_by_every_rank(plan: Plan) -> None:
         "rank 1: num_microbatches cannot change while training",
         "rank 1 calls step, rank 0 checkpoint.save; call the same",
         "rank 1 calls step, rank 0 checkpoint.load; call the same",
+        "rank 1 calls step, rank 0 hf.save; call the same",
+        "rank 1 calls step, rank 0 Adapter.after_step; call the same",
     )
     for wanted, everywhere in zip(words, zip(*ranks, strict=True), strict=True):
         for _, line, seconds in everywhere:

@@ -43,6 +43,7 @@ def save(pipe: Pipeline, model: nn.Module, folder: str | Path) -> None:
     Raises:
         ValueError: on every rank: the folder is there already, or a file cannot be written.
     """
+    pipe.agree("hf.save")
     if unwrapped(model) is model:
         count = 1 + max(gathered(max(i for module in pipe.modules for i, _ in module.numbered)))
         _save_weights(_whole_blocks(pipe), count, model, Path(folder))

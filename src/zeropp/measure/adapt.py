@@ -85,6 +85,7 @@ class Adapter:
         self._steps += 1
         if self._steps % self._every:
             return None
+        self._pipe.agree("Adapter.after_step")
         costs = gathered_costs(self.times.take(), self._pipe.placement, self._latency)
         if costs is None:
             return None
