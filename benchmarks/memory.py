@@ -15,7 +15,7 @@ from support.torch_runtime import CPU, PEERS
 from zeropp.ir import Action, Placement, Schedule, Shape
 from zeropp.ir.model import GPTConfig
 from zeropp.program import lower
-from zeropp.runtime.grid import make_mesh
+from zeropp.runtime.grid import close_mesh, make_mesh
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.train.gpt import token_loss
 
@@ -33,7 +33,7 @@ def logged(side: Side, given: Schedule | None) -> tuple[Peak, list[Action]]:
         running = TASK.start(side)
     else:
         own = TASK.blocks(), token_loss, lower(given), make_mesh(P, device=CPU)
-        running = Pipeline(*own, device=CPU, owns_mesh=True)
+        running = Pipeline(*own, device=CPU, end_mesh=close_mesh)
     log, batch = MemoryLog(), TASK.batch()
     with log:
         for _ in range(2):

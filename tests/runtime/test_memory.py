@@ -18,7 +18,7 @@ from zeropp.models import gpt_blocks, init_block
 from zeropp.plan import Plan
 from zeropp.runtime.grid import make_mesh
 from zeropp.runtime.lane import ThreadLane
-from zeropp.runtime.mesh import data_mesh
+from zeropp.runtime.mesh import SHARD
 from zeropp.runtime.shard import place_parameters
 from zeropp.runtime.stage import Stage, StageModule
 
@@ -85,7 +85,7 @@ def slow_reduction() -> str:
     lane = ThreadLane()
     module = StageModule({0: nn.Linear(4, 4)})
     policy = MixedPrecisionPolicy()
-    parameters = place_parameters({0: module}, data_mesh(mesh), policy, lane)[0]
+    parameters = place_parameters({0: module}, mesh[SHARD], policy, lane)[0]
     parameters.unshard()
     parameters.wait()
     for parameter in parameters.trained():
