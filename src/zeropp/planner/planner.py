@@ -16,7 +16,7 @@ from zeropp.planner.search import Candidate, Counts, Search, Wanted
 from zeropp.planner.words import Rival, reasons
 
 _LOOKED_FOR_UP_TO = 1.5  # times the winner's step: rivals that are slower are not searched for
-_EFFORT = 20  # more orders that are made or simulated for a family of rivals
+_EFFORT = 24  # more orders that are made or simulated for a family of rivals
 _FULL_ACTIONS = 150_000  # of the simulation of a winner: about five seconds
 
 _PLAIN, _IN_UNITS = "plain FSDP", "FSDP in units"

@@ -33,6 +33,9 @@ from zeropp.planner.problem import Problem
 from zeropp.planner.profile import Setting
 
 
+_MAKING = 2 / 3  # of a limited effort, after which nothing more is made
+
+
 @dataclass(frozen=True)
 class Candidate:
     """An order of a priced layout, and what it is predicted to take."""
@@ -109,21 +112,24 @@ class Search:
             wanted: which orders of which layouts count.
             at_most: seconds of a step.
             effort: how many orders are made or simulated, beyond those of earlier searches,
-                before the search ends with the best so far; without it, nothing is better.
+                before the search ends with the best so far, the last third of them simulated;
+                without it, nothing is better.
         """
         best, least, serial = None, 0.0, count()
         queue: list[tuple[float, int, _Waiting]] = []
         opened: Iterable[tuple[float, _Waiting]]
         opened = zip(self._bounds, map(_Waiting, self.layouts), strict=True)
-        effort += self._work
+        making, most = self._work + _MAKING * effort, self._work + effort
         while True:
             for bound, waiting in opened:
                 if (bound := max(bound, least)) < at_most:
                     heappush(queue, (bound, next(serial), waiting))
-            if not queue or queue[0][0] >= at_most or self._work >= effort:
+            if not queue or queue[0][0] >= at_most or self._work >= most:
                 return best
             least, _, (priced, ladder, made) = heappop(queue)
-            if not ladder:
+            if made is None and self._work >= making:
+                opened = ()
+            elif not ladder:
                 opened = self._orders(priced, wanted)
             elif made is None:
                 opened = self._making(priced, ladder)
