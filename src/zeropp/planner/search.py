@@ -32,7 +32,6 @@ from zeropp.planner.pricing import Priced, Stages, cut, price
 from zeropp.planner.problem import Problem
 from zeropp.planner.profile import Setting
 
-
 _MAKING = 2 / 3  # of a limited effort, after which nothing more is made
 
 
