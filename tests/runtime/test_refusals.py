@@ -24,7 +24,7 @@ from zeropp import Adapter, AuxiliaryLoss, hf
 from zeropp import checkpoint as checkpoints
 from zeropp.build import pipeline, program_of
 from zeropp.plan import Plan
-from zeropp.runtime import Pipeline
+from zeropp.runtime import Pipeline, make_mesh
 
 B = 4
 PLANS = (
@@ -139,6 +139,7 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
     other: Any = {"mask": torch.ones(1)} if rank() == 0 else None
     longer = program_of(replace(plan, num_microbatches=B + 1))
     optimizer, folder = torch.optim.SGD(pipe.parameters()), Path("never")
+    saver = checkpoints.Saver(folder, pipe, optimizer)
     mistakes: list[Callable[[], object]] = [
         lambda: pipe.step(loader),
         lambda: pipe.step((1, 2) if last else batch()),  # type: ignore[arg-type]
@@ -162,6 +163,7 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
         lambda: pipe.follow(longer if last else pipe.program),
         lambda: pipe.step(batch()) if last else checkpoints.save(folder, pipe, optimizer, 1),
         lambda: pipe.step(batch()) if last else checkpoints.load(folder, pipe, optimizer),
+        lambda: pipe.step(batch()) if last else saver.begin(1),
         lambda: pipe.step(batch()) if last else hf.save(pipe, nn.Linear(1, 1), folder),
         lambda: pipe.step(batch()) if last else Adapter(pipe, plan, every=1).after_step(),
     ]
@@ -169,6 +171,7 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
     for mistake in mistakes:
         found.append(said(mistake))
         assert pipe.step(batch()).loss > 0
+    saver.close()
     pipe.close()
     return found
 
@@ -199,6 +202,7 @@ def test_a_mistake_of_one_rank_is_raised_by_every_rank(plan: Plan) -> None:
         "rank 1: num_microbatches cannot change while training",
         "rank 1 calls step, rank 0 checkpoint.save; call the same",
         "rank 1 calls step, rank 0 checkpoint.load; call the same",
+        "rank 1 calls step, rank 0 Saver.begin; call the same",
         "rank 1 calls step, rank 0 hf.save; call the same",
         "rank 1 calls step, rank 0 Adapter.after_step; call the same",
     )
@@ -787,10 +791,16 @@ def later_shapes() -> list[tuple[str, str, float]]:
     found = [said(lambda: pipe.step(longer))]
     pipe.close()
     other = PLANS[0] if rank() else replace(PLANS[0], unit_size=4)
-    return [*found, said(lambda: made(other, stack(Residual)))]
+    found.append(said(lambda: made(other, stack(Residual))))
+    sound = program_of(PLANS[0])
+    short = replace(sound, actions=(sound.actions[0], sound.actions[1][:-1]))
+    unsound, mesh = short if rank() else sound, make_mesh(2)
+    return [*found, said(lambda: Pipeline(stack(Residual), loss_sum, unsound, mesh))]
 
 
 def test_later_shapes_and_other_programs_are_told() -> None:
-    for shape, program in run_ranks(2, later_shapes):
+    for shape, program, unsound in run_ranks(2, later_shapes):
         assert "block 1 does not run on the meta device" in shape[1]
         assert program[1].startswith("program: ranks [1] were given another than rank 0")
+        assert unsound[1].startswith("rank 1: ")
+        assert unsound[2] < 1

@@ -58,7 +58,7 @@ def save(path: Path, pipe: Pipeline, optimizer: Optimizers, step: int) -> None:
     Raises:
         ValueError: on every rank: it cannot be written.
     """
-    pipe.agree("checkpoint.save", partial(_require_undivided, pipe, optimizer))
+    pipe.agree("checkpoint.save")
     require_savable(pipe, optimizer)
     write(path, snapshot(pipe, optimizer, step), new_token())
 

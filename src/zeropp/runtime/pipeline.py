@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -303,20 +304,23 @@ class Pipeline:
         clip_grads_with_norm_(self.parameters(), max_norm, norm)
         return norm
 
-    def agree(self, call: str, check: Callable[[], object] = lambda: None) -> None:
-        """Every rank is about to make `call`, with what it names; collective, on all of them.
+    def agree(self, call: str, check: Callable[[], Any] = lambda: None) -> Any:
+        """What `check` gives; every rank is about to make `call`; collective, on all of them.
 
         Raises:
             ValueError: on every rank, where one makes another, or `check` fails.
         """
 
+        found: list[Any] = []
+
         def prepared() -> list[Microbatch]:
-            check()
+            found.append(check())
             return []
 
         with self._machine.watchdog.during(f"in the meeting before {call}"):
             self._agreement.meet(prepared, call)
         self._machine.watchdog.rest()
+        return found[0]
 
     def close(self) -> None:
         """End communication and leave nothing behind, before the process group is destroyed."""
@@ -330,8 +334,7 @@ class Pipeline:
             InvalidProgramError: it breaks a rule.
         """
         call = "follow, program {:.8}".format(named(program)["program"])
-        self.agree(call, partial(self._programs.like, program))
-        self._programs.follow(self._programs.like(program))
+        self._programs.follow(self.agree(call, partial(self._programs.like, program)))
 
     def _infer(
         self,

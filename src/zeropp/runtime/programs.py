@@ -79,8 +79,7 @@ def sound(program: Program, sharded: bool) -> Program:
     require_valid(program)
     if sharded:
         require_collectives(program)
-        return program
-    return without_collectives(program)
+    return program if sharded else without_collectives(program)
 
 
 def named(program: Program) -> dict[str, object]:
