@@ -18,10 +18,7 @@ import torch.distributed as dist
 
 from zeropp.launch.ranks import keep_to_own_cores
 
-_IMPORTED = [
-    *("zeropp.launch.forked", "torch._dynamo"),
-    *("zeropp.checkpoint", "zeropp.measure.adapt", "zeropp.runtime"),
-]
+_IMPORTED = ["zeropp.launch.forked", "zeropp.checkpoint", "zeropp.measure.adapt"]
 
 
 class RankFailedError(AssertionError):

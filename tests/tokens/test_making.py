@@ -193,6 +193,19 @@ def test_the_verb_says_what_is_made(
     assert "in 5,000 documents, each with <|end|> at its end" in capsys.readouterr().out
 
 
+def test_a_log_has_a_line_now_and_then(
+    tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sources, "_PART_BYTES", 2**18)
+    monkeypatch.setattr(making, "_TELL_S", 0.0)
+    tokenize(text, tmp_path / "out")
+    told = capsys.readouterr().err.splitlines()
+    shares = [int(one.removeprefix(f"tokens of {BYTES}: ").removesuffix("%")) for one in told]
+    assert len(shares) > 3
+    assert shares == sorted(shares)
+    assert shares[-1] == 100
+
+
 def test_processes_make_what_one_makes(
     tmp_path: Path, text: Path, bpe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

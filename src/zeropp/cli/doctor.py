@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import tyro
 
 from zeropp.cli.verb import Verb
-from zeropp.ir.collector import loading
 from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
+from zeropp.launch import loading_ranks
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Doctor(Verb):
         """Check what can be checked, then examine on every rank; 1 if something is wrong."""
         if self.output is not None:
             check_output("output", self.output)
-        with loading():  # torch, only now
+        with loading_ranks(__name__, "zeropp.measure.doctor"):
             from zeropp.launch.ranks import run_on_ranks
             from zeropp.measure.doctor import examine
 

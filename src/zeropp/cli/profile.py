@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from zeropp.cli.verb import Verb
-from zeropp.ir.collector import loading
 from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
 from zeropp.ir.program import Recompute
+from zeropp.launch import loading_ranks
 from zeropp.planner.profile import Setting
 from zeropp.train.choice import checked_model_of, length_of
 from zeropp.train.config import Backend, ModelConfig
@@ -52,7 +52,7 @@ class Profiled(Verb):
     def perform(self) -> int:
         """Check, then measure on every rank."""
         self.check()
-        with loading():  # torch, only now
+        with loading_ranks(__name__, "zeropp.train.measuring"):
             from zeropp.launch.ranks import run_on_ranks
             from zeropp.train.measuring import run_profile
 

@@ -13,15 +13,14 @@ import tyro
 
 from zeropp.cli.verb import Verb, parsed
 from zeropp.ir import Program
-from zeropp.ir.collector import loading
 from zeropp.ir.files import new_folder
 from zeropp.ir.toml_file import table_of
-from zeropp.launch import launched, leads, leads_host, under_torchrun
+from zeropp.launch import launched, leads, leads_host, loading_ranks, under_torchrun
 from zeropp.launch.relay import relayed
 from zeropp.planner import write_plan
 from zeropp.report.folder import CONFIG
 from zeropp.report.lines import DATE, TERMINAL, counted, tell
-from zeropp.report.live import View, is_shown, passing
+from zeropp.report.live import View, is_shown
 from zeropp.train.choice import checked_model_of, length_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
 from zeropp.train.start import OWNER, as_it_ran, changed, find_start
@@ -72,7 +71,7 @@ class Train(Config, Verb):
         if not self.rehearse:
             _train(ranks, config, task)
             return 0
-        with loading():
+        with loading_ranks(__name__, "zeropp.train.measuring"):
             from zeropp.launch.ranks import run_on_ranks
             from zeropp.train.measuring import rehearse_task
 
@@ -107,14 +106,14 @@ def _task(config: Config, program: Program | None) -> Task:
 
 def _train(ranks: int, config: Config, task: Task | None) -> None:
     """Prepare the run's folder where this process leads, and train on all ranks."""
-    with passing("loading torch", _is_watched()), loading():
-        from zeropp.launch.ranks import device_of, run_on_ranks
-        from zeropp.train.data import make_tokens
-        from zeropp.train.loop import train_task
-        from zeropp.train.measuring import plan_and_train
+    with _watched(config), ExitStack() as held:
+        with loading_ranks(__name__, "zeropp.train.measuring"):
+            from zeropp.launch.ranks import device_of, run_on_ranks
+            from zeropp.train.data import make_tokens
+            from zeropp.train.loop import train_task
+            from zeropp.train.measuring import plan_and_train
 
-    device_of(ranks, config.run.device)
-    with ExitStack() as held:
+        device_of(ranks, config.run.device)
         if task is not None:
             config, task = _prepared(config, task, held)
         elif leads_host():
@@ -122,8 +121,7 @@ def _train(ranks: int, config: Config, task: Task | None) -> None:
         function = plan_and_train if config.plan == AUTO else train_task
         if task is not None and not under_torchrun():
             tell(f"starting {counted(ranks, 'rank')}")
-        with _watched(config):
-            run_on_ranks(ranks, config.run.device, function, config, task)
+        run_on_ranks(ranks, config.run.device, function, config, task)
     if task is not None:
         folder = config.folder
         tell(

@@ -1,7 +1,16 @@
 """Ranks of a run: those of torchrun, if it started this process, or local ones of our own."""
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import forkserver
 from typing import NamedTuple
+
+from zeropp.ir.collector import loading
+
+# local ranks are forked from a process that has imported all and run nothing, where that is safe
+START = "forkserver" if sys.platform == "linux" else "spawn"
 
 # launchers, and what they tell each process of how many they started
 _OTHERS = {
@@ -99,13 +108,30 @@ def leads_host() -> bool:
     return given is not None and given.local_rank == 0
 
 
+@contextmanager
+def loading_ranks(*modules: str) -> Iterator[None]:
+    """While the body loads torch, so does, beside it, the process that local ranks are forked from.
+
+    Args:
+        modules: what that one imports besides the engine: what its ranks were started by, which
+            each imports again, and what they run.
+    """
+    if START == "forkserver" and not under_torchrun():
+        forkserver.set_forkserver_preload([f"{__name__}.forked", *modules])
+        forkserver.ensure_running()
+    with loading():
+        yield
+
+
 __all__ = [
+    "START",
     "Ended",
     "Launched",
     "Refused",
     "launched",
     "leads",
     "leads_host",
+    "loading_ranks",
     "restarted",
     "under_torchrun",
 ]

@@ -22,13 +22,11 @@ from torch.distributed.elastic.multiprocessing.errors import (
 )
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from zeropp.launch import Ended, Refused, forked, launched, under_torchrun
+from zeropp.launch import START, Ended, Refused, launched, under_torchrun
 from zeropp.launch.rendezvous import fresh_store
 from zeropp.launch.stops import Stops
 
 _TRACEBACK = 14  # lines of it that are shown
-# ranks are forked from a process that has imported all and run nothing, where that is safe
-_START = "forkserver" if sys.platform == "linux" else "spawn"
 _LINGERS_S = 0.5  # a rank that fails: one that was killed makes others fail, and is to be first
 _FILE = "TORCHELASTIC_ERROR_FILE"  # a variable: in which a rank writes down why it fails
 _RANKS_PER_CORE = 16  # each is a process of a few hundred MB
@@ -155,13 +153,12 @@ def _launch(ranks: int, device: str, function: Callable[..., None], args: tuple[
             run_id=f"zeropp-{os.getpid()}",
             max_restarts=0,
             monitor_interval=0.1,
-            start_method=_START,
+            start_method=START,
             logs_specs=DefaultLogsSpecs(logs),
             local_addr="localhost",  # a host's name need not resolve
             signals_to_handle="SIGHUP,SIGQUIT",  # the others are heard here
         )
         _hush()
-        multiprocessing.set_forkserver_preload([forked.__name__, function.__module__])
         try:
             elastic_launch(config, _run_local_rank)(device, function, args)
         except ChildFailedError as error:

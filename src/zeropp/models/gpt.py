@@ -10,10 +10,12 @@ gradient) kept for W, and no sum of several input gradients in B.
 
 import math
 import random
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from zeropp.ir.model import GPTConfig
 
@@ -27,10 +29,24 @@ def gpt_blocks(config: GPTConfig) -> list[nn.Module]:
     Parameters are left as torch makes them: follow with `init_block`. Under
     `torch.device("meta")` the build takes no memory.
     """
-    embedding, head = TokenEmbedding(config), Head(config)
+    with _NoneOnMeta():
+        embedding, head = TokenEmbedding(config), Head(config)
+        layers = [DecoderLayer(config) for _ in range(config.layers)]
     if config.tied:
         head.linear.weight = embedding.token.weight
-    return [embedding, *(DecoderLayer(config) for _ in range(config.layers)), head]
+    return [embedding, *layers, head]
+
+
+class _NoneOnMeta(TorchFunctionMode):
+    """`torch.nn.init` sets nothing on the meta device, for which torch would load its compiler."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(function, "__module__", "") == nn.init.__name__ and given["tensor"].is_meta:
+            return given["tensor"]
+        return function(*args, **given)
 
 
 class TokenEmbedding(nn.Module):

@@ -8,8 +8,8 @@ import statistics
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -28,18 +28,6 @@ _TREND = 400  # losses that the small curve is made of
 _BARS = "▁▂▃▄▅▆▇█"
 _LATE_S = 2.0  # after which a step that is on its way is told
 _REFRESH_S = 1.0
-
-
-@contextmanager
-def passing(text: str, shown: bool) -> Iterator[None]:
-    """Words on the terminal for as long as the body takes, where they are to be shown."""
-    if shown:
-        print(text, end="", flush=True)
-    try:
-        yield
-    finally:
-        if shown:
-            print("\r\x1b[K", end="", flush=True)
 
 
 def is_shown() -> bool:
@@ -112,7 +100,7 @@ class State:
         self._folder, self._steps = folder, steps
         self._metrics, self._warned = Tail(folder / METRICS), Tail(folder / WARNINGS)
         self._began, self._since = time.time(), time.monotonic()
-        self._doing = "starting"
+        self._doing = "loading torch"
         self._warnings: deque[str] = deque(maxlen=2)
         self._own: deque[dict[str, Any]] = deque(maxlen=_WINDOW + 1)
         self._losses: deque[float] = deque(maxlen=_TREND)

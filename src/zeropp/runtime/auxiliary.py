@@ -11,7 +11,8 @@ to them and divides by the tokens of the whole batch.
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from zeropp.runtime.tape import Recorded, uncompiled
+from zeropp.runtime.compat import uncompiled
+from zeropp.runtime.tape import Recorded
 
 
 class AuxiliaryLoss(Recorded):

@@ -29,6 +29,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch._C._autograd import _unsafe_set_version_counter
 from torch._C._distributed_c10d import Store as Store  # dist.Store, where there is distributed
+from torch._compile import _disable_dynamo
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.distributed_c10d import (
     _get_default_group,
@@ -38,7 +39,6 @@ from torch.distributed.distributed_c10d import (
     _world,
 )
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor.debug import _clear_sharding_prop_cache
 
 
 class _PublicFinalization:
@@ -113,6 +113,10 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
+# a decorator: compiled code stops before the function and goes on after it; the public one loads
+# the compiler at once, this one by the first call
+uncompiled = _disable_dynamo
+
 grouped_mm = torch._grouped_mm  # the function that torch.nn.functional.grouped_mm calls
 
 
@@ -183,6 +187,8 @@ def forget_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
     The mesh and FSDP2's states hold the groups' sockets and threads. DTensor remembers of every
     operation the mesh of its result, and would give it to the results of an equal mesh.
     """
+    from torch.distributed.tensor.debug import _clear_sharding_prop_cache  # takes all of inductor
+
     infos = [g.mesh_info for m in modules if isinstance(m, FSDPModule) for g in groups(m)]
     for info in infos:
         vars(info).update({name: None for name in vars(info) if name.endswith("process_group")})

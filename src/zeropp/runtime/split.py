@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from zeropp.runtime.compat import transforming
+from zeropp.runtime.compat import transforming, uncompiled
 from zeropp.runtime.split_rules import (
     GradientBuffers,
     SplitRule,
@@ -33,7 +33,7 @@ from zeropp.runtime.split_rules import (
     require_right,
     rule_of,
 )
-from zeropp.runtime.tape import Call, Deferred, Recorder, Tape, autocast_of, uncompiled
+from zeropp.runtime.tape import Call, Deferred, Recorder, Tape, autocast_of
 
 
 class Called(NamedTuple):

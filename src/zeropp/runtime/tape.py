@@ -1,21 +1,14 @@
 """What B of a micro-batch leaves for W: a tape of layers' inputs and output gradients."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge
 
 from zeropp.runtime.split_rules import GradientBuffers, SplitRule, as_rows
-
-_Function = TypeVar("_Function", bound=Callable[..., object])
-
-
-def uncompiled(function: _Function) -> _Function:
-    """A decorator: compiled code stops before the function and goes on after it."""
-    return torch.compiler.disable(function)
 
 
 class Call(NamedTuple):

@@ -14,7 +14,8 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -35,6 +36,7 @@ from zeropp.tokens.tokenizer import BYTES, Tokenizer, fingerprint, load_tokenize
 
 _AT_ONCE = 2**20  # bytes of text that are encoded together
 _THREADS = 4  # of a process that encodes: more would wait for what Python does with the tokens
+_TELL_S = 10.0  # between lines, where there is no terminal
 _LOCK = ".lock"
 _LEFT = ".zeropp-*"  # as zeropp.ir.files names what is not whole
 
@@ -136,17 +138,33 @@ def _make_parts(job: Job, folder: Path) -> list[Path]:
     parts = parts_of(job.sources)
     paths = [folder / f"{number:05d}.ds" for number in range(len(parts))]
     missing = [pair for pair in zip(parts, paths, strict=True) if not pair[1].exists()]
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        total, rest = (sum(map(part_size, some)) for some in (parts, (p for p, _ in missing)))
-        bar = progress.add_task(f"tokens of {job.tokenizer}", total=total, completed=total - rest)
+    total, rest = (sum(map(part_size, some)) for some in (parts, (p for p, _ in missing)))
+    with _progress(f"tokens of {job.tokenizer}", total, total - rest) as advance:
         try:
             _sweep(folder)
             for part in _made(replace(job, sources=()), missing):
-                progress.advance(bar, part_size(part))
+                advance(part_size(part))
         finally:
             _sweep(folder)
     return paths
+
+
+@contextmanager
+def _progress(what: str, total: int, done: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, lines now and then elsewhere; gives what is told what more is made."""
+    console, told = Console(stderr=True), time.monotonic()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(what, total=total, completed=done)
+
+        def advance(made: int) -> None:
+            nonlocal done, told
+            done += made
+            progress.advance(bar, made)
+            if not console.is_terminal and time.monotonic() - told > _TELL_S:
+                told = time.monotonic()
+                print(f"{what}: {done / total:.0%}", file=sys.stderr, flush=True)
+
+        yield advance
 
 
 def _sweep(folder: Path) -> None:
