@@ -96,7 +96,7 @@ def _alternating(plans: list[Plan]) -> list[Case]:
 
 
 GRIDS: Mapping[str, list[Case]] = {
-    "features": [Case(feature, plan) for plan in LAYOUTS for feature in FEATURES],
+    "features": [Case(feature, plan) for feature in FEATURES for plan in LAYOUTS],
     "orders": _alternating(_ordered()),
     "bf16": [Case(GPT_BF16, plan) for plan in _ordered() if plan.unit_size in (None, 3)],
     "steps": [

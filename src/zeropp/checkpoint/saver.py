@@ -23,7 +23,7 @@ from zeropp.checkpoint.state import (
     snapshot,
     write,
 )
-from zeropp.runtime.mesh import REPLICATE, gathered
+from zeropp.runtime.mesh import REPLICATE, gathered, size_along
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.ties import local_part
 
@@ -87,8 +87,8 @@ class Saver:
         made = snapshot(self._pipe, self._optimizer, step, run)
         copied = replace(made, tensors=self._copied(made))
         if not self.written_bytes:
-            self.written_bytes = (
-                sum(gathered(self.copied_bytes)) // self._pipe.mesh[REPLICATE].size()
+            self.written_bytes = sum(gathered(self.copied_bytes)) // size_along(
+                self._pipe.mesh, REPLICATE
             )
         self._thread = threading.Thread(
             target=self._write, args=(copied, files or {}), name="zeropp-checkpoint", daemon=True

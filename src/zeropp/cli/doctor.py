@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from zeropp.cli.verb import Verb
+from zeropp.ir.collector import loading
 from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
-from zeropp.launch import loading_ranks
+from zeropp.launch import load_ranks
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Doctor(Verb):
         """Check what can be checked, then examine on every rank; 1 if something is wrong."""
         if self.output is not None:
             check_output("output", self.output)
-        with loading_ranks(__name__, "zeropp.measure.doctor"):
+        load_ranks(__name__, "zeropp.measure.doctor")
+        with loading():  # torch, only now
             from zeropp.launch.ranks import run_on_ranks
             from zeropp.measure.doctor import examine
 

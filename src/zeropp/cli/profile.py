@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 import tyro
 
 from zeropp.cli.verb import Verb
+from zeropp.ir.collector import loading
 from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
 from zeropp.ir.program import Recompute
-from zeropp.launch import loading_ranks
+from zeropp.launch import load_ranks
 from zeropp.planner.profile import Setting
-from zeropp.train.choice import checked_model_of, length_of
+from zeropp.train.choice import checked_model_of, length_of, module_of
 from zeropp.train.config import Backend, ModelConfig
 
 
@@ -47,17 +48,17 @@ class Profiled(Verb):
         if self.output.suffix != ".toml":
             raise ValueError(f"output must be a .toml file, got {str(self.output)!r}")
         check_output("output", self.output)
-        length_of(self.model, self.seq_len, "seq_len")
 
     def perform(self) -> int:
         """Check, then measure on every rank."""
         self.check()
-        with loading_ranks(__name__, "zeropp.train.measuring"):
+        load_ranks(__name__, "zeropp.train.measuring", module_of(self.model))
+        length = length_of(self.model, self.seq_len, "seq_len")
+        with loading():  # torch, only now
             from zeropp.launch.ranks import run_on_ranks
             from zeropp.train.measuring import run_profile
 
         checked_model_of(self.model)  # or why it is none
-        length = length_of(self.model, self.seq_len, "seq_len")
         sizes = self.micro_batch_sizes
         settings = tuple(Setting(s, Recompute(how)) for s in sizes for how in self.recompute)
         what = self.output, self.model, length, settings, self.precision, self.compile

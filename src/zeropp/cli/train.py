@@ -13,15 +13,16 @@ import tyro
 
 from zeropp.cli.verb import Verb, parsed
 from zeropp.ir import Program
+from zeropp.ir.collector import loading
 from zeropp.ir.files import new_folder
 from zeropp.ir.toml_file import table_of
-from zeropp.launch import launched, leads, leads_host, loading_ranks, under_torchrun
+from zeropp.launch import launched, leads, leads_host, load_ranks, under_torchrun
 from zeropp.launch.relay import relayed
 from zeropp.planner import write_plan
 from zeropp.report.folder import CONFIG
 from zeropp.report.lines import DATE, TERMINAL, counted, tell
 from zeropp.report.live import View, is_shown
-from zeropp.train.choice import checked_model_of, length_of, sizes_of
+from zeropp.train.choice import checked_model_of, length_of, module_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
 from zeropp.train.start import OWNER, as_it_ran, changed, find_start
 from zeropp.train.task import (
@@ -66,16 +67,11 @@ class Train(Config, Verb):
         if self.run.wandb is not None:
             require_wandb()
         config = Config(**_fields(self))
-        task = _task(config, self.held) if leads() else None
-        ranks = task.saved.plan.world_size if task else 0
-        if not self.rehearse:
-            _train(ranks, config, task)
-            return 0
-        with loading_ranks(__name__, "zeropp.train.measuring"):
-            from zeropp.launch.ranks import run_on_ranks
-            from zeropp.train.measuring import rehearse_task
-
-        run_on_ranks(ranks, "cpu", rehearse_task, task)
+        if self.rehearse:
+            _rehearse(config, self.held)
+        else:
+            with _watched(config):
+                _train(config, self.held)
         return 0
 
 
@@ -104,16 +100,38 @@ def _task(config: Config, program: Program | None) -> Task:
     return task
 
 
-def _train(ranks: int, config: Config, task: Task | None) -> None:
-    """Prepare the run's folder where this process leads, and train on all ranks."""
-    with _watched(config), ExitStack() as held:
-        with loading_ranks(__name__, "zeropp.train.measuring"):
-            from zeropp.launch.ranks import device_of, run_on_ranks
-            from zeropp.train.data import make_tokens
-            from zeropp.train.loop import train_task
-            from zeropp.train.measuring import plan_and_train
+def _load(config: Config, program: Program | None) -> tuple[Task | None, int]:
+    """What is to be done, where this process leads, and on how many ranks, which are being loaded;
+    a folder's model is looked at meanwhile, as that takes seconds too.
+    """
+    modules = __name__, "zeropp.train.measuring", module_of(config.model)
+    if config.model.hf is not None:
+        load_ranks(*modules)
+    task = _task(config, program) if leads() else None
+    load_ranks(*modules)
+    return task, task.saved.plan.world_size if task else 0
 
-        device_of(ranks, config.run.device)
+
+def _rehearse(config: Config, program: Program | None) -> None:
+    task, ranks = _load(config, program)
+    with loading():  # torch, only now
+        from zeropp.launch.ranks import run_on_ranks
+        from zeropp.train.measuring import rehearse_task
+
+    run_on_ranks(ranks, "cpu", rehearse_task, task)
+
+
+def _train(config: Config, program: Program | None) -> None:
+    """Prepare the run's folder where this process leads, and train on all ranks."""
+    task, ranks = _load(config, program)
+    with loading():  # torch, only now
+        from zeropp.launch.ranks import device_of, run_on_ranks
+        from zeropp.train.data import make_tokens
+        from zeropp.train.loop import train_task
+        from zeropp.train.measuring import plan_and_train
+
+    device_of(ranks, config.run.device)
+    with ExitStack() as held:
         if task is not None:
             config, task = _prepared(config, task, held)
         elif leads_host():

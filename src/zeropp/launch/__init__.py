@@ -2,12 +2,8 @@
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import NamedTuple
-
-from zeropp.ir.collector import loading
 
 # local ranks are forked from a process that has imported all and run nothing, where that is safe
 START = "forkserver" if sys.platform == "linux" else "spawn"
@@ -108,19 +104,16 @@ def leads_host() -> bool:
     return given is not None and given.local_rank == 0
 
 
-@contextmanager
-def loading_ranks(*modules: str) -> Iterator[None]:
-    """While the body loads torch, so does, beside it, the process that local ranks are forked from.
+def load_ranks(*modules: str) -> None:
+    """Let the process that local ranks are forked from load torch, beside this one, if none does.
 
     Args:
-        modules: what that one imports besides the engine: what its ranks were started by, which
-            each imports again, and what they run.
+        modules: what it imports besides the engine: what its ranks were started by, which each
+            imports again, and what they run.
     """
     if START == "forkserver" and not under_torchrun():
         forkserver.set_forkserver_preload([f"{__name__}.forked", *modules])
         forkserver.ensure_running()
-    with loading():
-        yield
 
 
 __all__ = [
@@ -131,7 +124,7 @@ __all__ = [
     "launched",
     "leads",
     "leads_host",
-    "loading_ranks",
+    "load_ranks",
     "restarted",
     "under_torchrun",
 ]

@@ -46,7 +46,7 @@ class View:
 
     def __init__(self, folder: Path, steps: int, terminal: int) -> None:
         self.state = State(folder, steps)
-        self._terminal, self._drawn = os.dup(terminal), 0.0
+        self._terminal, self._drawn = os.dup(terminal), time.monotonic()
         self._console = _Plain(
             file=os.fdopen(self._terminal, "w", errors="replace"), force_terminal=True
         )

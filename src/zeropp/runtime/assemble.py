@@ -20,7 +20,7 @@ from zeropp.runtime.boundary import Boundaries
 from zeropp.runtime.channel import Transport
 from zeropp.runtime.executor import Machine
 from zeropp.runtime.keywords import Derived
-from zeropp.runtime.mesh import PP, REPLICATE, SHARD, data_size, gathered, own_pipeline
+from zeropp.runtime.mesh import PP, REPLICATE, SHARD, data_size, gathered, own_pipeline, size_along
 from zeropp.runtime.shard import (
     Parameters,
     needs_sharding,
@@ -201,14 +201,14 @@ def assemble(
     transport: Transport,
 ) -> Machine:
     """This rank's machine; collective, on all ranks of `mesh`."""
-    rank, precision = mesh[PP].get_local_rank(), model.precision
+    rank, precision = mesh.get_local_rank(PP), model.precision
     travels = placement.pp_size > 1
     stages = model.stages if travels else ()
     boundaries = Boundaries(model.blocks, stages, precision, device, model.derived)
     shared, tied = model.shared_buffers(), tied_blocks(model.ties)
     dp_mesh = None
     if needs_sharding(data_size(mesh), precision):  # FSDP2 wants one axis, or two for HSDP
-        dp_mesh = mesh[REPLICATE, SHARD] if mesh[REPLICATE].size() > 1 else mesh[SHARD]
+        dp_mesh = mesh[REPLICATE, SHARD] if size_along(mesh, REPLICATE) > 1 else mesh[SHARD]
     lane = transport.lane(device)
 
     def real() -> tuple[dict[int, StageModule], dict[int, Parameters]]:

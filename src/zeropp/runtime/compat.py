@@ -113,10 +113,8 @@ def transforming() -> bool:
     return torch._C._are_functorch_transforms_active()
 
 
-# a decorator: compiled code stops before the function and goes on after it; the public one loads
-# the compiler at once, this one by the first call
+# compiled code stops before what it decorates; unlike the public one it loads the compiler late
 uncompiled = _disable_dynamo
-
 grouped_mm = torch._grouped_mm  # the function that torch.nn.functional.grouped_mm calls
 
 

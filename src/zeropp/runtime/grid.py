@@ -8,7 +8,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from zeropp.runtime.compat import forget_mesh
-from zeropp.runtime.mesh import PP, REPLICATE, SHARD, check_world_size, default_device
+from zeropp.runtime.mesh import AXES, check_world_size, default_device
 
 
 def make_mesh(
@@ -27,8 +27,7 @@ def make_mesh(
     """
     check_world_size(pp_size, dp_replicate, dp_shard, dist.get_world_size())
     kind = (device or default_device()).type
-    shape = (pp_size, dp_replicate, dp_shard)
-    return init_device_mesh(kind, shape, mesh_dim_names=(PP, REPLICATE, SHARD))
+    return init_device_mesh(kind, (pp_size, dp_replicate, dp_shard), mesh_dim_names=AXES)
 
 
 def close_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:

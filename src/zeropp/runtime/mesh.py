@@ -9,7 +9,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 
-PP, REPLICATE, SHARD = "pp", "dp_replicate", "dp_shard"
+AXES = PP, REPLICATE, SHARD = "pp", "dp_replicate", "dp_shard"
 
 
 def check_world_size(pp_size: int, dp_replicate: int, dp_shard: int, world_size: int) -> None:
@@ -49,29 +49,33 @@ def as_carried(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in _CARRIED else tensor.reshape(-1).view(torch.uint8)
 
 
+def size_along(mesh: DeviceMesh, axis: str) -> int:
+    """Ranks along an axis; a mesh of that axis alone takes a hundred times as long."""
+    return mesh.size(AXES.index(axis))
+
+
 def data_size(mesh: DeviceMesh) -> int:
     """D, ranks that hold the same stages and see different data."""
-    return mesh[REPLICATE].size() * mesh[SHARD].size()
+    return size_along(mesh, REPLICATE) * size_along(mesh, SHARD)
 
 
 def own_pipeline(mesh: DeviceMesh) -> list[int]:
     """The global ranks along this rank's pipeline."""
-    return list(mesh[PP].mesh.tolist())
+    return dist.get_process_group_ranks(mesh.get_group(PP))
 
 
 def data_rank(mesh: DeviceMesh) -> int:
     """Which of the D pipelines this rank belongs to, that is which part of the data it sees."""
-    return int(mesh[REPLICATE].get_local_rank() * mesh[SHARD].size() + mesh[SHARD].get_local_rank())
+    return mesh.get_local_rank(REPLICATE) * size_along(mesh, SHARD) + mesh.get_local_rank(SHARD)
 
 
 def check_mesh(mesh: DeviceMesh, pp_size: int) -> None:
     """Raise ValueError unless `mesh` has our axes, P pipeline ranks, and all ranks of the world."""
-    if mesh.mesh_dim_names != (PP, REPLICATE, SHARD):
+    if mesh.mesh_dim_names != AXES:
         raise ValueError(
-            f"mesh: the axes must be {PP}, {REPLICATE}, {SHARD}, got {mesh.mesh_dim_names}; make "
-            "it with zeropp.make_mesh"
+            f"mesh: the axes must be {', '.join(AXES)}, got {mesh.mesh_dim_names}; make it with "
+            "zeropp.make_mesh"
         )
-    sizes = (mesh[PP].size(), mesh[REPLICATE].size(), mesh[SHARD].size())
-    if sizes[0] != pp_size:
-        raise ValueError(f"mesh: the program has pp_size={pp_size} ranks, the mesh {sizes[0]}")
-    check_world_size(*sizes, dist.get_world_size())
+    if mesh.size(0) != pp_size:
+        raise ValueError(f"mesh: the program has pp_size={pp_size} ranks, the mesh {mesh.size(0)}")
+    check_world_size(pp_size, mesh.size(1), mesh.size(2), dist.get_world_size())

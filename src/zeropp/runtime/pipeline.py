@@ -30,6 +30,7 @@ from zeropp.runtime.mesh import (
     data_size,
     default_device,
     own_pipeline,
+    size_along,
 )
 from zeropp.runtime.observer import Observer
 from zeropp.runtime.outcome import StepFailedError, StepOutput, outcome
@@ -114,7 +115,7 @@ class Pipeline:
             lambda found: {"seed": seed, **found[0].same_everywhere, **named(found[1])},
         )
         self.mesh, self.device = mesh, device or default_device()
-        self.rank = mesh[PP].get_local_rank()
+        self.rank = mesh.get_local_rank(PP)
         self._seed, self.steps = seed, 0
         self._broken: str | None = None
         self._agreement = Agreement(mesh, self.device, tokens or count_valid)
@@ -292,7 +293,7 @@ class Pipeline:
                 raise ValueError(f"clip_grad_norm_: max_norm must be above 0, got {max_norm}")
 
         self.agree(f"clip_grad_norm_({max_norm}, error_if_nonfinite={error_if_nonfinite})", check)
-        copies, replicas = self._copies, self.mesh[REPLICATE].size()
+        copies, replicas = self._copies, size_along(self.mesh, REPLICATE)
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
             norm = gradient_norm(self.parameters(), copies, replicas, self.device)
         self._machine.rest()

@@ -29,6 +29,11 @@ def sizes_of(config: ModelConfig) -> Sizes:
         return hf.sizes(config.hf)
 
 
+def module_of(config: ModelConfig) -> str:
+    """The module that makes the model, by name: of a folder's, two seconds to import."""
+    return "zeropp.train.gpt" if config.hf is None else "zeropp.train.decoder"
+
+
 def length_of(config: ModelConfig, seq_len: int | None, what: str) -> int:
     """`seq_len`; without it, the model's longest sequence, at most 2048 tokens of a folder's.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from zeropp.launch import Ended
-from zeropp.runtime.mesh import REPLICATE, gathered
+from zeropp.runtime.mesh import REPLICATE, gathered, size_along
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.ties import local_part, owner_names
 
@@ -75,7 +75,7 @@ class Speeds:
 
 def copied(pipe: Pipeline) -> str:
     """Of what there are copies, whose equality `require_equal_copies` looks at."""
-    replicas = pipe.mesh[REPLICATE].size()
+    replicas = size_along(pipe.mesh, REPLICATE)
     parts = [f"all parameters, {replicas} times"] if replicas > 1 else []
     parts += ["tied parameters"] if pipe.ties else []
     return " and ".join(parts)
@@ -107,7 +107,7 @@ def _held_twice(pipe: Pipeline) -> Iterator[tuple[str, Tensor]]:
     names = owner_names(pipe.ties)
     tied = {*names, *names.values()}
     for name, parameter in pipe.named_parameters():
-        if pipe.mesh[REPLICATE].size() > 1 or name in tied:
+        if size_along(pipe.mesh, REPLICATE) > 1 or name in tied:
             yield name, parameter
 
 
