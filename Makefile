@@ -1,5 +1,6 @@
 PYTHON ?= python3
 READY = .venv/.ready
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) / 2 + 1)
 BENCHMARKS = schedules paper planner overhead split meeting resident prediction adaptation soak peers real memory cluster saving kills
 
 $(READY): pyproject.toml constraints.txt
@@ -14,8 +15,9 @@ setup: $(READY)
 train: $(READY)
 	.venv/bin/zeropp train $(ARGS)
 
+# several at once, most of which start two or four processes; a file is one worker's
 test: $(READY)
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 # torchtitan's own Trainer, in .venv-torchtitan with the torch that it needs; takes 6 GB
 test-torchtitan:

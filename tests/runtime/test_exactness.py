@@ -29,7 +29,16 @@ def measured(grid: str, world_size: int, part: int) -> Found | RankFailedError:
 
 @pytest.mark.parametrize(
     ("grid", "case"),
-    [pytest.param(grid, case, id=f"{grid}: {case}") for grid in GRIDS for case in GRIDS[grid]],
+    [
+        pytest.param(
+            grid,
+            case,
+            id=f"{grid}: {case}",
+            marks=[pytest.mark.nightly] if grid.endswith("further") else [],
+        )
+        for grid in GRIDS
+        for case in GRIDS[grid]
+    ],
 )
 def test_exact(grid: str, case: Case) -> None:
     world_size = case.plan.world_size

@@ -47,19 +47,23 @@ class Case(NamedTuple):
         return f"{self.feature.name}; {plan.order} {sizes}{sharded}{again}"
 
 
+# in these every feature meets every P, V, schedule, policy and way to share data
 LAYOUTS = (
     Plan(1, 1, 6, "zeropp", 6),
     Plan(1, 2, 6, "zeropp", 4),
-    Plan(2, 1, 6, "zeropp", 3),
     Plan(2, 4, 6, "zeropp", 2),
     Plan(2, 2, 6, "zb-v"),
-    Plan(1, 2, 6, "zeropp", 2, dp_shard=2, max_resident=1),
     Plan(1, 2, 6, "zeropp", 6, dp_shard=2, max_resident=1, shard="microbatch"),
     Plan(4, 2, 6, "zeropp", 3),
     Plan(2, 2, 6, "zeropp", 2, dp_shard=2, max_resident=1),
+    Plan(2, 2, 6, "zb-v", dp_shard=2, max_resident=1, shard="step"),
+    Plan(1, 2, 6, "zeropp", 3, dp_shard=2, dp_replicate=2, max_resident=1),
+)
+FURTHER_LAYOUTS = (
+    Plan(2, 1, 6, "zeropp", 3),
+    Plan(1, 2, 6, "zeropp", 2, dp_shard=2, max_resident=1),
     Plan(2, 2, 6, "zeropp", 4, dp_shard=2, max_resident=1, shard="step"),
     Plan(2, 2, 6, "zb-v", dp_shard=2, max_resident=1),
-    Plan(1, 2, 6, "zeropp", 3, dp_shard=2, dp_replicate=2, max_resident=1),
 )
 
 
@@ -73,20 +77,31 @@ def _orders(chunks: int) -> list[tuple[str, int | None, str | None]]:
 
 
 def _ordered() -> list[Plan]:
-    """Every unit size of 7 micro-batches and the peers' orders, in every policy of sharding."""
+    """Every unit size of 7 micro-batches and the peers' orders; where parameters are sharded, on
+    one rank in every policy, on a pipeline in two of the four, in turn.
+    """
     plans = []
     for (pp, dp), chunks in itertools.product(((1, 1), (2, 1), (4, 1), (1, 2), (2, 2)), (1, 2)):
-        for name, unit, seam in _orders(chunks):
+        for number, (name, unit, seam) in enumerate(_orders(chunks)):
             if dp == 1:
                 plans.append(Plan(pp, chunks, 7, name, unit, seam))
             elif unit in (None, 1, 3, 4, 7):
-                plans += [
-                    Plan(
-                        pp, chunks, 7, name, unit, seam, dp_shard=dp, shard=shard, max_resident=most
-                    )
-                    for shard, most in (("unit", 1), ("unit", 2), ("step", 2), ("microbatch", 2))
-                ]
+                sharded = _sharded(Plan(pp, chunks, 7, name, unit, seam, dp_shard=dp))
+                plans += sharded if pp == 1 else sharded[number % 2 :: 2]
     return plans
+
+
+def _further() -> list[Plan]:
+    """On a pipeline the other two policies."""
+    held = set(_ordered())
+    halves = [plan for plan in held if plan.world_size == 4 and plan.dp_shard == 2]
+    every = {other for plan in halves for other in _sharded(plan)}
+    return sorted(every - held, key=str)
+
+
+def _sharded(plan: Plan) -> list[Plan]:
+    policies = ("unit", 1), ("unit", 2), ("step", 2), ("microbatch", 2)
+    return [replace(plan, shard=shard, max_resident=most) for shard, most in policies]
 
 
 def _alternating(plans: list[Plan]) -> list[Case]:
@@ -97,8 +112,11 @@ def _alternating(plans: list[Plan]) -> list[Case]:
 
 GRIDS: Mapping[str, list[Case]] = {
     "features": [Case(feature, plan) for feature in FEATURES for plan in LAYOUTS],
+    "features, further": [Case(f, plan) for f in FEATURES for plan in FURTHER_LAYOUTS],
     "orders": _alternating(_ordered()),
+    "orders, further": _alternating(_further()),
     "bf16": [Case(GPT_BF16, plan) for plan in _ordered() if plan.unit_size in (None, 3)],
+    "bf16, further": [Case(GPT_BF16, p) for p in _further() if p.unit_size in (None, 3)],
     "steps": [
         Case(CLIPPED, Plan(pp, chunks, 7, "zeropp", unit, dp_shard=dp, shard=shard, max_resident=1))
         for pp, dp in ((1, 1), (2, 1), (4, 1), (1, 2), (2, 2))
