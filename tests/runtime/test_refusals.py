@@ -138,6 +138,8 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
 
     other: Any = {"mask": torch.ones(1)} if rank() == 0 else None
     longer = program_of(replace(plan, num_microbatches=B + 1))
+    another = {"unit_size": 1} if plan.unit_size else {"schedule": "v-half"}
+    swapped = program_of(replace(plan, **another))
     optimizer, folder = torch.optim.SGD(pipe.parameters()), Path("never")
     saver = checkpoints.Saver(folder, pipe, optimizer)
     mistakes: list[Callable[[], object]] = [
@@ -161,6 +163,8 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
         lambda: pipe.clip_grad_norm_(float("nan")),
         lambda: pipe.follow(pipe.program) if last else pipe.step(batch()),
         lambda: pipe.follow(longer if last else pipe.program),
+        lambda: pipe.follow(swapped if last else pipe.program),
+        lambda: pipe.follow(plan if last else pipe.program),
         lambda: pipe.step(batch()) if last else checkpoints.save(folder, pipe, optimizer, 1),
         lambda: pipe.step(batch()) if last else checkpoints.load(folder, pipe, optimizer),
         lambda: pipe.step(batch()) if last else saver.begin(1),
@@ -196,10 +200,12 @@ def test_a_mistake_of_one_rank_is_raised_by_every_rank(plan: Plan) -> None:
         "rank 1 calls clip_grad_norm_(1.0, error_if_nonfinite=False), rank 0 step; call the same",
         "rank 1 calls clip_grad_norm_(2.0, error_if_nonfinite=False), rank 0 clip_grad_norm_(1.0",
         "rank 1 calls clip_grad_norm_(1.0, error_if_nonfinite=True), rank 0 clip_grad_norm_(1.0",
-        "rank 1: clip_grad_norm_: max_norm must be above 0, got -1.0",
+        "rank 1 calls clip_grad_norm_(-1.0, error_if_nonfinite=False), rank 0 clip_grad_norm_(1.0",
         "clip_grad_norm_: max_norm must be above 0, got nan",
-        "rank 1 calls follow, program ",
+        "rank 1 calls follow, rank 0 step; call the same",
         "rank 1: num_microbatches cannot change while training",
+        "program: ranks [1] were given another than rank 0",
+        "rank 1: program: a Program is wanted, got Plan; of a plan, zeropp.program_of makes one",
         "rank 1 calls step, rank 0 checkpoint.save; call the same",
         "rank 1 calls step, rank 0 checkpoint.load; call the same",
         "rank 1 calls step, rank 0 Saver.begin; call the same",
@@ -794,13 +800,19 @@ def later_shapes() -> list[tuple[str, str, float]]:
     found.append(said(lambda: made(other, stack(Residual))))
     sound = program_of(PLANS[0])
     short = replace(sound, actions=(sound.actions[0], sound.actions[1][:-1]))
-    unsound, mesh = short if rank() else sound, make_mesh(2)
-    return [*found, said(lambda: Pipeline(stack(Residual), loss_sum, unsound, mesh))]
+    plan: Any = PLANS[0]
+    unsound, none, mesh = short if rank() else sound, plan if rank() else sound, make_mesh(2)
+    for program in (unsound, none, plan):
+        found.append(said(lambda: Pipeline(stack(Residual), loss_sum, program, mesh)))  # noqa: B023
+    return found
 
 
 def test_later_shapes_and_other_programs_are_told() -> None:
-    for shape, program, unsound in run_ranks(2, later_shapes):
+    for shape, program, unsound, none, plan in run_ranks(2, later_shapes):
         assert "block 1 does not run on the meta device" in shape[1]
         assert program[1].startswith("program: ranks [1] were given another than rank 0")
         assert unsound[1].startswith("rank 1: ")
+        assert none[1].startswith("rank 1: program: a Program is wanted, got Plan; of a plan")
+        assert plan[1].startswith("program: a Program is wanted, got Plan; of a plan, zeropp.prog")
         assert unsound[2] < 1
+        assert none[2] < 1

@@ -140,7 +140,8 @@ def load(path: Path, pipe: Pipeline, optimizer: Optimizers) -> int:
         ValueError: on every rank, before anything is changed: there is none, or names, shapes,
             classes of optimizers or what they keep differ.
     """
-    pipe.agree("checkpoint.load", partial(_require_undivided, pipe, optimizer))
+    pipe.agree("checkpoint.load")
+    together(partial(_require_undivided, pipe, optimizer))
     own, names = _state(pipe, optimizer), owner_names(pipe.ties)
     tensors, values = _parted(_shared(own, names))
     sizes = {key: value.shape for key, value in tensors["model"].items()}

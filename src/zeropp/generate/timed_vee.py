@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice, product
 
-from zeropp.generate.events import IDLE, NEAR, NEVER, Choice, Outcome, Problem, Rule, run_pass
+from zeropp.generate.events import NEAR, NEVER, Outcome, Problem, run_pass
 from zeropp.generate.request import Request
 from zeropp.generate.strict import Habit
-from zeropp.generate.vee import BuildingBlock, squeezed, v_half, v_min, zb_v
+from zeropp.generate.vee import BuildingBlock, Sequences, follow, squeezed, v_half, v_min, zb_v
 from zeropp.ir.placement import Shape
 from zeropp.ir.schedule import Schedule
 from zeropp.ir.timeline import evaluate
@@ -29,8 +29,6 @@ _HABITS = tuple(
 )
 _WORK, _FEWEST_PASSES = 200_000, 6  # actions of all passes, about half a second
 _FINALISTS = 6  # blocks that are tried with every habit
-
-Sequences = list[list[int]]  # for each rank, its F's and B's
 
 
 def timed_vee(request: Request) -> Schedule:
@@ -72,7 +70,7 @@ def _search(problem: Problem) -> Outcome | None:
     finalists = list[tuple[Outcome, Sequences]]()
     for order in first:
         limit = finalists[-1][0].makespan - 1 if len(finalists) == _FINALISTS else NEVER
-        if found := run_pass(problem, _follow(problem, order, _FIRST), limit):
+        if found := run_pass(problem, follow(problem, order, _FIRST), limit):
             finalists.append((found, order))
             finalists.sort(key=lambda pair: pair[0].makespan)
             del finalists[_FINALISTS:]
@@ -81,7 +79,7 @@ def _search(problem: Problem) -> Outcome | None:
     for (_, order), habit in islice(others, passes - len(first)):
         if best is None or best.makespan <= problem.floor * NEAR:
             break
-        found = run_pass(problem, _follow(problem, order, habit), best.makespan - 1)
+        found = run_pass(problem, follow(problem, order, habit), best.makespan - 1)
         best = found or best
     return best
 
@@ -93,42 +91,3 @@ def _orders(problem: Problem) -> Iterator[Sequences]:
     for up, at_first, at_last in product(speeds[:3], range(4), range(3)):
         block = BuildingBlock(1, up, at_first, at_last)
         yield block.repeat(problem.placement, problem.num_microbatches)
-
-
-def _follow(problem: Problem, sequences: Sequences, habit: Habit) -> Rule:
-    """Run the first of the next `look` that is there, else a W."""
-    B, pairs, slots, look = problem.num_microbatches, problem.pairs, problem.slots, habit.look
-    worth_waiting = [habit.patience * time for time in problem.durations]
-
-    def start(arrivals: list[int]) -> Choice:
-        left = [sequence[::-1] for sequence in sequences]
-        waiting: list[list[int]] = [[] for _ in left]  # W's, in the order of their B's
-        held, freed = [0 for _ in left], [0 for _ in left]
-
-        def choose(rank: int, now: int) -> tuple[int, int]:
-            todo, soon, blocked = left[rank], NEVER, False
-            full = held[rank] - freed[rank] >= slots
-            for at in range(-1, -1 - min(look, len(todo)), -1):
-                number = todo[at]
-                arrival = arrivals[number]
-                if full and number < pairs:
-                    blocked = blocked or (at == -1 and arrival <= now)
-                elif arrival <= now:
-                    del todo[at]
-                    if number < pairs:
-                        held[rank] += 1
-                    else:
-                        waiting[rank].append(number + pairs)
-                    return number, now
-                elif arrival < soon:
-                    soon = arrival
-            if freed[rank] < len(waiting[rank]):
-                weight = waiting[rank][freed[rank]]
-                if blocked or soon - now >= worth_waiting[weight // B]:
-                    freed[rank] += 1
-                    return weight, now
-            return IDLE, soon
-
-        return choose
-
-    return start

@@ -30,13 +30,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from zeropp.costs import Costs
-from zeropp.generate.events import IDLE, NEVER, Choice, Outcome, Problem, run_pass
+from zeropp.generate.events import IDLE, NEVER, Choice, Outcome, Problem, Rule, run_pass
 from zeropp.generate.request import Request
+from zeropp.generate.strict import Habit
 from zeropp.ir.action import Kind
 from zeropp.ir.placement import Placement, Shape
 from zeropp.ir.schedule import Schedule
 
 INTERVAL = 6
+
+Sequences = list[list[int]]  # for each rank, its F's and B's, numbered as in a pass
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,8 @@ class BuildingBlock:
             (Kind.B, 0): first + turn + above * self.up,
         }
 
-    def repeat(self, placement: Placement, num_microbatches: int) -> list[list[int]]:
-        """For each rank, F and B of every micro-batch, numbered as in a pass, by their ticks."""
+    def repeat(self, placement: Placement, num_microbatches: int) -> Sequences:
+        """For each rank, F and B of every micro-batch, by their ticks."""
         B, pairs = num_microbatches, placement.num_stages * num_microbatches
 
         def order(rank: int) -> list[int]:
@@ -125,28 +128,43 @@ def squeezed(name: str, block_of: Callable[[int], BuildingBlock], request: Reque
     return request.schedule(name, ran.order, Shape.VEE)
 
 
-def squeeze(problem: Problem, sequences: list[list[int]], early: bool = False) -> Outcome | None:
+def squeeze(problem: Problem, sequences: Sequences, early: bool = False) -> Outcome | None:
     """Run F's and B's without the gaps in their order, and put W where a rank would idle.
-
-    Whenever a rank is free, it runs one pass, in this order of preference:
-
-        1. the next F or B of its order, if it can start and, for an F, a slot is free
-        2. the oldest W whose B is over
-        3. with `early`: the next F of chunk 0, if the order in front of it keeps the slots it needs
 
     This cannot stall if no prefix of a rank's order has more than the problem's slots of F without
     their B: a rank whose slots are full before an F then has a W to run, and apart from that ranks
-    wait only for predecessors, of which an order sorted by time has no cycle. Rule 3 keeps that so.
+    wait only for predecessors, of which an order sorted by time has no cycle. What comes `early`
+    keeps that so.
     """
-    B, pairs, slots = problem.num_microbatches, problem.pairs, problem.slots
+    return run_pass(problem, follow(problem, sequences, Habit(1, 0), early))
+
+
+def follow(problem: Problem, sequences: Sequences, habit: Habit, early: bool = False) -> Rule:
+    """Whenever a rank is free, it runs one pass, in this order of preference:
+
+    1. the first of the next `look` F's and B's of its order that can start and, for an F, a
+       slot is free
+    2. the oldest W whose B is over, unless one of those arrives before a share of it is over
+    3. with `early`: the next F of chunk 0, if the order in front of it keeps the slots it needs
+    """
+    B, pairs, slots, look = problem.num_microbatches, problem.pairs, problem.slots, habit.look
+    worth_waiting = [habit.patience * time for time in problem.durations]
 
     def start(arrivals: list[int]) -> Choice:
         left = [sequence[::-1] for sequence in sequences]
         waiting = [deque[int]() for _ in left]  # W's, in the order of their B's
         held = [0 for _ in left]
 
+        def taken(rank: int, at: int) -> int:
+            number = left[rank].pop(at)
+            if number < pairs:
+                held[rank] += 1
+            else:
+                waiting[rank].append(number + pairs)
+            return number
+
         def pulled(rank: int) -> int:
-            """Where in what is left the F stands that rule 3 allows; -1: nowhere."""
+            """Where in what is left the F stands that may come early; -1: nowhere."""
             todo, needed = left[rank], held[rank] + 1
             for at in range(len(todo) - 1, -1, -1):
                 if needed > slots:
@@ -157,24 +175,27 @@ def squeeze(problem: Problem, sequences: list[list[int]], early: bool = False) -
             return -1
 
         def choose(rank: int, now: int) -> tuple[int, int]:
-            todo, soon = left[rank], NEVER
-            at = len(todo) - 1
-            if at >= 0 and (todo[at] >= pairs or held[rank] < slots):
-                soon = arrivals[todo[at]]
-            if soon > now and waiting[rank]:
-                held[rank] -= 1
-                return waiting[rank].popleft(), now
-            if soon > now and early and (at := pulled(rank)) >= 0:
+            todo, soon, blocked = left[rank], NEVER, False
+            full = held[rank] >= slots
+            for at in range(-1, -1 - min(look, len(todo)), -1):
+                number = todo[at]
+                arrival = arrivals[number]
+                if full and number < pairs:
+                    blocked = blocked or (at == -1 and arrival <= now)
+                elif arrival <= now:
+                    return taken(rank, at), now
+                elif arrival < soon:
+                    soon = arrival
+            if weights := waiting[rank]:
+                if blocked or soon - now >= worth_waiting[weights[0] // B]:
+                    held[rank] -= 1
+                    return weights.popleft(), now
+            elif early and (at := pulled(rank)) >= 0:
+                if arrivals[todo[at]] <= now:
+                    return taken(rank, at), now
                 soon = min(soon, arrivals[todo[at]])
-            if soon > now:
-                return IDLE, soon
-            number = todo.pop(at)
-            if number < pairs:
-                held[rank] += 1
-            else:
-                waiting[rank].append(number + pairs)
-            return number, now
+            return IDLE, soon
 
         return choose
 
-    return run_pass(problem, start)
+    return start

@@ -91,9 +91,8 @@ class Keywords:
         self._given = (names | arguments) - derived.keys()
         self._required = (required | arguments) - derived.keys()
         self._derived, self._device, self._precision = derived, device, precision
-        self._group, self._leads = mesh.get_group(PP), mesh.get_local_rank(PP) == 0
-        hosts = own_pipeline(mesh) if self._given else []
-        self._hosts = host_group(hosts, "constants", device)
+        self._mesh, self._leads = mesh, mesh.get_local_rank(PP) == 0
+        self._hosts = host_group(own_pipeline(mesh) if self._given else [], "constants", device)
 
     def require_own(self, constants: Constants | None, microbatches: Sequence[Microbatch]) -> None:
         """Raise ValueError if what is given by name is not what the blocks ask for.
@@ -124,7 +123,9 @@ class Keywords:
             return {}
         given = {n: c.tensor if isinstance(c, Whole) else c for n, c in (constants or {}).items()}
         header: list[Any] = [{name: (t.shape, t.dtype) for name, t in given.items()}]
-        dist.broadcast_object_list(header, group=self._hosts or self._group, group_src=0)
+        dist.broadcast_object_list(
+            header, group=self._hosts or self._mesh.get_group(PP), group_src=0
+        )
         return {name: self._shared(given.get(name), *spec) for name, spec in header[0].items()}
 
     def _shared(self, given: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -132,7 +133,7 @@ class Keywords:
             tensor = given.detach().to(self._device, non_blocking=True).contiguous()
         else:
             tensor = torch.empty(shape, dtype=dtype, device=self._device)
-        dist.broadcast(as_carried(tensor), group=self._group, group_src=0)
+        dist.broadcast(as_carried(tensor), group=self._mesh.get_group(PP), group_src=0)
         return self._cast(tensor)
 
     def named(self, microbatch: Microbatch, constants: Mapping[str, Tensor]) -> Named:

@@ -69,13 +69,11 @@ def data_rank(mesh: DeviceMesh) -> int:
     return mesh.get_local_rank(REPLICATE) * size_along(mesh, SHARD) + mesh.get_local_rank(SHARD)
 
 
-def check_mesh(mesh: DeviceMesh, pp_size: int) -> None:
-    """Raise ValueError unless `mesh` has our axes, P pipeline ranks, and all ranks of the world."""
+def check_mesh(mesh: DeviceMesh) -> None:
+    """Raise ValueError unless `mesh` has our axes and all ranks of the world."""
     if mesh.mesh_dim_names != AXES:
         raise ValueError(
             f"mesh: the axes must be {', '.join(AXES)}, got {mesh.mesh_dim_names}; make it with "
             "zeropp.make_mesh"
         )
-    if mesh.size(0) != pp_size:
-        raise ValueError(f"mesh: the program has pp_size={pp_size} ranks, the mesh {mesh.size(0)}")
-    check_world_size(pp_size, mesh.size(1), mesh.size(2), dist.get_world_size())
+    check_world_size(mesh.size(0), mesh.size(1), mesh.size(2), dist.get_world_size())

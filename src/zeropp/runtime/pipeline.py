@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,13 +105,13 @@ class Pipeline:
         seed: int = 0,
         end_mesh: Callable[[DeviceMesh, tuple[nn.Module, ...]], None] | None = None,
     ) -> None:
-        check_mesh(mesh, program.placement.pp_size)
+        check_mesh(mesh)
         precision, made = precision or MixedPrecisionPolicy(), derived or {}
         sharded = needs_sharding(data_size(mesh), precision)
         cut = partial(Model, blocks, program, split, recompute, init, load, precision, made)
-        model, program = together(  # a rank that refuses does so on all of them
-            lambda: (cut(), sound(program, sharded)),
-            lambda found: {"seed": seed, **found[0].same_everywhere, **named(found[1])},
+        program, model = together(  # a rank that refuses does so on all of them
+            lambda: (sound(program, mesh.size(0), sharded), cut()),
+            lambda found: {"seed": seed, **found[1].same_everywhere, **named(found[0])},
         )
         self.mesh, self.device = mesh, device or default_device()
         self.rank = mesh.get_local_rank(PP)
@@ -196,8 +195,14 @@ class Pipeline:
                 program, others than the blocks' own constants, or a parameter that has changed.
             StepFailedError: on every rank alike: something failed on one.
         """
+
+        def given() -> Batch:
+            if not torch.is_grad_enabled():
+                raise ValueError("step: gradients are off (no_grad, inference_mode); call eval")
+            return batch() if callable(batch) else batch
+
         call = "step" if divisor is None else f"step, divisor {divisor}"
-        microbatches, tokens = self._met(call, batch, self.num_microbatches, constants)
+        microbatches, tokens = self._met(call, given, self.num_microbatches, constants)
         program = self._programs.training(len(microbatches))
         shared = tokens.clamp(min=1) if divisor is None else torch.as_tensor(divisor)
         seed = 1.0 / shared.to(self.device, torch.float32, non_blocking=True)
@@ -239,7 +244,7 @@ class Pipeline:
         """
         functions = metrics or {}
         call = ", ".join(["eval", *functions])
-        microbatches, tokens = self._met(call, batch, num_microbatches, constants)
+        microbatches, tokens = self._met(call, lambda: batch, num_microbatches, constants)
 
         def head(targets: Nested, outputs: Tensors) -> Tensors:
             values = (scalar(n, metric(*outputs, targets)) for n, metric in functions.items())
@@ -261,7 +266,7 @@ class Pipeline:
         `keywords` are tensors [samples, ...] that are cut with the inputs.
         """
         batch = inputs, inputs, keywords or {}
-        microbatches, tokens = self._met("predict", batch, num_microbatches, constants)
+        microbatches, tokens = self._met("predict", lambda: batch, num_microbatches, constants)
         outputs, execution = self._infer(
             microbatches, lambda _, made: tuple(map(finished, made)), constants
         )
@@ -287,12 +292,9 @@ class Pipeline:
             ValueError: on every rank: `max_norm` is not above 0, or another on one of them.
             RuntimeError: the norm is not finite, and `error_if_nonfinite`.
         """
-
-        def check() -> None:
-            if not max_norm > 0:
-                raise ValueError(f"clip_grad_norm_: max_norm must be above 0, got {max_norm}")
-
-        self.agree(f"clip_grad_norm_({max_norm}, error_if_nonfinite={error_if_nonfinite})", check)
+        self.agree(f"clip_grad_norm_({max_norm}, error_if_nonfinite={error_if_nonfinite})")
+        if not max_norm > 0:
+            raise ValueError(f"clip_grad_norm_: max_norm must be above 0, got {max_norm}")
         copies, replicas = self._copies, size_along(self.mesh, REPLICATE)
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
             norm = gradient_norm(self.parameters(), copies, replicas, self.device)
@@ -305,23 +307,15 @@ class Pipeline:
         clip_grads_with_norm_(self.parameters(), max_norm, norm)
         return norm
 
-    def agree(self, call: str, check: Callable[[], Any] = lambda: None) -> Any:
-        """What `check` gives; every rank is about to make `call`; collective, on all of them.
+    def agree(self, call: str) -> None:
+        """Every rank is about to make `call`; collective, on all of them.
 
         Raises:
-            ValueError: on every rank, where one makes another, or `check` fails.
+            ValueError: on every rank, where one makes another.
         """
-
-        found: list[Any] = []
-
-        def prepared() -> list[Microbatch]:
-            found.append(check())
-            return []
-
         with self._machine.watchdog.during(f"in the meeting before {call}"):
-            self._agreement.meet(prepared, call)
+            self._agreement.meet(list, call)
         self._machine.watchdog.rest()
-        return found[0]
 
     def close(self) -> None:
         """End communication and leave nothing behind, before the process group is destroyed."""
@@ -334,8 +328,8 @@ class Pipeline:
             ValueError: the program changes more than the order, or ranks were given different ones.
             InvalidProgramError: it breaks a rule.
         """
-        call = "follow, program {:.8}".format(named(program)["program"])
-        self._programs.follow(self.agree(call, partial(self._programs.like, program)))
+        self.agree("follow")
+        self._programs.follow(program)
 
     def _infer(
         self,
@@ -369,24 +363,18 @@ class Pipeline:
         return works
 
     def _met(
-        self,
-        call: str,
-        batch: Batch | Callable[[], Batch],
-        parts: int,
-        constants: Constants | None,
+        self, call: str, batch: Callable[[], Batch], parts: int, constants: Constants | None
     ) -> tuple[list[Microbatch], Tensor]:
         """Own micro-batches and all ranks' tokens, or ValueError on all of them."""
 
         def prepared() -> list[Microbatch]:
-            if call.startswith("step") and not torch.is_grad_enabled():
-                raise ValueError("step: gradients are off (no_grad, inference_mode); call eval")
             self._look.require_unchanged()
             if self._broken is not None:
                 raise ValueError(
                     f"the last step failed ({self._broken}); call recover(), "
                     "which drops all gradients"
                 )
-            microbatches = microbatches_of(batch() if callable(batch) else batch, parts)
+            microbatches = microbatches_of(batch(), parts)
             self._keywords.require_own(constants, microbatches)
             return microbatches
 

@@ -33,8 +33,7 @@ class Probe:
         device: torch.device,
     ) -> None:
         self._boundaries, self._stages, self._placement = boundaries, stages, placement
-        self._pipeline, self._me = mesh.get_group(PP), mesh.get_local_rank(PP)
-        self._device = device
+        self._mesh, self._device, self._me = mesh, device, mesh.get_local_rank(PP)
         self._on_meta: bool | None = None  # whether the blocks run there; None: not known yet
 
     def find(self, works: Sequence[Work]) -> None:
@@ -75,7 +74,7 @@ class Probe:
                     header = [failed or tuple(TensorSpec.of(tensor) for tensor in tensors)]
                 except Exception as error:
                     header = [f"stage {stage}: {type(error).__name__}: {error}"]
-            dist.broadcast_object_list(header, group=self._pipeline, group_src=owner)
+            dist.broadcast_object_list(header, group=self._mesh.get_group(PP), group_src=owner)
             if isinstance(header[0], str):
                 failed = header[0]
                 continue
@@ -91,5 +90,5 @@ class Probe:
             tensors = tuple(spec.empty(self._device) for spec in specs)
         data: list[Tensor] = [tensor.detach().contiguous() for tensor in tensors]
         for tensor in data:
-            dist.broadcast(as_carried(tensor), group=self._pipeline, group_src=owner)
+            dist.broadcast(as_carried(tensor), group=self._mesh.get_group(PP), group_src=owner)
         return tuple(spec.arrived(t) for t, spec in zip(data, specs, strict=True))

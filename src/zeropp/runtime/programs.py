@@ -30,21 +30,28 @@ class Programs:
         self._program_for, self._sharded = program_for, sharded
         self._rank, self._stages = rank, stages
         self._evaluations: dict[int, Instructions] = {}
-        self.follow(program)
+        self._begin(program)
 
     def follow(self, program: Program) -> None:
-        """Run it from now on; as `like` gives it, and the same on all ranks."""
+        """Run it from now on; collective; ValueError if it is not fit, or another elsewhere."""
+        self._begin(together(lambda: self._like(program), named))
+
+    def _begin(self, program: Program) -> None:
         self.program = program
         self._training = {program.schedule.num_microbatches: self._ready(program)}
 
-    def like(self, program: Program) -> Program:
+    def _like(self, given: Program) -> Program:
         """As it will run; ValueError if it is not sound, or more than the order changes."""
+        program = self._sound(given)
         for name in ("placement", "schedule.num_microbatches", "split", "recompute"):
             now, wanted = attrgetter(name)(self.program), attrgetter(name)(program)
             if now != wanted:
                 what = name.removeprefix("schedule.")
                 raise ValueError(f"{what} cannot change while training; make another pipeline")
-        return sound(program, self._sharded)
+        return program
+
+    def _sound(self, program: Program) -> Program:
+        return sound(program, self.program.placement.pp_size, self._sharded)
 
     def training(self, count: int) -> Instructions:
         """Of a step of `count` micro-batches, collective the first time; ValueError for others."""
@@ -55,7 +62,7 @@ class Programs:
                     f"num_microbatches={self.program.schedule.num_microbatches} pairs "
                     f"(inputs, targets), got {count}"
                 )
-            program = together(lambda: sound(make(count), self._sharded), named)
+            program = together(lambda: self._sound(make(count)), named)
             self._training[count] = self._ready(program)
         return self._training[count]
 
@@ -69,13 +76,20 @@ class Programs:
         return instructions(program.actions[self._rank], program.placement, self._stages)
 
 
-def sound(program: Program, sharded: bool) -> Program:
-    """The program as it will run.
+def sound(program: Program, pp_size: int, sharded: bool) -> Program:
+    """The program as it will run on a mesh of so many pipeline ranks.
 
     Raises:
-        ValueError: it has no collectives where parameters are sharded.
+        ValueError: it is of other ranks, or has no collectives where parameters are sharded.
         InvalidProgramError: it breaks a rule.
     """
+    if not isinstance(program, Program):
+        raise ValueError(
+            f"program: a Program is wanted, got {type(program).__name__}; of a plan, "
+            "zeropp.program_of makes one, and zeropp.pipeline a pipeline"
+        )
+    if (wanted := program.placement.pp_size) != pp_size:
+        raise ValueError(f"mesh: the program has pp_size={wanted} ranks, the mesh {pp_size}")
     require_valid(program)
     if sharded:
         require_collectives(program)
