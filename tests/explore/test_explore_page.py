@@ -59,7 +59,9 @@ def assert_figures(page: "Page", expected: dict[str, Any]) -> None:
     assert makespan == pytest.approx(expected["makespan"], rel=1e-3)
 
 
-@pytest.mark.parametrize("seeds", [range(first, first + 10) for first in (0, 10, 20)], ids=str)
+@pytest.mark.parametrize(
+    "seeds", [range(10), pytest.param(range(10, 30), marks=pytest.mark.nightly)], ids=str
+)
 def test_figures_are_those_of_the_command_line(
     page: "Page", seeds: range, capsys: pytest.CaptureFixture[str]
 ) -> None:

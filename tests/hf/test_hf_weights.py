@@ -24,6 +24,7 @@ PLANS = {
     2: [Plan(2, 2, 4, unit_size=2), Plan(1, 2, 4, dp_shard=2, max_resident=1)],
     4: [Plan(2, 2, 4, "zb-v", dp_shard=2, max_resident=1)],
 }
+RANKS = [2, pytest.param(4, marks=pytest.mark.nightly)]
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +87,13 @@ def _imported(name: str, folder: Path, plan: Plan) -> float:
     return relative_error(out.loss, out.loss.new_tensor(loss))
 
 
-@pytest.mark.parametrize("world_size", PLANS)
+@pytest.mark.parametrize("world_size", RANKS)
 def test_weights_come_in_bit_by_bit(folders: dict[str, Path], world_size: int) -> None:
     for found in run_ranks(world_size, imported, folders, PLANS[world_size], timeout=200):
         assert all(error <= 1e-6 for error in found.values()), found
 
 
-@pytest.mark.parametrize("world_size", PLANS)
+@pytest.mark.parametrize("world_size", RANKS)
 def test_what_comes_out_is_what_transformers_reads(
     folders: dict[str, Path], world_size: int, tmp_path: Path
 ) -> None:

@@ -1,6 +1,8 @@
 """What users see when a rank fails: who, where, in which action; and nobody waits for ever."""
 
+import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import pytest
 from torch.distributed import HashStore
 
 from support.processes import alive, free_port, ranks_of
-from support.ranks import run_ranks
+from support.ranks import forking, run_ranks
 from zeropp.ir.placement import Placement, Shape
 from zeropp.runtime.watchdog import Watchdog
 
@@ -59,15 +61,21 @@ print("finished")
 """
 
 
-def start(
-    rank: int, address: str, folder: Path, world: int = 2, moment: str = ""
-) -> subprocess.Popen[str]:
+def start(rank: int, address: str, folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, str(folder / "rank.py"), str(rank), address, str(world), moment],
+        [sys.executable, str(folder / "rank.py"), str(rank), address, "2", ""],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def as_script(folder: Path, rank: str, *arguments: str) -> None:
+    """In a forked process, what `start` runs in a new one; what it says goes to a file."""
+    with (folder / rank).open("w") as said:
+        os.dup2(said.fileno(), sys.stderr.fileno())
+    sys.argv = [str(folder / "rank.py"), rank, *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def outcomes(
@@ -169,16 +177,24 @@ def test_a_rank_killed_at_any_moment_ends_the_others(
 ) -> None:
     """Rank 0 hosts the store by which the others would hear of each other."""
     (tmp_path / "rank.py").write_text(RANK.replace("FAULT", "pass"))
-    address = f"tcp://localhost:{free_port()}"
-    ranks = [
-        start(rank, address, tmp_path, 4, moment if rank == victim else "") for rank in range(4)
-    ]
-    ranks[victim].wait(timeout=60)
-    done = outcomes(ranks, TIMEOUT_S + GRACE_S + 3.0)
-    assert done[victim].returncode == -signal.SIGKILL
+    address, context, ranks = f"tcp://localhost:{free_port()}", forking(), []
+    for rank in range(4):
+        given = (str(rank), address, "4", moment if rank == victim else "")
+        ranks.append(context.Process(target=as_script, args=(tmp_path, *given), daemon=True))
+        ranks[-1].start()
+    try:
+        ranks[victim].join(60)
+        deadline = time.monotonic() + TIMEOUT_S + GRACE_S + 3.0
+        for rank in ranks:
+            rank.join(max(0.0, deadline - time.monotonic()))
+        statuses = [rank.exitcode for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert statuses[victim] == -signal.SIGKILL
     for rank in set(range(4)) - {victim}:
-        assert done[rank].returncode not in (0, None), done[rank].stdout
-        assert f"rank {rank} (pipeline rank {rank // 2}): " in done[rank].stderr
+        assert statuses[rank] not in (0, None)
+        assert f"rank {rank} (pipeline rank {rank // 2}): " in (tmp_path / str(rank)).read_text()
 
 
 def test_a_mismatched_shape_names_stage_and_action(tmp_path: Path) -> None:

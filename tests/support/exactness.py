@@ -110,9 +110,18 @@ def _alternating(plans: list[Plan]) -> list[Case]:
     return [Case(GPT, plan) for plan in plans] + [Case(GPT_NO_BIAS, plan) for plan in bare]
 
 
+def _layouts(feature: Feature) -> tuple[Plan, ...]:
+    """Where blocks are compiled, which takes each rank seconds, fewer."""
+    return (LAYOUTS[1], *LAYOUTS[5:]) if feature.compiled else LAYOUTS
+
+
+def _further_layouts(feature: Feature) -> list[Plan]:
+    return [p for p in (*LAYOUTS, *FURTHER_LAYOUTS) if p not in _layouts(feature)]
+
+
 GRIDS: Mapping[str, list[Case]] = {
-    "features": [Case(feature, plan) for feature in FEATURES for plan in LAYOUTS],
-    "features, further": [Case(f, plan) for f in FEATURES for plan in FURTHER_LAYOUTS],
+    "features": [Case(feature, plan) for feature in FEATURES for plan in _layouts(feature)],
+    "features, further": [Case(f, plan) for f in FEATURES for plan in _further_layouts(f)],
     "orders": _alternating(_ordered()),
     "orders, further": _alternating(_further()),
     "bf16": [Case(GPT_BF16, plan) for plan in _ordered() if plan.unit_size in (None, 3)],

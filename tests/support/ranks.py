@@ -25,6 +25,13 @@ class RankFailedError(AssertionError):
     """A rank raised, died or ran out of time."""
 
 
+def forking() -> mp.context.ForkServerContext:
+    """Processes from a server that has imported torch and the engine, and has run nothing."""
+    context = mp.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
+    return context
+
+
 def run_ranks(
     world_size: int,
     function: Callable[..., Any],
@@ -35,11 +42,9 @@ def run_ranks(
 ) -> list[Any]:
     """`[function(*args) on rank 0, on rank 1, ...]`; every process is gone when this returns.
 
-    Ranks are forked from a server that has imported torch and the engine, and has run nothing. With
-    `own_cores` every rank is bound to its share of the cores.
+    With `own_cores` every rank is bound to its share of the cores.
     """
-    context = mp.get_context("forkserver")
-    context.set_forkserver_preload(_IMPORTED)
+    context = forking()
     with tempfile.TemporaryDirectory() as folder:
         processes, results = [], []
         for rank in range(world_size):
