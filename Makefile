@@ -17,7 +17,7 @@ train: $(READY)
 
 # several at once, most of which start two or four processes; a file is one worker's
 test: $(READY)
-	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	.venv/bin/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # torchtitan's own Trainer, in .venv-torchtitan with the torch that it needs; takes 6 GB
 test-torchtitan:

@@ -1,6 +1,7 @@
 """Run a function on several ranks: real processes, gloo, a hard time limit, the first traceback."""
 
 import faulthandler
+import gc
 import multiprocessing as mp
 import os
 import select
@@ -18,7 +19,8 @@ import torch.distributed as dist
 
 from zeropp.launch.ranks import keep_to_own_cores
 
-_IMPORTED = ["zeropp.launch.forked", "zeropp.checkpoint", "zeropp.measure.adapt"]
+_IMPORTED = ["zeropp.launch.forked", "zeropp.checkpoint", "zeropp.measure.adapt", "zeropp.hf"]
+_IMPORTED += ["pytest", "support.exactness"]  # which tests import, whose functions ranks run
 
 
 class RankFailedError(AssertionError):
@@ -95,6 +97,7 @@ def _main(
     args: tuple[Any, ...],
 ) -> None:
     threading.Thread(target=_end_unread, args=(results,), daemon=True).start()
+    gc.freeze()  # what was imported is no garbage
     faulthandler.enable()  # a rank that crashes says where
     torch.set_num_threads(1)
     if own_cores:

@@ -1,5 +1,6 @@
 """Starting ranks on cores of their own: torchrun's are there, local ones torch elastic starts."""
 
+import gc
 import logging
 import multiprocessing
 import os
@@ -190,6 +191,7 @@ def _hush() -> None:
 
 def _run_local_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    gc.freeze()  # what was imported is no garbage
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nor need this host's name
     try:
