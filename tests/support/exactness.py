@@ -93,10 +93,10 @@ def _ordered() -> list[Plan]:
 
 def _further() -> list[Plan]:
     """On a pipeline the other two policies."""
-    held = set(_ordered())
+    held = _ordered()
     halves = [plan for plan in held if plan.world_size == 4 and plan.dp_shard == 2]
-    every = {other for plan in halves for other in _sharded(plan)}
-    return sorted(every - held, key=str)
+    every = dict.fromkeys(other for plan in halves for other in _sharded(plan))
+    return [plan for plan in every if plan not in held]
 
 
 def _sharded(plan: Plan) -> list[Plan]:
