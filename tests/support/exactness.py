@@ -47,7 +47,7 @@ class Case(NamedTuple):
         return f"{self.feature.name}; {plan.order} {sizes}{sharded}{again}"
 
 
-# in these every feature meets every P, V, schedule, policy and way to share data
+# in these all but compiled features meet every P, V, schedule, policy and way to share data
 LAYOUTS = (
     Plan(1, 1, 6, "zeropp", 6),
     Plan(1, 2, 6, "zeropp", 4),

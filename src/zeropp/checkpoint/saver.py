@@ -87,9 +87,8 @@ class Saver:
         made = snapshot(self._pipe, self._optimizer, step, run)
         copied = replace(made, tensors=self._copied(made))
         if not self.written_bytes:
-            self.written_bytes = sum(gathered(self.copied_bytes)) // size_along(
-                self._pipe.mesh, REPLICATE
-            )
+            replicas = size_along(self._pipe.mesh, REPLICATE)
+            self.written_bytes = sum(gathered(self.copied_bytes)) // replicas
         self._thread = threading.Thread(
             target=self._write, args=(copied, files or {}), name="zeropp-checkpoint", daemon=True
         )
