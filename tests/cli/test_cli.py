@@ -311,15 +311,14 @@ def test_train_refuses_a_run_that_is_there_and_another_models_checkpoint(
 
 def test_a_rank_that_dies_stops_the_run_and_leaves_no_orphan(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "zeropp.cli.main", "train", "--run.steps", "5000", *TINY]
-    run = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        ranks = _wait_for_steps(run, tmp_path)
-        os.kill(ranks[0], signal.SIGKILL)
-        output, _ = run.communicate(timeout=30)
-    finally:
-        run.kill()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as run:
+        try:
+            ranks = _wait_for_steps(run, tmp_path)
+            os.kill(ranks[0], signal.SIGKILL)
+            output, _ = run.communicate(timeout=30)
+        finally:
+            run.kill()
     assert run.returncode == 1
     assert "SIGKILL" in output
     assert not any(alive(rank) for rank in ranks)

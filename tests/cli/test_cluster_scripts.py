@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.processes import children, descendants
+
 CLUSTER = Path(__file__).parents[2] / "docs" / "cluster"
 SMALL = """
 [model]
@@ -82,16 +84,10 @@ def test_slurm_and_its_warning_before_the_time_is_over(cluster: Path) -> None:
         assert job.poll() is None
         time.sleep(0.1)
     # Slurm signals the processes of a step, not the script that made it
-    below = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
-    for process in [pid for srun in below for pid in _all_below(int(srun))]:
+    for process in [pid for srun in children(job.pid) for pid in descendants(srun)]:
         os.kill(process, signal.SIGUSR1)
     output, _ = job.communicate(timeout=90)
     assert job.returncode == 0, output
     assert "stopped by SIGUSR1 after step" in output
     (saved,) = (cluster / "runs" / "demo" / "checkpoints").iterdir()
     assert saved.name == f"step-{steps(cluster)[-1]}"
-
-
-def _all_below(pid: int) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [found for child in map(int, children) for found in (child, *_all_below(child))]

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from support.lines import joined
-from support.processes import alive, ranks_of
+from support.processes import alive, children, ranks_of
 from zeropp.checkpoint.files import read, steps_in
 from zeropp.cli.main import main
 
@@ -259,8 +259,7 @@ def test_torchrun_restarts_a_run_from_its_last_checkpoint(whole: Path, tmp_path:
     steps = ["--run.steps", "12", "--optim.schedule-steps", "200", "--run.save-every", "2"]
     run = torchrun(tmp_path, 2, *steps, restarts=1)
     wait_for(lambda: len(made(tmp_path)) >= 5)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
+    os.kill(children(run.pid)[-1], signal.SIGKILL)
     output, _ = run.communicate(timeout=120)
     assert run.returncode == 0, output
     assert "going on from" in output

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from support.explore import serving
-from support.processes import alive
+from support.processes import alive, children
 from zeropp.cli.main import main
 from zeropp.explore.lane import Lane
 from zeropp.explore.server import Explorer, page_files
@@ -236,29 +236,26 @@ def test_whatever_ends_the_server_ends_its_processes(
     sent: signal.Signals, status: int, says: str, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "zeropp.cli.main", "explore", "--port", "0"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    try:
-        assert process.stdout is not None
-        address = process.stdout.readline().split()[0]
-        host, _, token = address.removeprefix("http://").removesuffix("/").partition("/")
-        connection = http.client.HTTPConnection(host, timeout=60)
-        connection.request(
-            "POST", f"/{token}/answer", json.dumps(QUICK), {"Content-Type": "application/json"}
-        )
-        assert json.loads(connection.getresponse().read())["main"]
-        connection.close()
-        tasks = Path(f"/proc/{process.pid}/task").glob("*/children")  # a thread has started it
-        children = [child for task in tasks for child in task.read_text().split()]
-        assert children
-        os.kill(process.pid, sent)
-        _, error = process.communicate(timeout=20)
-        assert process.returncode == status
-        assert error == says
-        late = time.monotonic() + 10
-        while any(alive(int(child)) for child in children):
-            assert time.monotonic() < late
-            time.sleep(0.05)
-    finally:
-        process.kill()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().split()[0]
+            host, _, token = address.removeprefix("http://").removesuffix("/").partition("/")
+            connection = http.client.HTTPConnection(host, timeout=60)
+            connection.request(
+                "POST", f"/{token}/answer", json.dumps(QUICK), {"Content-Type": "application/json"}
+            )
+            assert json.loads(connection.getresponse().read())["main"]
+            connection.close()
+            (answerer,) = children(process.pid)
+            os.kill(process.pid, sent)
+            _, error = process.communicate(timeout=20)
+            assert process.returncode == status
+            assert error == says
+            late = time.monotonic() + 10
+            while alive(answerer):
+                assert time.monotonic() < late
+                time.sleep(0.05)
+        finally:
+            process.kill()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.distributed import HashStore
@@ -109,6 +110,7 @@ def test_without_a_fault_both_finish(tmp_path: Path) -> None:
 THREADS = """
 import atexit
 from pathlib import Path
+from typing import Any
 
 def threads():
     return [task.read_text().strip() for task in Path("/proc/self/task").glob("*/comm")]
@@ -207,19 +209,18 @@ def test_a_mismatched_shape_names_stage_and_action(tmp_path: Path) -> None:
 
 def test_interrupting_a_run_stops_it_cleanly(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "zeropp.cli.main", "train", "--run.steps", "5000"]
-    run = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        deadline = time.monotonic() + 90
-        while not (tmp_path / "runs" / "demo" / "metrics.jsonl").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        ranks = ranks_of(run.pid)
-        run.send_signal(signal.SIGINT)
-        _, err = run.communicate(timeout=30)
-    finally:
-        run.kill()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **pipes) as run:
+        try:
+            deadline = time.monotonic() + 90
+            while not (tmp_path / "runs" / "demo" / "metrics.jsonl").exists():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            ranks = ranks_of(run.pid)
+            run.send_signal(signal.SIGINT)
+            _, err = run.communicate(timeout=30)
+        finally:
+            run.kill()
     assert run.returncode == 130
     assert "zeropp: stopped" in err
     assert len(ranks) == 2

@@ -1,17 +1,35 @@
-"""Looking at processes: the ranks that a launcher started, whether they run, a port for them."""
+"""Looking at processes: those that another started, whether they run, a port for them."""
 
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 
 def ranks_of(launcher: int) -> list[int]:
     """The process ids of the ranks that `launcher` started, from the server that forks them."""
-    servers = [c for c in _children(launcher) if b"forkserver" in _command(c)]
-    return [rank for server in servers for rank in _children(server)]
+    servers = [child for child in children(launcher) if b"forkserver" in _command(child)]
+    return [rank for server in servers for rank in children(server)]
 
 
-def _children(pid: int) -> list[int]:
-    return [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def descendants(pid: int) -> list[int]:
+    """The processes below `pid`, each before its own."""
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def children(pid: int) -> list[int]:
+    """The processes that any thread of `pid` started, oldest first.
+
+    Found from below: the kernel's list above them is a thread's, whose children go to another
+    thread when it ends, unseen by who reads one list after the other.
+    """
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            _, _, fields = path.read_text().rpartition(")")
+            _, parent, *_ = fields.split()
+            if int(parent) == pid:
+                found.append((int(fields.split()[19]), int(path.parent.name)))
+    return [child for _, child in sorted(found)]
 
 
 def _command(pid: int) -> bytes:
