@@ -84,9 +84,9 @@ def pipeline(
         sizes = plan.pp_size, plan.dp_replicate, plan.dp_shard
         mesh = make_mesh(*sizes, options.get("device"))
         options["end_mesh"] = close_mesh
-    program = program_for(plan, plan.num_microbatches)
-    others = partial(program_for, plan)
-    pipe = Pipeline(blocks, loss_fn, program, mesh, program_for=others, **options)
+    of = partial(program_for, plan)
+    own = partial(of, plan.num_microbatches)
+    pipe = Pipeline(blocks, loss_fn, own, mesh, program_for=of, **options)
     atexit.register(_leave, weakref.ref(pipe))
     return pipe
 

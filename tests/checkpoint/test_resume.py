@@ -73,7 +73,11 @@ def go_on(plan: Plan, precision: MixedPrecisionPolicy, folders: list[Path]) -> l
 
 
 @pytest.mark.parametrize(
-    ("precision", "tolerance"), [(MixedPrecisionPolicy(), 1e-5), (BF16, 1e-2)], ids=("fp32", "bf16")
+    ("precision", "tolerance"),
+    [
+        pytest.param(MixedPrecisionPolicy(), 1e-5, id="fp32"),
+        pytest.param(BF16, 1e-2, id="bf16", marks=pytest.mark.nightly),
+    ],
 )
 def test_ten_losses_follow_in_any_layout(
     precision: MixedPrecisionPolicy, tolerance: float, tmp_path: Path

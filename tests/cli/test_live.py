@@ -26,7 +26,7 @@ COMMAND = [sys.executable, "-m", "zeropp.cli.main", "train", *TINY]
 STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d( |$)")
 
 
-@pytest.fixture(params=[80, 140])
+@pytest.fixture(params=[80, pytest.param(140, marks=pytest.mark.nightly)])
 def screen(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Screen]:
     made = Screen([*COMMAND, "--run.steps", "100000"], tmp_path, request.param)
     try:

@@ -25,7 +25,7 @@ SLOW = {"do": "simulate", "wanted": {"pp": 16, "chunks": 4, "microbatches": 128}
 QUICK = {"do": "simulate", "wanted": {"pp": 2}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[Explorer]:
     with serving() as made:
         yield made

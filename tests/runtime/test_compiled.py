@@ -128,7 +128,7 @@ def whole_graphs(recompute: str, backend: str) -> tuple[dict[str, float], int]:
     return errors, counters["stats"]["unique_graphs"]
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", pytest.param("full", marks=pytest.mark.nightly)])
 def test_compiled_blocks_are_split_without_a_break(recompute: str) -> None:
     backend = "inductor" if recompute == "none" else "aot_eager"
     ((errors, graphs),) = run_ranks(1, whole_graphs, recompute, backend, timeout=250)
@@ -172,7 +172,7 @@ def _compiled(feature: Feature) -> list[nn.Module]:
     return compiled(feature.blocks())
 
 
-@pytest.mark.parametrize("recompute", ["none", "full"])
+@pytest.mark.parametrize("recompute", ["none", pytest.param("full", marks=pytest.mark.nightly)])
 def test_odd_models_are_exact_when_compiled(recompute: str) -> None:
     (worst,) = run_ranks(1, odd_errors, recompute, timeout=280)
     assert len(worst) >= 9

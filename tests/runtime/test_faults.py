@@ -249,10 +249,3 @@ def test_the_devices_work_is_watched_after_the_hosts() -> None:
     assert in_time == []
     assert never == [1]
     assert "in the device's work of the step for" in place
-
-
-def test_a_timeout_of_nothing_is_refused() -> None:
-    from zeropp.runtime.watchdog import Watchdog
-
-    with pytest.raises(ValueError, match="timeout must be above 0"):
-        Watchdog(None, 0, None, 0.0)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.utils.checkpoint import checkpoint
 
@@ -585,6 +585,13 @@ def refused_by_the_last_rank() -> list[tuple[str, str, float]]:
     next(hooked[6].parameters()).register_hook(lambda gradient: gradient)
     found.append(said(lambda: made(Plan(2, 1, B), hooked)))
     found.append(said(lambda: made(Plan(2, 1, B), stack(Residual), seed=rank())))
+    sizes, wider = Plan(1 + rank(), 1, B, dp_shard=2 - rank()), Plan(2, 1 + rank(), B, "1f1b")
+    larger = Plan(2 * (1 + rank()), 1, B)
+    for other in (sizes, larger, wider):
+        found.append(said(lambda: made(other, stack(Residual))))  # noqa: B023
+    trained: Any = nn.Linear(1, 1) if rank() else loss_sum
+    found.append(said(lambda: made(Plan(2, 1, B), stack(Residual), loss_fn=trained)))
+    found.append(said(lambda: made(Plan(2, 1, B), stack(Residual), timeout=1.0 - rank())))
     pipe = made(Plan(2, 1, B), stack(Residual))
     assert pipe.step(batch()).loss > 0
     pipe.close()
@@ -597,6 +604,11 @@ def test_what_one_rank_finds_while_a_pipeline_is_made_is_raised_by_every_rank() 
         "rank 1: parameter 6.norm.weight is of float16",
         "rank 1: parameter 6.norm.weight has a hook",
         "seed: ranks [1] were given another than rank 0",
+        "pp_size: ranks [1] were given another than rank 0",
+        "rank 1: pp_size x dp_replicate x dp_shard = 4 x 1 x 1 = 4 ranks, but 2 are running",
+        "rank 1: num_chunks must be 1 for 1f1b, got 2",
+        "rank 1: loss_fn: its parameter weight would not be trained",
+        "rank 1: timeout must be above 0 seconds, got 0.0",
     )
     ranks = run_ranks(2, refused_by_the_last_rank)
     for wanted, everywhere in zip(words, zip(*ranks, strict=True), strict=True):
@@ -770,7 +782,7 @@ def test_odd_models_and_meshes_are_told() -> None:
         "block 0 is on the meta device; pass init or load to fill it",
         "block 2 takes gradients in its forward, and shares a parameter with another block",
         "buffer 2.norm.running_mean was changed by a forward, and its module is used by",
-        "mesh: the axes must be pp, dp_replicate, dp_shard, got ('a', 'b', 'c')",
+        "mesh: wanted pp, dp_replicate, dp_shard of all 1 ranks, got ('a', 'b', 'c') of 1; make it",
     )
     (lines,) = run_ranks(1, odd_models)
     require_begins(lines, wanted)
@@ -804,15 +816,18 @@ def later_shapes() -> list[tuple[str, str, float]]:
     unsound, none, mesh = short if rank() else sound, plan if rank() else sound, make_mesh(2)
     for program in (unsound, none, plan):
         found.append(said(lambda: Pipeline(stack(Residual), loss_sum, program, mesh)))  # noqa: B023
+    half = DeviceMesh("cpu", [[[rank()]]], mesh_dim_names=mesh.mesh_dim_names)
+    found.append(said(lambda: Pipeline(stack(Residual), loss_sum, sound, half)))
     return found
 
 
 def test_later_shapes_and_other_programs_are_told() -> None:
-    for shape, program, unsound, none, plan in run_ranks(2, later_shapes):
+    for shape, program, unsound, none, plan, half in run_ranks(2, later_shapes):
         assert "block 1 does not run on the meta device" in shape[1]
         assert program[1].startswith("program: ranks [1] were given another than rank 0")
         assert unsound[1].startswith("rank 1: ")
         assert none[1].startswith("rank 1: program: a Program is wanted, got Plan; of a plan")
         assert plan[1].startswith("program: a Program is wanted, got Plan; of a plan, zeropp.prog")
+        assert half[1].startswith("mesh: wanted pp, dp_replicate, dp_shard of all 2 ranks, got (")
         assert unsound[2] < 1
         assert none[2] < 1

@@ -23,7 +23,7 @@ LEFT, RIGHT, TOP, ROW, PITCH = 56, 12, 18, 24, 58  # of a panel without collecti
 def serving() -> Iterator[Explorer]:
     """A server at a free port, that a thread lets serve."""
     with Explorer(0) as made:
-        thread = threading.Thread(target=made.serve_forever)
+        thread = threading.Thread(target=made.serve_forever, args=(0.02,))
         thread.start()
         yield made
         made.shutdown()

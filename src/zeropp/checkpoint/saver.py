@@ -18,12 +18,11 @@ from zeropp.checkpoint.folder import Keep, prune
 from zeropp.checkpoint.state import (
     Optimizers,
     Snapshot,
-    new_token,
     require_savable,
     snapshot,
     write,
 )
-from zeropp.runtime.mesh import REPLICATE, gathered, size_along
+from zeropp.runtime.mesh import REPLICATE, gathered, new_name, size_along
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.ties import local_part
 
@@ -60,7 +59,7 @@ class Saver:
         self, folder: Path, pipe: Pipeline, optimizer: Optimizers, keep: Keep | None = None
     ) -> None:
         self._folder, self._pipe, self._optimizer = folder, pipe, optimizer
-        self._keep, self._token = keep or Keep(), new_token()
+        self._keep, self._token = keep or Keep(), new_name()
         self._copies: dict[str, dict[str, Tensor]] = {}
         self._group = dist.new_group(backend="gloo")
         self._thread: threading.Thread | None = None

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,7 +28,7 @@ from zeropp.checkpoint.files import HEADER, Header, Reader, read
 from zeropp.checkpoint.folder import beside, publish
 from zeropp.ir.files import write_text
 from zeropp.runtime.agreement import together
-from zeropp.runtime.mesh import gathered
+from zeropp.runtime.mesh import gathered, new_name
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.stage import StageModule
 from zeropp.runtime.ties import find_ties, owner_names
@@ -60,12 +59,7 @@ def save(path: Path, pipe: Pipeline, optimizer: Optimizers, step: int) -> None:
     """
     pipe.agree("checkpoint.save")
     require_savable(pipe, optimizer)
-    write(path, snapshot(pipe, optimizer, step), new_token())
-
-
-def new_token() -> str:
-    """A name for one writer's folder, the same on all ranks; collective."""
-    return gathered(uuid.uuid4().hex[:8])[0]
+    write(path, snapshot(pipe, optimizer, step), new_name())
 
 
 def snapshot(

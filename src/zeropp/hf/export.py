@@ -20,7 +20,7 @@ from zeropp.hf.cut import hf_name, unwrapped
 from zeropp.hf.shards import States, new_folder, write_shards, write_tensors, written
 from zeropp.matrices import whole
 from zeropp.runtime.agreement import together
-from zeropp.runtime.mesh import data_rank, data_size, gathered
+from zeropp.runtime.mesh import data_rank, data_size, gathered, greatest
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.ties import owner_names
 
@@ -45,8 +45,8 @@ def save(pipe: Pipeline, model: nn.Module, folder: str | Path) -> None:
     """
     pipe.agree("hf.save")
     if unwrapped(model) is model:
-        count = 1 + max(gathered(max(i for module in pipe.modules for i, _ in module.numbered)))
-        _save_weights(_whole_blocks(pipe), count, model, Path(folder))
+        (last,) = greatest(max(i for module in pipe.modules for i, _ in module.numbered))
+        _save_weights(_whole_blocks(pipe), 1 + last, model, Path(folder))
     else:
         parts = gathered(_trained(pipe))
         trained = {name: tensor for part in parts for name, tensor in part.items()}

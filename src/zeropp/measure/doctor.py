@@ -10,7 +10,6 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 from statistics import median
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -28,7 +27,7 @@ from zeropp.measure.rehearsal import rehearse
 from zeropp.plan import Plan
 from zeropp.runtime import data_rank, default_device
 from zeropp.runtime.compat import common_store
-from zeropp.runtime.mesh import gathered
+from zeropp.runtime.mesh import gathered, new_name
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.watchdog import Watchdog
 
@@ -195,7 +194,7 @@ def _watchdog(_: torch.device) -> Iterator[str]:
 def _stood_still(stuck: int) -> tuple[float, str]:
     """Seconds until this rank's watchdog spoke, and what it said; it ends nothing here."""
     rank, ended, said = dist.get_rank(), threading.Event(), StringIO()
-    store = PrefixStore(gathered(uuid4().hex)[0], common_store())
+    store = PrefixStore(new_name(), common_store())
     line = Placement(Shape.LOOP, dist.get_world_size(), 1)
     with redirect_stderr(said):
         watchdog = Watchdog(line, rank, store, _STUCK_S, stop=lambda _: ended.set())

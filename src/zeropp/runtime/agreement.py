@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from zeropp.runtime.compat import end_group, host_group
 from zeropp.runtime.inputs import Cut, Microbatch, Nested
-from zeropp.runtime.mesh import T, as_carried, data_rank, gathered, own_pipeline
+from zeropp.runtime.mesh import T, as_carried, data_rank, gathered, greatest, own_pipeline
 from zeropp.runtime.tape import autocast_of
 
 _TOKENS = 38  # bits of the one number that is summed; those above are 0 where all is well
@@ -151,7 +151,10 @@ def together(
         named.update(same(found[0]))
     except Exception as error:
         refusal = error
-    why = None if refusal is None else str(refusal)
+    why, known = None if refusal is None else str(refusal), crc32(repr(named).encode())
+    refuses, most, least = greatest(refusal is not None, known, -known, group=group)
+    if not refuses and most == -least:
+        return found[0]
     reasons, everyone = zip(*gathered((why, named), group), strict=True)
     _refuse(refusal, reasons)
     for name, first in everyone[0].items():

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
-from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ from zeropp.runtime.boundary import Boundaries
 from zeropp.runtime.channel import Transport
 from zeropp.runtime.executor import Machine
 from zeropp.runtime.keywords import Derived
-from zeropp.runtime.mesh import PP, REPLICATE, SHARD, data_size, gathered, own_pipeline, size_along
+from zeropp.runtime.mesh import PP, REPLICATE, SHARD, data_size, new_name, own_pipeline, size_along
 from zeropp.runtime.shard import (
     Parameters,
     needs_sharding,
@@ -228,7 +227,7 @@ def assemble(
         transport.messages(placement, own_pipeline(mesh), device),
         boundaries,
         device,
-        Watchdog(placement, rank, compat.common_store(), timeout, gathered(uuid4().hex)[0]),
+        Watchdog(placement, rank, compat.common_store(), timeout, new_name()),
         lane,
         travels,
     )

@@ -7,14 +7,26 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
+from zeropp.runtime.agreement import together
 from zeropp.runtime.compat import forget_mesh
-from zeropp.runtime.mesh import AXES, check_world_size, default_device
+from zeropp.runtime.mesh import AXES, default_device
+
+
+def check_world_size(pp_size: int, dp_replicate: int, dp_shard: int, world_size: int) -> None:
+    """Raise ValueError unless these sizes make exactly `world_size` ranks."""
+    ranks = pp_size * dp_replicate * dp_shard
+    if world_size != ranks:
+        raise ValueError(
+            f"pp_size x dp_replicate x dp_shard = {pp_size} x {dp_replicate} x {dp_shard} = "
+            f"{ranks} ranks, but {world_size} are running; change the sizes or the number of "
+            "processes"
+        )
 
 
 def make_mesh(
     pp_size: int, dp_replicate: int = 1, dp_shard: int = 1, device: torch.device | None = None
 ) -> DeviceMesh:
-    """A mesh of these sizes over all ranks, with the axes (pp, dp_replicate, dp_shard).
+    """A mesh of these sizes over all ranks, with the axes (pp, dp_replicate, dp_shard); collective.
 
     Args:
         pp_size: P.
@@ -23,11 +35,16 @@ def make_mesh(
         device: of the kind on which ranks compute; None: that of the process group.
 
     Raises:
-        ValueError: the number of ranks is not P x dp_replicate x dp_shard.
+        ValueError: on every rank: the number of ranks is not P x dp_replicate x dp_shard, or one
+            was given other sizes.
     """
-    check_world_size(pp_size, dp_replicate, dp_shard, dist.get_world_size())
+    sizes = pp_size, dp_replicate, dp_shard
+    together(
+        lambda: check_world_size(*sizes, dist.get_world_size()),
+        lambda _: dict(zip(("pp_size", *AXES[1:]), sizes, strict=True)),
+    )
     kind = (device or default_device()).type
-    return init_device_mesh(kind, (pp_size, dp_replicate, dp_shard), mesh_dim_names=AXES)
+    return init_device_mesh(kind, sizes, mesh_dim_names=AXES)
 
 
 def close_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:

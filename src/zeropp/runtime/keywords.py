@@ -92,7 +92,7 @@ class Keywords:
         self._required = (required | arguments) - derived.keys()
         self._derived, self._device, self._precision = derived, device, precision
         self._mesh, self._leads = mesh, mesh.get_local_rank(PP) == 0
-        self._hosts = host_group(own_pipeline(mesh) if self._given else [], "constants", device)
+        self._hosts: dist.ProcessGroup | None = None
 
     def require_own(self, constants: Constants | None, microbatches: Sequence[Microbatch]) -> None:
         """Raise ValueError if what is given by name is not what the blocks ask for.
@@ -123,9 +123,9 @@ class Keywords:
             return {}
         given = {n: c.tensor if isinstance(c, Whole) else c for n, c in (constants or {}).items()}
         header: list[Any] = [{name: (t.shape, t.dtype) for name, t in given.items()}]
-        dist.broadcast_object_list(
-            header, group=self._hosts or self._mesh.get_group(PP), group_src=0
-        )
+        own = self._mesh.get_group(PP)
+        self._hosts = self._hosts or host_group(own_pipeline(self._mesh), "constants", self._device)
+        dist.broadcast_object_list(header, group=self._hosts or own, group_src=0)
         return {name: self._shared(given.get(name), *spec) for name, spec in header[0].items()}
 
     def _shared(self, given: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -21,16 +21,7 @@ from zeropp.runtime.inputs import Batch, Microbatch, Nested, microbatches_of
 from zeropp.runtime.keywords import Constants, Derived, Keywords
 from zeropp.runtime.look import Look
 from zeropp.runtime.loss import Loss, LossFn, count_valid, finished, scalar
-from zeropp.runtime.mesh import (
-    PP,
-    REPLICATE,
-    check_mesh,
-    data_rank,
-    data_size,
-    default_device,
-    own_pipeline,
-    size_along,
-)
+from zeropp.runtime.mesh import PP, check_mesh, data_rank, data_size, default_device
 from zeropp.runtime.observer import Observer
 from zeropp.runtime.outcome import StepFailedError, StepOutput, outcome
 from zeropp.runtime.probe import Probe
@@ -54,7 +45,7 @@ class Pipeline:
             pipeline divides by the number of tokens of the whole batch, so micro-batches and ranks
             of different size count by their tokens.
         program: what every rank executes; one with collectives runs without them where nothing is
-            sharded.
+            sharded. A function is called for it, so that all ranks are told if it fails.
         mesh: axes (pp, dp_replicate, dp_shard), as `make_mesh` makes it.
         split: number of blocks in each stage; None: the program's, or nearly equal.
         recompute: what of a block is run again in its B; None: the program's, or nothing.
@@ -88,7 +79,7 @@ class Pipeline:
         self,
         blocks: Sequence[nn.Module],
         loss_fn: LossFn,
-        program: Program,
+        program: Program | Callable[[], Program],
         mesh: DeviceMesh,
         *,
         split: tuple[int, ...] | None = None,
@@ -106,27 +97,31 @@ class Pipeline:
         end_mesh: Callable[[DeviceMesh, tuple[nn.Module, ...]], None] | None = None,
     ) -> None:
         check_mesh(mesh)
+        self.mesh, self.device = mesh, device or default_device()
         precision, made = precision or MixedPrecisionPolicy(), derived or {}
         sharded = needs_sharding(data_size(mesh), precision)
-        cut = partial(Model, blocks, program, split, recompute, init, load, precision, made)
-        program, model = together(  # a rank that refuses does so on all of them
-            lambda: (sound(program, mesh.size(0), sharded), cut()),
-            lambda found: {"seed": seed, **found[1].same_everywhere, **named(found[0])},
+
+        def given() -> tuple[Program, Model, Keywords, Loss]:
+            if not timeout > 0:
+                raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
+            run = sound(program() if callable(program) else program, mesh.size(0), sharded)
+            model = Model(blocks, run, split, recompute, init, load, precision, made)
+            asked = Keywords(blocks, made, mesh, self.device, precision)
+            return run, model, asked, Loss(loss_fn)
+
+        program, model, self._keywords, self._loss = together(  # one rank refuses on all of them
+            given, lambda found: {"seed": seed, **found[1].same_everywhere, **named(found[0])}
         )
-        self.mesh, self.device = mesh, device or default_device()
-        self.rank = mesh.get_local_rank(PP)
-        self._seed, self.steps = seed, 0
+        self.rank, self._seed, self.steps = mesh.get_local_rank(PP), seed, 0
         self._broken: str | None = None
         self._agreement = Agreement(mesh, self.device, tokens or count_valid)
-        self._loss, self.ties, placement = Loss(loss_fn), model.ties, program.placement
-        carried = transport or Transport()
+        self.ties, placement, carried = model.ties, program.placement, transport or Transport()
         self._machine = assemble(model, placement, mesh, self.device, timeout, carried)
-        self._keywords = Keywords(blocks, made, mesh, self.device, precision)
         stages, boundaries = self._machine.stages, self._machine.boundaries
         self._probe = Probe(boundaries, stages, placement, mesh, self.device)
         modules = {s: stage.module for s, stage in stages.items()}
         self._look = Look(list(modules.values()))
-        self._copies = TiedCopies(self.ties, placement, own_pipeline(mesh), modules)
+        self._copies = TiedCopies(self.ties, placement, mesh, modules)
         self._programs = Programs(program, program_for, sharded, self.rank, stages)
         self._closing = ExitStack()
         if end_mesh is not None:
@@ -295,9 +290,8 @@ class Pipeline:
         self.agree(f"clip_grad_norm_({max_norm}, error_if_nonfinite={error_if_nonfinite})")
         if not max_norm > 0:
             raise ValueError(f"clip_grad_norm_: max_norm must be above 0, got {max_norm}")
-        copies, replicas = self._copies, size_along(self.mesh, REPLICATE)
         with self._machine.watchdog.during("in the all-reduce of the gradient norm"):
-            norm = gradient_norm(self.parameters(), copies, replicas, self.device)
+            norm = gradient_norm(self.parameters(), self._copies, self.mesh, self.device)
         self._machine.rest()
         if error_if_nonfinite and not norm.isfinite():
             raise RuntimeError(

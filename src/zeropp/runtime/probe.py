@@ -17,7 +17,7 @@ from zeropp.ir.placement import Placement
 from zeropp.runtime.block import Tensors
 from zeropp.runtime.boundary import Boundaries, NotOnMetaError, Specs, TensorSpec
 from zeropp.runtime.executor import Work
-from zeropp.runtime.mesh import PP, as_carried, gathered
+from zeropp.runtime.mesh import PP, as_carried, gathered, greatest
 from zeropp.runtime.stage import Stage
 
 
@@ -41,11 +41,11 @@ class Probe:
         with a ValueError on every rank where one fails.
         """
         if self._on_meta is None:
-            self._on_meta = all(gathered(self._tried_on_meta(works[0])))
+            self._on_meta = not greatest(not self._tried_on_meta(works[0]))[0]
         if self._on_meta and not torch.is_autocast_enabled(self._device.type):
             return
         new = [w for w in works if not self._boundaries.knows(w.inputs, w.named.tensors)]
-        rounds = max(gathered(len(new)))
+        (rounds,) = greatest(len(new))
         if not rounds:
             return
         failures = [self._forward(new[n] if n < len(new) else works[0]) for n in range(rounds)]

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
 from zeropp.ir.placement import Placement
 from zeropp.runtime.compat import end_group, new_group
+from zeropp.runtime.mesh import REPLICATE, own_pipeline, size_along
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class TiedCopies:
 
     Args:
         ties: of the whole model.
-        placement: stage -> rank of the `pipeline`, whose global ranks are given.
+        placement: stage -> rank of a pipeline of the mesh.
         modules: stages of this rank, parameters placed.
     """
 
@@ -96,12 +98,13 @@ class TiedCopies:
         self,
         ties: Sequence[Tie],
         placement: Placement,
-        pipeline: Sequence[int],
+        mesh: DeviceMesh,
         modules: Mapping[int, nn.Module],
     ) -> None:
         self._copies: list[tuple[list[nn.Parameter], dist.ProcessGroup | None]] = []
         self._owned_elsewhere: set[nn.Parameter] = set()
         self._groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
+        pipeline = own_pipeline(mesh)
         for tie in ties:
             held = [
                 modules[stage].get_parameter(names[0])
@@ -172,18 +175,18 @@ def _equalise(copies: list[nn.Parameter], group: dist.ProcessGroup | None, sourc
 
 
 def gradient_norm(
-    parameters: Iterable[nn.Parameter], copies: TiedCopies, replicas: int, device: torch.device
+    parameters: Iterable[nn.Parameter], copies: TiedCopies, mesh: DeviceMesh, device: torch.device
 ) -> Tensor:
     """Of the parameters of all ranks; collective, on all of them; scalar, fp32.
 
-    `copies` tells which parameters another rank counts; `replicas` ranks hold the same shards.
+    `copies` tells which parameters another rank counts, the mesh how many hold the same shards.
     """
     squares = torch.zeros((), device=device)
     for parameter in parameters:
         if parameter.grad is not None and copies.owns(parameter):
             squares += _squares(local_part(parameter.grad))
     dist.all_reduce(squares)
-    return (squares / replicas).sqrt()
+    return (squares / size_along(mesh, REPLICATE)).sqrt()
 
 
 def _squares(gradient: Tensor) -> Tensor:

@@ -51,8 +51,6 @@ class Watchdog:
         name: str = "",
         stop: Callable[[int], None] = os._exit,
     ) -> None:
-        if not timeout > 0:
-            raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
         self._placement, self._rank, self._store = placement, rank, store
         self._timeout, self._stop = timeout, stop
         self._latest: deque[Action | str] = deque(maxlen=_SHOWN)
