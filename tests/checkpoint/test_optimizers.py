@@ -138,3 +138,24 @@ def test_other_optimizers_are_refused_on_every_rank(folder: Path) -> None:
     assert re.search(r" \d\.[\w.]+ is in none of them; give it to one or freeze it$", missing)
     assert re.search(r"of \d\.[\w.]+weight is Muon at \S+ and AdamW here; use that run's$", other)
     assert re.search(r"of \d\.[\w.]+weight is AdamW at \S+ and Muon here; use that run's$", older)
+
+
+def divided(folder: Path) -> list[str]:
+    """What is said where ranks that hold parts of the same have other rates, or other classes."""
+    pipe, *_ = made(Plan(1, 1, B, dp_shard=2))
+    rank, said = data_rank(pipe.mesh), []
+    rates = torch.optim.AdamW(pipe.parameters(), lr=0.5 + rank)
+    classes = (torch.optim.AdamW, torch.optim.SGD)[rank](pipe.parameters(), lr=0.5)
+    for mine in (rates, classes):
+        said.append(refusal(checkpoint.save, folder / "new", pipe, mine, 0))
+    assert not list(folder.iterdir())
+    pipe.close()
+    return said
+
+
+def test_optimizers_that_differ_on_ranks_of_a_parameter_are_refused(tmp_path: Path) -> None:
+    first, second = run_ranks(2, divided, tmp_path)
+    assert first == second
+    rates, classes = first
+    assert re.search(r"\.lr is 0.5 on rank 0 and 1.5 on rank 1; give all ranks the same$", rates)
+    assert re.search(r" is AdamW on rank 0 and SGD on rank 1; give all ranks the same$", classes)

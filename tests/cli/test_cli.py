@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from support.processes import alive, ranks_of
+from support.processes import alive, free_port, ranks_of
 from zeropp import checkpoint
 from zeropp.cli.main import VERBS, main
 from zeropp.train.choice import model_of
@@ -223,6 +223,32 @@ def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "= 2 ranks, but 3 are running" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "values"),
+    [
+        ("train", "optim.lr", ("1e-3", "2e-3")),
+        ("train", "run.steps", ("200", "5")),  # which is the first one's by default
+        ("profile", "seq_len", ("16", "32")),
+    ],
+)
+def test_options_that_ranks_were_given_differently_are_refused(
+    verb: str, option: str, values: tuple[str, str], tmp_path: Path
+) -> None:
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    tiny = ["--model.layers", "2", *(("--run.sample", "0") if verb == "train" else ())]
+    ranks = []
+    for rank, value in enumerate(values):
+        command = [sys.executable, "-m", "zeropp.cli.main", verb, *tiny]
+        command += [f"--{option.replace('_', '-')}", value]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        env = os.environ | where | {"RANK": str(rank)}
+        ranks.append(subprocess.Popen(command, cwd=tmp_path, env=env, **pipes))
+    for rank in ranks:
+        _, error = rank.communicate(timeout=60)
+        assert error == f"zeropp: {option}: ranks [1] were given another than rank 0\n"
+        assert rank.returncode == 2
 
 
 @pytest.mark.parametrize(

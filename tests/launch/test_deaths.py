@@ -22,7 +22,7 @@ def live() -> None:
     dist.barrier()
 
 if __name__ == "__main__":
-    run_on_ranks(2, "cpu", live)
+    run_on_ranks(2, "cpu", live, options={})
 """
 
 

@@ -141,7 +141,7 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
     another = {"unit_size": 1} if plan.unit_size else {"schedule": "v-half"}
     swapped = program_of(replace(plan, **another))
     optimizer, folder = torch.optim.SGD(pipe.parameters()), Path("never")
-    saver = checkpoints.Saver(folder, pipe, optimizer)
+    saver, own = checkpoints.Saver(folder, pipe, optimizer), Path("elsewhere") if last else folder
     mistakes: list[Callable[[], object]] = [
         lambda: pipe.step(loader),
         lambda: pipe.step((1, 2) if last else batch()),  # type: ignore[arg-type]
@@ -166,9 +166,14 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
         lambda: pipe.follow(swapped if last else pipe.program),
         lambda: pipe.follow(plan if last else pipe.program),
         lambda: pipe.step(batch()) if last else checkpoints.save(folder, pipe, optimizer, 1),
+        lambda: checkpoints.save(folder, pipe, optimizer, 1 + last),
+        lambda: checkpoints.save(own, pipe, optimizer, 1),
         lambda: pipe.step(batch()) if last else checkpoints.load(folder, pipe, optimizer),
+        lambda: checkpoints.load(own, pipe, optimizer),
         lambda: pipe.step(batch()) if last else saver.begin(1),
+        lambda: saver.begin(1 + last),
         lambda: pipe.step(batch()) if last else hf.save(pipe, nn.Linear(1, 1), folder),
+        lambda: hf.save(pipe, nn.Linear(1, 1), own),
         lambda: pipe.step(batch()) if last else Adapter(pipe, plan, every=1).after_step(),
     ]
     found = []
@@ -206,10 +211,15 @@ def test_a_mistake_of_one_rank_is_raised_by_every_rank(plan: Plan) -> None:
         "rank 1: num_microbatches cannot change while training",
         "program: ranks [1] were given another than rank 0",
         "rank 1: program: a Program is wanted, got Plan; of a plan, zeropp.program_of makes one",
-        "rank 1 calls step, rank 0 checkpoint.save; call the same",
-        "rank 1 calls step, rank 0 checkpoint.load; call the same",
-        "rank 1 calls step, rank 0 Saver.begin; call the same",
-        "rank 1 calls step, rank 0 hf.save; call the same",
+        "rank 1 calls step, rank 0 checkpoint.save(never, step 1); call the same",
+        "rank 1 calls checkpoint.save(never, step 2), rank 0 checkpoint.save(never, step 1); call",
+        "rank 1 calls checkpoint.save(elsewhere, step 1), rank 0 checkpoint.save(never, step 1",
+        "rank 1 calls step, rank 0 checkpoint.load(never); call the same",
+        "rank 1 calls checkpoint.load(elsewhere), rank 0 checkpoint.load(never); call the same",
+        "rank 1 calls step, rank 0 Saver(never).begin(1); call the same",
+        "rank 1 calls Saver(never).begin(2), rank 0 Saver(never).begin(1); call the same",
+        "rank 1 calls step, rank 0 hf.save(never); call the same",
+        "rank 1 calls hf.save(elsewhere), rank 0 hf.save(never); call the same",
         "rank 1 calls step, rank 0 Adapter.after_step; call the same",
     )
     for wanted, everywhere in zip(words, zip(*ranks, strict=True), strict=True):

@@ -80,7 +80,7 @@ class Saver:
             files: texts that are to lie in the checkpoint; of rank 0.
         """
         self.wait()
-        self._pipe.agree("Saver.begin")
+        self._pipe.agree(f"Saver({self._folder}).begin({step})")
         if not self._copies:
             require_savable(self._pipe, self._optimizer)
         made = snapshot(self._pipe, self._optimizer, step, run)

@@ -55,9 +55,10 @@ def save(path: Path, pipe: Pipeline, optimizer: Optimizers, step: int) -> None:
     Several optimizers share the trained parameters among them, or it is a ValueError on every rank.
 
     Raises:
-        ValueError: on every rank: it cannot be written.
+        ValueError: on every rank: it cannot be written, or ranks were given other paths, steps,
+            classes of optimizers or settings of them.
     """
-    pipe.agree("checkpoint.save")
+    pipe.agree(f"checkpoint.save({path}, step {step})")
     require_savable(pipe, optimizer)
     write(path, snapshot(pipe, optimizer, step), new_name())
 
@@ -117,7 +118,7 @@ def write(
 def _whole(own: Header, group: dist.ProcessGroup | None) -> Header:
     """The header of all ranks' parts."""
     every = _from_all(own, group)
-    values, optimizers = _merged(h.values for h in every), _merged(h.optimizers for h in every)
+    optimizers, values = _merged(h.optimizers for h in every), _merged(h.values for h in every)
     return replace(own, values=values, optimizers=optimizers)
 
 
@@ -134,7 +135,7 @@ def load(path: Path, pipe: Pipeline, optimizer: Optimizers) -> int:
         ValueError: on every rank, before anything is changed: there is none, or names, shapes,
             classes of optimizers or what they keep differ.
     """
-    pipe.agree("checkpoint.load")
+    pipe.agree(f"checkpoint.load({path})")
     together(partial(_require_undivided, pipe, optimizer))
     own, names = _state(pipe, optimizer), owner_names(pipe.ties)
     tensors, values = _parted(_shared(own, names))
@@ -333,7 +334,17 @@ def _flat(keys: Iterable[str]) -> list[str]:
 
 
 def _merged(parts: Iterable[Mapping[str, _Value]]) -> dict[str, _Value]:
-    return {key: value for part in parts for key, value in part.items()}
+    """All ranks' parts; ValueError where two have something else under one name."""
+    found: dict[str, tuple[int, _Value]] = {}
+    for rank, part in enumerate(parts):
+        for key, value in part.items():
+            first, known = found.setdefault(key, (rank, value))
+            if value != known:
+                raise ValueError(
+                    f"optimizers: {key.removeprefix('optimizer.')} is {known} on rank {first} and "
+                    f"{value} on rank {rank}; give all ranks the same"
+                )
+    return {key: value for key, (_, value) in found.items()}
 
 
 def _own(

@@ -10,6 +10,7 @@ from zeropp.cli.verb import Verb
 from zeropp.ir.collector import loading
 from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
+from zeropp.ir.toml_file import table_of
 from zeropp.launch import load_ranks
 
 
@@ -34,5 +35,5 @@ class Doctor(Verb):
             from zeropp.launch.ranks import run_on_ranks
             from zeropp.measure.doctor import examine
 
-        run_on_ranks(self.ranks, self.device, examine, self.output)
+        run_on_ranks(self.ranks, self.device, examine, self.output, options=table_of(self))
         return 0

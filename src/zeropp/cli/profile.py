@@ -11,6 +11,7 @@ from zeropp.ir.collector import loading
 from zeropp.ir.files import check_output
 from zeropp.ir.numbers import Size
 from zeropp.ir.program import Recompute
+from zeropp.ir.toml_file import table_of
 from zeropp.launch import load_ranks
 from zeropp.planner.profile import Setting
 from zeropp.train.choice import checked_model_of, length_of, module_of
@@ -62,5 +63,5 @@ class Profiled(Verb):
         sizes = self.micro_batch_sizes
         settings = tuple(Setting(s, Recompute(how)) for s in sizes for how in self.recompute)
         what = self.output, self.model, length, settings, self.precision, self.compile
-        run_on_ranks(self.ranks, self.device, run_profile, *what)
+        run_on_ranks(self.ranks, self.device, run_profile, *what, options=table_of(self))
         return 0

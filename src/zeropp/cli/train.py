@@ -118,7 +118,7 @@ def _rehearse(config: Config, program: Program | None) -> None:
         from zeropp.launch.ranks import run_on_ranks
         from zeropp.train.measuring import rehearse_task
 
-    run_on_ranks(ranks, "cpu", rehearse_task, task)
+    run_on_ranks(ranks, "cpu", rehearse_task, task, options=_set(config))
 
 
 def _train(config: Config, program: Program | None) -> None:
@@ -133,13 +133,13 @@ def _train(config: Config, program: Program | None) -> None:
     device_of(ranks, config.run.device)
     with ExitStack() as held:
         if task is not None:
-            config, task = _prepared(config, task, held)
+            task = _prepared(config, task, held)
         elif leads_host():
             make_tokens(config)
         function = plan_and_train if config.plan == AUTO else train_task
         if task is not None and not under_torchrun():
             tell(f"starting {counted(ranks, 'rank')}")
-        run_on_ranks(ranks, config.run.device, function, config, task)
+        run_on_ranks(ranks, config.run.device, function, config, task, options=_set(config))
     if task is not None:
         folder = config.folder
         tell(
@@ -172,9 +172,14 @@ def _watched(config: Config) -> Iterator[None]:
         del os.environ[TERMINAL]
 
 
-def _prepared(config: Config, task: Task, held: ExitStack) -> tuple[Config, Task]:
-    """The configuration as it will be kept, in a folder of its own, and from where it begins; what
-    cannot run is refused. The folder is owned until `held` ends.
+def _set(config: Config) -> dict[str, Any]:
+    """The fields that are other than by default, by name."""
+    return {name: new for name, _, new in changed(table_of(Config()), table_of(config))}
+
+
+def _prepared(config: Config, task: Task, held: ExitStack) -> Task:
+    """What is to be done, and from where it begins, with its configuration in a folder of its own;
+    what cannot run is refused. The folder is owned until `held` ends.
     """
     from zeropp import checkpoint
     from zeropp.train.data import check_corpus
@@ -194,8 +199,7 @@ def _prepared(config: Config, task: Task, held: ExitStack) -> tuple[Config, Task
             write_plan(task.saved, folder / "plan.toml")
             config = replace(config, plan=str(folder / "plan.toml"))
         write_config(config, folder / "config.toml")
-        others = changed(table_of(Config()), table_of(config))
-        listed = ", ".join(f"{name} {new}" for name, _, new in others) or "none"
+        listed = ", ".join(f"{name} {new}" for name, new in _set(config).items()) or "none"
         tell(f"settings other than by default: {listed}; all of them: {folder / CONFIG}")
         held.enter_context(owned.pop_all())
-    return config, replace(task, start=start)
+    return replace(task, start=start)

@@ -43,7 +43,7 @@ def save(pipe: Pipeline, model: nn.Module, folder: str | Path) -> None:
     Raises:
         ValueError: on every rank: the folder is there already, or a file cannot be written.
     """
-    pipe.agree("hf.save")
+    pipe.agree(f"hf.save({folder})")
     if unwrapped(model) is model:
         (last,) = greatest(max(i for module in pipe.modules for i, _ in module.numbered))
         _save_weights(_whole_blocks(pipe), 1 + last, model, Path(folder))

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from zeropp.launch import START, Ended, Refused, launched, under_torchrun
 from zeropp.launch.rendezvous import fresh_store
 from zeropp.launch.stops import Stops
+from zeropp.runtime.agreement import together
 
 _TRACEBACK = 14  # lines of it that are shown
 _LINGERS_S = 0.5  # a rank that fails: one that was killed makes others fail, and is to be first
@@ -33,7 +34,13 @@ _FILE = "TORCHELASTIC_ERROR_FILE"  # a variable: in which a rank writes down why
 _RANKS_PER_CORE = 16  # each is a process of a few hundred MB
 
 
-def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: Any) -> None:
+def run_on_ranks(
+    ranks: int,
+    device: str,
+    function: Callable[..., None],
+    *args: Any,
+    options: Mapping[str, object],
+) -> None:
     """Run `function(*args)` on every rank, with the process group made.
 
     Starts `ranks` of them, or uses all of torchrun's where that started us. Exits with 1 if a rank
@@ -41,13 +48,16 @@ def run_on_ranks(ranks: int, device: str, function: Callable[..., None], *args: 
     ranks are told and which they may obey in good order, or at once if it comes twice. The device
     is `cpu`, `cuda`, or `auto`, which takes GPUs where there are any.
 
+    What `options` names torchrun's ranks, each of which was given its own, must have alike, or it
+    is one line on all of them.
+
     Raises:
         ValueError: as `device_of` does.
     """
     device = device_of(ranks, device)
     if under_torchrun():
         try:
-            _run_rank(device, function, args)
+            _run_rank(device, function, args, options)
         except Ended as why:
             print(f"zeropp: {why}", file=sys.stderr)
             raise SystemExit(why.status) from None
@@ -195,7 +205,7 @@ def _run_local_rank(device: str, function: Callable[..., None], args: tuple[Any,
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nor need this host's name
     try:
-        _run_rank(device, function, args)
+        _run_rank(device, function, args, {})  # they were forked with the same
     except Exception as error:
         if not isinstance(error, Ended):
             time.sleep(_LINGERS_S)
@@ -211,16 +221,26 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_rank(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _run_rank(
+    device: str,
+    function: Callable[..., None],
+    args: tuple[Any, ...],
+    options: Mapping[str, object],
+) -> None:
     """What fails is written down before the others see this rank leave, and fail too."""
     try:
-        record(_in_group)(device, function, args)
+        record(_in_group)(device, function, args, options)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def _in_group(device: str, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _in_group(
+    device: str,
+    function: Callable[..., None],
+    args: tuple[Any, ...],
+    options: Mapping[str, object],
+) -> None:
     given = launched()
     if given is None:
         raise RuntimeError("a rank has a launcher")
@@ -233,6 +253,10 @@ def _in_group(device: str, function: Callable[..., None], args: tuple[Any, ...])
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=store, rank=given.rank, world_size=given.ranks)
+    try:
+        together(lambda: None, lambda _: options)
+    except ValueError as error:
+        raise Refused(str(error)) from None
     function(*args)
 
 

@@ -157,8 +157,9 @@ def together(
         return found[0]
     reasons, everyone = zip(*gathered((why, named), group), strict=True)
     _refuse(refusal, reasons)
-    for name, first in everyone[0].items():
-        if different := [rank for rank, given in enumerate(everyone) if given[name] != first]:
+    for name in dict.fromkeys(name for given in everyone for name in given):
+        values = [given.get(name) for given in everyone]
+        if different := [rank for rank, value in enumerate(values) if value != values[0]]:
             raise ValueError(f"{name}: ranks {different} were given another than rank 0")
     return found[0]
 

