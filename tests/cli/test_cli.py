@@ -226,28 +226,27 @@ def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "option", "values"),
+    ("verb", "options", "named"),
     [
-        ("train", "optim.lr", ("1e-3", "2e-3")),
-        ("train", "run.steps", ("200", "5")),  # which is the first one's by default
-        ("profile", "seq_len", ("16", "32")),
+        ("train", (["--optim.lr", "1e-3"], ["--optim.lr", "2e-3"]), "optim.lr"),
+        ("train", ([], ["--run.steps", "5"]), "run.steps"),
+        ("train", ([], ["--rehearse"]), "command"),
+        ("profile", (["--seq-len", "16"], ["--seq-len", "32"]), "seq_len"),
     ],
 )
 def test_options_that_ranks_were_given_differently_are_refused(
-    verb: str, option: str, values: tuple[str, str], tmp_path: Path
+    verb: str, options: tuple[list[str], list[str]], named: str, tmp_path: Path
 ) -> None:
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
-    tiny = ["--model.layers", "2", *(("--run.sample", "0") if verb == "train" else ())]
     ranks = []
-    for rank, value in enumerate(values):
-        command = [sys.executable, "-m", "zeropp.cli.main", verb, *tiny]
-        command += [f"--{option.replace('_', '-')}", value]
+    for rank, given in enumerate(options):
+        command = [sys.executable, "-m", "zeropp.cli.main", verb, "--model.layers", "2", *given]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         env = os.environ | where | {"RANK": str(rank)}
         ranks.append(subprocess.Popen(command, cwd=tmp_path, env=env, **pipes))
     for rank in ranks:
         _, error = rank.communicate(timeout=60)
-        assert error == f"zeropp: {option}: ranks [1] were given another than rank 0\n"
+        assert error == f"zeropp: {named}: ranks [1] were given another than rank 0\n"
         assert rank.returncode == 2
 
 

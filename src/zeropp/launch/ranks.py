@@ -254,7 +254,7 @@ def _in_group(
     else:
         dist.init_process_group(backend, store=store, rank=given.rank, world_size=given.ranks)
     try:
-        together(lambda: None, lambda _: options)
+        together(lambda: None, lambda _: {"command": function.__name__, **options})
     except ValueError as error:
         raise Refused(str(error)) from None
     function(*args)
