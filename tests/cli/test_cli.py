@@ -237,17 +237,31 @@ def test_ranks_that_do_not_match_are_refused(tmp_path: Path) -> None:
 def test_options_that_ranks_were_given_differently_are_refused(
     verb: str, options: tuple[list[str], list[str]], named: str, tmp_path: Path
 ) -> None:
+    started = [(tmp_path, [verb, "--model.layers", "2", *given]) for given in options]
+    require_refused(started, named)
+
+
+def require_refused(started: list[tuple[Path, list[str]]], named: str) -> None:
+    """Commands in their folders, a rank each, end by one line that names what they have unlike."""
     where = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(free_port())}
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     ranks = []
-    for rank, given in enumerate(options):
-        command = [sys.executable, "-m", "zeropp.cli.main", verb, "--model.layers", "2", *given]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    for rank, (cwd, arguments) in enumerate(started):
+        command = [sys.executable, "-m", "zeropp.cli.main", *arguments]
         env = os.environ | where | {"RANK": str(rank)}
-        ranks.append(subprocess.Popen(command, cwd=tmp_path, env=env, **pipes))
-    for rank in ranks:
-        _, error = rank.communicate(timeout=60)
+        ranks.append(subprocess.Popen(command, cwd=cwd, env=env, **pipes))
+    for process in ranks:
+        _, error = process.communicate(timeout=60)
         assert error == f"zeropp: {named}: ranks [1] were given another than rank 0\n"
-        assert rank.returncode == 2
+        assert process.returncode == 2
+
+
+def test_text_that_is_another_on_another_host_is_refused(tmp_path: Path) -> None:
+    train = ["train", "--data.path", "text.txt", "--run.folder", str(tmp_path / "runs"), *TINY]
+    for host in ("a", "b"):
+        (tmp_path / host).mkdir()
+        (tmp_path / host / "text.txt").write_text(f"this is the text of host {host}. " * 500)
+    require_refused([(tmp_path / host, train) for host in ("a", "b")], "data.path")
 
 
 @pytest.mark.parametrize(

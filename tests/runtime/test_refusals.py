@@ -144,6 +144,7 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
     saver, own = checkpoints.Saver(folder, pipe, optimizer), Path("elsewhere") if last else folder
     mistakes: list[Callable[[], object]] = [
         lambda: pipe.step(loader),
+        lambda: pipe.eval(loader),
         lambda: pipe.step((1, 2) if last else batch()),  # type: ignore[arg-type]
         lambda: pipe.step((torch.ones(2, 5), torch.ones(2)) if last else batch()),
         lambda: pipe.step(batch(), constants=other),
@@ -189,6 +190,7 @@ def one_rank_alone(plan: Plan) -> list[tuple[str, str, float]]:
 def test_a_mistake_of_one_rank_is_raised_by_every_rank(plan: Plan) -> None:
     ranks = run_ranks(plan.world_size, one_rank_alone, plan)
     words = (
+        "rank 1: the disk is gone",
         "rank 1: the disk is gone",
         "rank 1: batch: wanted (inputs, targets), each a tensor or a tuple of tensors",
         "rank 1: batch: 2 samples cannot fill num_microbatches=4",

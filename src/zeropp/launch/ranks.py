@@ -253,8 +253,9 @@ def _in_group(
         dist.init_process_group(backend)
     else:
         dist.init_process_group(backend, store=store, rank=given.rank, world_size=given.ranks)
+    alike = {"command": function.__name__, "version of torch": torch.__version__, **options}
     try:
-        together(lambda: None, lambda _: {"command": function.__name__, **options})
+        together(lambda: None, lambda _: alike)
     except ValueError as error:
         raise Refused(str(error)) from None
     function(*args)

@@ -1,6 +1,6 @@
 """A batch as micro-batches."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 Nested = Tensor | tuple[Tensor, ...]
 Part = tuple[Nested, Nested] | tuple[Nested, Nested, Mapping[str, Tensor]]
-Batch = Part | Sequence[Part]
+Batch = Part | Sequence[Part] | Callable[[], Part | Sequence[Part]]
 
 
 class Microbatch(NamedTuple):
@@ -48,13 +48,14 @@ def microbatches_of(batch: Batch, parts: int) -> list[Microbatch]:
     Args:
         batch: (inputs, targets) or (inputs, targets, {name: tensor}), cut into parts whose sizes
             differ by at most one, larger ones first; or a list of such, each a micro-batch, which
-            may differ in any dimension.
+            may differ in any dimension; or a function that gives one of these.
         parts: how many to cut.
 
     Raises:
         ValueError: what is neither, fewer samples than micro-batches, tensors of different first
             dimension, or micro-batches with other names.
     """
+    batch = batch() if callable(batch) else batch
     if not isinstance(batch, list) or not batch:
         return _cut(_checked(batch), parts)
     found = [_checked(part) for part in batch]

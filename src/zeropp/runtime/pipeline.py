@@ -165,7 +165,7 @@ class Pipeline:
 
     def step(
         self,
-        batch: Batch | Callable[[], Batch],
+        batch: Batch,
         *,
         constants: Constants | None = None,
         observer: Observer | None = None,
@@ -194,7 +194,7 @@ class Pipeline:
         def given() -> Batch:
             if not torch.is_grad_enabled():
                 raise ValueError("step: gradients are off (no_grad, inference_mode); call eval")
-            return batch() if callable(batch) else batch
+            return batch
 
         call = "step" if divisor is None else f"step, divisor {divisor}"
         microbatches, tokens = self._met(call, given, self.num_microbatches, constants)

@@ -3,13 +3,17 @@
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 from zeropp.ir.files import new_folder
-from zeropp.tokens import BYTES, Corpus, are_tokens, cached, load_corpus
+from zeropp.tokens import BYTES, Corpus, Split, are_tokens, cached, load_corpus
 from zeropp.train.config import Config
 
 if TYPE_CHECKING:
     from zeropp.train.model import Model
+
+Corpora = tuple[Corpus, dict[str, Corpus]]
+_SPLITS: tuple[Split, Split] = ("train", "validation")
 
 
 def make_tokens(config: Config, path: str | None = None) -> Path:
@@ -57,6 +61,24 @@ def open_corpus(config: Config, model: "Model", path: str | None = None) -> Corp
     length, stride = config.data.seq_len + model.ahead, config.data.seq_len
     tokens = make_tokens(config, path)
     return load_corpus(tokens, length=length, stride=stride, vocab_size=model.vocab_size)
+
+
+def open_corpora(config: Config, model: "Model") -> Corpora:
+    """The run's own text, and what is evaluated besides it, by name; ValueError as above."""
+    sets = {name: open_corpus(config, model, path) for name, path in eval_sets(config).items()}
+    return open_corpus(config, model), sets
+
+
+def fingerprints(corpora: Corpora) -> dict[str, object]:
+    """What hosts that read the same tokens see alike, by name: windows, and the first of each."""
+    own, sets = corpora
+    named = {"data.path": own} | {f"data.eval_sets {name}": one for name, one in sets.items()}
+    return {name: _fingerprint(corpus) for name, corpus in named.items()}
+
+
+def _fingerprint(corpus: Corpus) -> list[tuple[int, int]]:
+    first = ((split, corpus.batch(split, 0, 1).tokens) for split in _SPLITS)
+    return [(corpus.windows(split), crc32(tokens.tobytes())) for split, tokens in first]
 
 
 def _are_tokens(path: str | None) -> bool:

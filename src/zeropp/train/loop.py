@@ -42,7 +42,7 @@ from zeropp.runtime.mesh import gathered
 from zeropp.tokens import Corpus, Split
 from zeropp.train.choice import model_of
 from zeropp.train.config import Config
-from zeropp.train.data import eval_sets, open_corpus
+from zeropp.train.data import fingerprints, open_corpora
 from zeropp.train.environment import environment_of, flops_per_token, layout_of
 from zeropp.train.figures import Figures, export_profile
 from zeropp.train.fitting import less_memory
@@ -73,7 +73,8 @@ def train_task(config: Config, task: Task | None) -> None:
             task = of_first_rank(task)
             if dist.get_rank() == 0:
                 tell(f"{counted(dist.get_world_size(), 'rank')} met")
-            trainer = Trainer(config, task, model_of(config.model, config.run.seed))
+            model = together(partial(model_of, config.model, config.run.seed))
+            trainer = Trainer(config, task, model)
         except ValueError as error:
             raise Refused(str(error)) from error
         trainer.run()
@@ -125,8 +126,7 @@ class Trainer:
             seed=config.run.seed,
             **model.fill,
         )
-        self.corpus = open_corpus(config, model)
-        self.sets = {n: open_corpus(config, model, path) for n, path in eval_sets(config).items()}
+        self.corpus, self.sets = together(partial(open_corpora, config, model), fingerprints)
         named = self.pipe.named_parameters()
         self.optimizers = make_optimizers(named, config.optim, len(model.blocks))
         together(partial(_require_seen, folder))
@@ -134,8 +134,7 @@ class Trainer:
             self.log.say(f"loading {task.start.path}")
             self._load(task.start.path)
         self.environment = environment_of(config, task.saved, task.start.step, self.pipe.device)
-        if self.leads:
-            self._tidy()
+        together(lambda: self._tidy() if self.leads else None)
         self.log.add(makers_of(run, folder, task.start.step, table_of(config)))
         known = self.environment["peak_flops"]
         self.flops = None if known is None else flops_per_token(config)
@@ -267,9 +266,9 @@ class Trainer:
 
     def _evaluate(self) -> dict[str, float]:
         """Losses of held-out text, of each further set, and of the averaged weights."""
-        batches = {"val_loss": self._batch(self.corpus, "validation", 0)}
+        batches = {"val_loss": partial(self._batch, self.corpus, "validation", 0)}
         for name, corpus in self.sets.items():
-            batches[f"val_loss_{name}"] = self._batch(corpus, "train", 0)
+            batches[f"val_loss_{name}"] = partial(self._batch, corpus, "train", 0)
         pieces = self.pipe.num_microbatches
         found = {name: float(self.pipe.eval(one, pieces).loss) for name, one in batches.items()}
         if self.config.optim.average:
@@ -361,11 +360,12 @@ class Trainer:
         times, parts = self.adapter.times if self.adapter else None, self.config.optim.accumulate
         observers = Observers(*filter(None, (trace, times)))
         if parts == 1:
-            out = self.pipe.step(self._batch(self.corpus, "train", step), observer=observers)
+            batch = partial(self._batch, self.corpus, "train", step)
+            out = self.pipe.step(batch, observer=observers)
             return float(out.loss), int(out.tokens)
         loss, tokens = 0.0, 0
         for part in range(parts):
-            batch = self._batch(self.corpus, "train", step * parts + part)
+            batch = partial(self._batch, self.corpus, "train", step * parts + part)
             last = observers if part == parts - 1 else None
             out = self.pipe.step(batch, observer=last, divisor=1)
             loss, tokens = loss + float(out.loss) * int(out.tokens), tokens + int(out.tokens)
