@@ -41,11 +41,7 @@ def train(source: Path, target: Path, tokens: torch.Tensor) -> list[float]:
     model = hf.adapt(hf.on_meta(source), rank=8, alpha=16)
     plan = zeropp.Plan(pp_size=2, num_chunks=2, num_microbatches=4)
     pipe = zeropp.pipeline(
-        hf.blocks(model),
-        hf.loss(model),
-        plan,
-        tokens=hf.count_tokens,
-        load=hf.load(source, model),
+        hf.blocks(model), hf.loss(model), plan, tokens=hf.count_tokens, load=hf.load(source, model)
     )
     optimizer, losses = torch.optim.AdamW(pipe.parameters(), lr=1e-2), []
     for _ in range(STEPS):

@@ -56,10 +56,7 @@ def main() -> None:
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(8)]
     pipe = zeropp.Pipeline(
-        blocks,
-        lambda out, target: (out - target).square().sum(),
-        program,
-        zeropp.make_mesh(P),
+        blocks, lambda out, target: (out - target).square().sum(), program, zeropp.make_mesh(P)
     )
     optimizer = torch.optim.SGD(pipe.parameters(), lr=1.0)
     batch = torch.randn(24, 16)

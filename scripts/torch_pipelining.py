@@ -31,10 +31,7 @@ ORDERS: dict[str, dict[str, Any]] = {
 }
 NOT_OURS = (  # and why
     ("test_forward_only", "a schedule without backward, which is not replaced"),
-    (
-        "test_schedule_with_weight_update_mlp_e2e",
-        "a dw_builder of its own, which is refused",
-    ),
+    ("test_schedule_with_weight_update_mlp_e2e", "a dw_builder of its own, which is refused"),
     ("test_custom_function_callback", "wants actions that overlap F and B, which ours have not"),
     ("test_interleaved_1f1b_pre_split_flex_attention", "needs GPUs"),
     ("test_zero_bubble_schedule_errors_with_compile", "ours is refused by another error"),

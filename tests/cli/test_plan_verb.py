@@ -77,10 +77,7 @@ def test_a_model_may_be_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--gpus", "8", "--model", "toy", "--seq-len", "999"], "seq_len must be from 1 to"),
         (["--gpus", "8", "--model", "toy", "--micro-batch-sizes", "0"], "micro_batch_sizes must"),
         (["--gpus", "8", "--model", "toy", "--memory", "-1"], "memory must be above 0, got -1"),
-        (
-            ["--gpus", "8", "--model", "toy", "-o", "no/plan.toml"],
-            "folder 'no' does not",
-        ),
+        (["--gpus", "8", "--model", "toy", "-o", "no/plan.toml"], "folder 'no' does not"),
         (["--gpus", "8", "--model", "toy", "-o", "plan.txt"], "output must end in .toml"),
         (["--gpus", "8", "--model", "toy", "--explain", "u.txt"], "must end in .svg or .png"),
         (["--gpus", "64", "--model", "toy", "--global-batch", "3"], "global_batch: 3 sequences"),

@@ -237,10 +237,7 @@ def test_settings_are_the_options_and_what_differs_is_told(whole: Path, tmp_path
     ("variable", "tool"), [("SLURM_STEP_NUM_TASKS", "srun"), ("OMPI_COMM_WORLD_SIZE", "mpirun")]
 )
 def test_other_launchers_are_told_what_to_start(
-    variable: str,
-    tool: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    variable: str, tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(variable, "4")
     assert main(["train"]) == 2

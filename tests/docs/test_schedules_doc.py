@@ -10,11 +10,7 @@ from types import ModuleType
 
 import pytest
 from sympy import Float, Max, Min, floor
-from sympy.parsing.sympy_parser import (
-    implicit_multiplication,
-    parse_expr,
-    standard_transformations,
-)
+from sympy.parsing.sympy_parser import implicit_multiplication, parse_expr, standard_transformations
 
 from zeropp.cli.main import main
 from zeropp.generate import GENERATORS

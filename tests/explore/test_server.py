@@ -32,10 +32,7 @@ def server() -> Iterator[Explorer]:
 
 
 def ask(
-    server: Explorer,
-    path: str,
-    body: str | None = None,
-    headers: dict[str, str] | None = None,
+    server: Explorer, path: str, body: str | None = None, headers: dict[str, str] | None = None
 ) -> tuple[int, bytes, dict[str, str]]:
     """Status, content and headers of an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=60)
@@ -187,9 +184,7 @@ def test_a_process_that_died_is_one_line_and_another_takes_its_place() -> None:
         lane.close()
 
 
-def test_a_taken_port_and_one_that_is_none_are_one_line(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_taken_port_and_one_that_is_none_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert main(["explore", "--port", str(port)]) == 2

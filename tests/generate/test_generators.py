@@ -60,12 +60,7 @@ def test_the_drained_order_costs_what_the_paper_says(P: int, V: int) -> None:
 
 def test_units_are_nearly_equal_and_none_exceeds_u() -> None:
     assert generate(Order("zeropp", unit_size=4, seam="drain"), 4, 2, 7).units == (4, 3)
-    assert generate(Order("zeropp", unit_size=8, seam="drain"), 8, 2, 26).units == (
-        7,
-        7,
-        6,
-        6,
-    )
+    assert generate(Order("zeropp", unit_size=8, seam="drain"), 8, 2, 26).units == (7, 7, 6, 6)
 
 
 @given(st.data())

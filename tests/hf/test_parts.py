@@ -36,13 +36,7 @@ def test_of_an_adapted_decoder_the_adapters_are_trained() -> None:
     ("name", "kinds"),
     [
         ("llama", {"LlamaDecoderLayer"}),
-        (
-            "gemma3",
-            {
-                "Gemma3DecoderLayer sliding_attention",
-                "Gemma3DecoderLayer full_attention",
-            },
-        ),
+        ("gemma3", {"Gemma3DecoderLayer sliding_attention", "Gemma3DecoderLayer full_attention"}),
     ],
 )
 def test_layers_that_are_alike_are_of_a_kind(name: str, kinds: set[str]) -> None:

@@ -95,10 +95,7 @@ def errors(pp: int, dp: int) -> dict[tuple[str, str], float]:
 
 @pytest.mark.parametrize(
     ("pp", "dp"),
-    [
-        *((1, 1), (2, 1), (4, 1), (1, 2), (2, 2)),
-        pytest.param(4, 2, marks=pytest.mark.nightly),
-    ],
+    [*((1, 1), (2, 1), (4, 1), (1, 2), (2, 2)), pytest.param(4, 2, marks=pytest.mark.nightly)],
 )
 def test_parameters_are_those_of_plain_pytorch(pp: int, dp: int) -> None:
     for found in run_ranks(pp * dp, errors, pp, dp):

@@ -13,11 +13,7 @@ from zeropp.ir import Action, Kind, Order, Program, Schedule, format_program, pa
 from zeropp.program import warnings
 from zeropp.program.derived import forward_only, forward_only_program
 from zeropp.program.lowering import lower
-from zeropp.program.verifier import (
-    InvalidProgramError,
-    require_valid,
-    verify,
-)
+from zeropp.program.verifier import InvalidProgramError, require_valid, verify
 from zeropp.program.within import verify_within
 
 SCHEDULE = generate(Order("zeropp", unit_size=2, seam="drain"), 2, 2, 4)

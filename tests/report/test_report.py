@@ -133,10 +133,7 @@ def resumed(run: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [
-        *(cut, no_timeline, half_a_timeline, only_config, no_config, bad_config, of_before),
-        resumed,
-    ],
+    [*(cut, no_timeline, half_a_timeline, only_config, no_config, bad_config, of_before), resumed],
 )
 def test_every_state_gives_a_page(tmp_path: Path, change: Callable[[Path], None]) -> None:
     run = make_run(tmp_path / "a")

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from support.features import Residual, even, loss_sum, stack
+from support.exactness import Plain, gradient_errors, relative_error, whole
+from support.features import H, Residual, even, loss_sum, stack
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.plan import Plan
@@ -81,3 +82,58 @@ def test_seeds_and_steps_draw_others_and_the_users_generator_is_left_alone() -> 
     (found,) = run_ranks(1, masks)
     for number, one in enumerate(found):
         assert not any(torch.equal(one, other) for other in found[:number])
+
+
+class Projected(Residual):
+    """With buffers that are drawn, and one whose elements share memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("angles", torch.rand(H))
+        self.register_buffer("order", torch.randperm(H))
+        self.register_buffer("ones", torch.ones(1).expand(H))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + torch.sin(x * self.angles)[..., self.order] * self.ones
+
+
+def from_other_seeds(plan: Plan, meta: bool) -> float:
+    """The worst error of parameters and buffers where every data rank has drawn its own, against
+    the first's, and of the gradients of a step.
+    """
+    torch.manual_seed(0)
+    first, own = stack(Projected), torch.distributed.get_rank() % plan.dp_size
+    torch.manual_seed(own)
+    with torch.device("meta" if meta else "cpu"):
+        blocks = stack(Projected)
+
+    def drawn(index: int, block: nn.Module) -> None:
+        torch.manual_seed(own)
+        given = stack(Projected)[index].state_dict()
+        block.load_state_dict(given)
+
+    pipe = pipeline(blocks, loss_sum, plan, init=drawn if meta else None)
+    plain, worst = Plain(first), 0.0
+    wanted = dict(torch.nn.Sequential(*first).state_dict())
+    for module in pipe.modules:
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            worst = max(worst, relative_error(whole(tensor.detach()), wanted[name].float()))
+    every = [even(B, torch.Generator().manual_seed(d)) for d in range(plan.dp_size)]
+    plain.losses([pair for part in every for pair in part], {})[0].backward()
+    pipe.step(every[data_rank(pipe.mesh)])
+    worst = max(worst, *gradient_errors(plain, pipe).values())
+    pipe.close()
+    return worst
+
+
+@pytest.mark.parametrize(
+    ("plan", "meta"),
+    [
+        (Plan(1, 2, B, unit_size=2, dp_shard=2, dp_replicate=2), False),
+        (Plan(2, 2, B, unit_size=2, dp_replicate=2), True),
+        (Plan(1, 2, B, unit_size=2, dp_shard=2), True),
+    ],
+    ids=("both", "replicas", "shards"),
+)
+def test_data_ranks_start_with_what_the_first_has(plan: Plan, meta: bool) -> None:
+    assert max(run_ranks(plan.world_size, from_other_seeds, plan, meta)) < 1e-5

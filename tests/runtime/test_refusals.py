@@ -601,6 +601,11 @@ def refused_by_the_last_rank() -> list[tuple[str, str, float]]:
     larger = Plan(2 * (1 + rank()), 1, B)
     for other in (sizes, larger, wider):
         found.append(said(lambda: made(other, stack(Residual))))  # noqa: B023
+    frozen, odd = stack(Residual), stack(Residual)
+    frozen[4].requires_grad_(not rank())
+    odd[4] = nn.Linear(H, H) if rank() else nn.Linear(H, H, bias=False)
+    for blocks in (frozen, odd, stack(Residual)[rank() :]):
+        found.append(said(lambda: made(Plan(1, 2, B, dp_shard=2), blocks)))  # noqa: B023
     trained: Any = nn.Linear(1, 1) if rank() else loss_sum
     found.append(said(lambda: made(Plan(2, 1, B), stack(Residual), loss_fn=trained)))
     found.append(said(lambda: made(Plan(2, 1, B), stack(Residual), timeout=1.0 - rank())))
@@ -619,6 +624,7 @@ def test_what_one_rank_finds_while_a_pipeline_is_made_is_raised_by_every_rank() 
         "pp_size: ranks [1] were given another than rank 0",
         "rank 1: pp_size x dp_replicate x dp_shard = 4 x 1 x 1 = 4 ranks, but 2 are running",
         "rank 1: num_chunks must be 1 for 1f1b, got 2",
+        *["blocks: ranks [1] were given another than rank 0"] * 3,
         "rank 1: loss_fn: its parameter weight would not be trained",
         "rank 1: timeout must be above 0 seconds, got 0.0",
     )

@@ -193,9 +193,7 @@ def test_a_rank_reserves_the_largest_workspace_of_its_stages() -> None:
 def test_rounding_of_times_changes_no_peak() -> None:
     """A gather ends where an action begins, by two sums of floats: its buffer is freed first."""
     program = lower(
-        generate(Order("zeropp", unit_size=4, seam="drain"), 2, 3, 128),
-        "unit",
-        max_resident=1,
+        generate(Order("zeropp", unit_size=4, seam="drain"), 2, 3, 128), "unit", max_resident=1
     )
     sizes = {"gathered": 8, "gradients": 8, "gather_staging": 18, "reduce_staging": 22}
     costs = Costs((0.012,) * 6, (0.012,) * 6, (0.012,) * 6, **sizes)

@@ -225,12 +225,7 @@ def make(case: Case, mesh: DeviceMesh | None = None) -> Pipeline:
     blocks = case.feature.blocks()
     feature = case.feature
     return pipeline(
-        blocks,
-        loss_sum,
-        case.plan,
-        mesh,
-        precision=feature.precision,
-        derived=feature.derived,
+        blocks, loss_sum, case.plan, mesh, precision=feature.precision, derived=feature.derived
     )
 
 

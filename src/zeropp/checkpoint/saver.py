@@ -15,13 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from zeropp.checkpoint.folder import Keep, prune
-from zeropp.checkpoint.state import (
-    Optimizers,
-    Snapshot,
-    require_savable,
-    snapshot,
-    write,
-)
+from zeropp.checkpoint.state import Optimizers, Snapshot, require_savable, snapshot, write
 from zeropp.runtime.mesh import REPLICATE, gathered, new_name, size_along
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.runtime.ties import local_part

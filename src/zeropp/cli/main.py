@@ -26,10 +26,7 @@ VERBS: Mapping[str, tuple[type[Verb], str]] = {
     "explore": (Explore, "see, compare and edit schedules on a page"),
     "plan": (Planned, "find the fastest layout of a model on a cluster, and say why"),
     "profile": (Profiled, "measure a model's blocks and the links, for the planner"),
-    "doctor": (
-        Doctor,
-        "examine the ranks of a cluster: links, exactness, a step",
-    ),
+    "doctor": (Doctor, "examine the ranks of a cluster: links, exactness, a step"),
     "tokenize": (Tokenize, "make token files of text, for training"),
     "train": (Train, "train a GPT, or a model of Hugging Face transformers"),
     "report": (Report, "write a page about runs, for a browser"),

@@ -25,14 +25,7 @@ from zeropp.report.live import View, is_shown
 from zeropp.train.choice import checked_model_of, length_of, module_of, sizes_of
 from zeropp.train.config import AUTO, Config, read_config, write_config
 from zeropp.train.start import OWNER, as_it_ran, changed, find_start
-from zeropp.train.task import (
-    Task,
-    fitted,
-    plan_like,
-    read_program,
-    refuse_contradictions,
-    task_of,
-)
+from zeropp.train.task import Task, fitted, plan_like, read_program, refuse_contradictions, task_of
 from zeropp.train.writers import require_wandb
 
 

@@ -9,11 +9,7 @@ from typing import NamedTuple
 START = "forkserver" if sys.platform == "linux" else "spawn"
 
 # launchers, and what they tell each process of how many they started
-_OTHERS = {
-    "SLURM_STEP_NUM_TASKS": "srun",
-    "OMPI_COMM_WORLD_SIZE": "mpirun",
-    "PMI_SIZE": "mpirun",
-}
+_OTHERS = {"SLURM_STEP_NUM_TASKS": "srun", "OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpirun"}
 
 
 class Ended(Exception):  # noqa: N818 - it may be no error

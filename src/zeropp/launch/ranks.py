@@ -222,10 +222,7 @@ def _end_with_parent() -> None:
 
 
 def _run_rank(
-    device: str,
-    function: Callable[..., None],
-    args: tuple[Any, ...],
-    options: Mapping[str, object],
+    device: str, function: Callable[..., None], args: tuple[Any, ...], options: Mapping[str, object]
 ) -> None:
     """What fails is written down before the others see this rank leave, and fail too."""
     try:
@@ -236,10 +233,7 @@ def _run_rank(
 
 
 def _in_group(
-    device: str,
-    function: Callable[..., None],
-    args: tuple[Any, ...],
-    options: Mapping[str, object],
+    device: str, function: Callable[..., None], args: tuple[Any, ...], options: Mapping[str, object]
 ) -> None:
     given = launched()
     if given is None:

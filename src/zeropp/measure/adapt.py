@@ -62,12 +62,7 @@ class Adapter:
     """
 
     def __init__(
-        self,
-        pipe: Pipeline,
-        plan: Plan,
-        every: int = 10,
-        gain: float = 0.02,
-        latency: float = 0.0,
+        self, pipe: Pipeline, plan: Plan, every: int = 10, gain: float = 0.02, latency: float = 0.0
     ) -> None:
         require_split(pipe.program.schedule, "adapting")
         if every < 1:

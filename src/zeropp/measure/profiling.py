@@ -29,7 +29,7 @@ from zeropp.runtime.block import Block as Called
 from zeropp.runtime.block import Tensors, run_blocks
 from zeropp.runtime.boundary import Boundaries, Specs, TensorSpec, skeleton
 from zeropp.runtime.channel import Transport
-from zeropp.runtime.inputs import Microbatch, on_device
+from zeropp.runtime.inputs import Microbatch
 from zeropp.runtime.lane import Lane
 from zeropp.runtime.mesh import gathered
 from zeropp.runtime.shard import needs_sharding, place_parameters
@@ -238,7 +238,8 @@ class _Meter:
         return partial(_run, stage, inputs, seed, gradients)
 
     def _head(self, batch: Microbatch) -> Head:
-        targets, loss_fn = on_device(batch.targets, self._device), self._subject.loss_fn
+        targets = batch.on(self._device, inputs=False, targets=True).targets
+        loss_fn = self._subject.loss_fn
         return lambda outputs: (loss_fn(*outputs, targets).float(),)
 
     def _flops(self, index: int, specs: Specs) -> float:

@@ -98,10 +98,7 @@ class Search:
         return Counts(len(self.layouts), len(self._predicted))
 
     def best(
-        self,
-        wanted: Wanted = anything,
-        at_most: float = float("inf"),
-        effort: float = float("inf"),
+        self, wanted: Wanted = anything, at_most: float = float("inf"), effort: float = float("inf")
     ) -> Candidate | None:
         """The fastest that fits the memory and is `wanted`, if one is faster than `at_most`.
 

@@ -21,7 +21,6 @@ from zeropp.runtime.executor import Machine
 from zeropp.runtime.keywords import Derived
 from zeropp.runtime.mesh import PP, REPLICATE, SHARD, data_size, new_name, own_pipeline, size_along
 from zeropp.runtime.shard import (
-    Parameters,
     needs_sharding,
     place_parameters,
     require_followed,
@@ -67,7 +66,10 @@ class Model:
     def same_everywhere(self) -> dict[str, object]:
         """What all ranks must have been given alike, by the names of arguments."""
         return {
-            "blocks": len(self.blocks),
+            "blocks": [
+                [(name, p.shape, p.dtype, p.requires_grad) for name, p in block.named_parameters()]
+                for block in self.blocks
+            ],
             "split": [len(stage) for stage in self.stages],
             "recompute": self.recompute.value,
             "precision": repr(self.precision),
@@ -200,8 +202,7 @@ def assemble(
     transport: Transport,
 ) -> Machine:
     """This rank's machine; collective, on all ranks of `mesh`."""
-    rank, precision = mesh.get_local_rank(PP), model.precision
-    travels = placement.pp_size > 1
+    rank, precision, travels = mesh.get_local_rank(PP), model.precision, placement.pp_size > 1
     stages = model.stages if travels else ()
     boundaries = Boundaries(model.blocks, stages, precision, device, model.derived)
     shared, tied = model.shared_buffers(), tied_blocks(model.ties)
@@ -210,15 +211,15 @@ def assemble(
         dp_mesh = mesh[REPLICATE, SHARD] if size_along(mesh, REPLICATE) > 1 else mesh[SHARD]
     lane = transport.lane(device)
 
-    def real() -> tuple[dict[int, StageModule], dict[int, Parameters]]:
+    def real() -> dict[int, StageModule]:
         modules = model.real_stages(placement.stages_of(rank), device)
         tie_inside(modules, model.ties)
         for module in modules.values():
             require_trainable(module, sharded=dp_mesh is not None)
-        fill = partial(model.fill, device=device)
-        return modules, place_parameters(modules, dp_mesh, precision, lane, fill)
+        return modules
 
-    modules, placed = together(real)
+    modules, fill = together(real), partial(model.fill, device=device)
+    placed = together(lambda: place_parameters(modules, dp_mesh, precision, lane, fill))
     return Machine(
         {
             s: Stage(modules[s], placed[s], precision, model.recompute, shared, tied)

@@ -1,6 +1,7 @@
 """A batch as micro-batches."""
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import torch
@@ -27,9 +28,9 @@ class Microbatch(NamedTuple):
 
     def on(self, device: torch.device, *, inputs: bool, targets: bool) -> "Microbatch":
         """The same, with what a rank needs of it on its device."""
-        ins = _on(device, self.inputs) if inputs else self.inputs
-        outs = on_device(self.targets, device) if targets else self.targets
-        return self._replace(inputs=ins, targets=outs)
+        wanted = [inputs] * len(self.inputs) + [targets] * len(_as_tuple(self.targets))
+        pairs = zip_longest(self.tensors, wanted)
+        return _like(self, [t.to(device, non_blocking=True) if here else t for t, here in pairs])
 
     def nothing(self) -> "Microbatch":
         """One of no samples."""
@@ -97,16 +98,6 @@ def kind_of(given: Any) -> str:
         return f"({', '.join(type(one).__name__ for one in given)})"
     empty = isinstance(given, list) and not given
     return "an empty list" if empty else f"a {type(given).__name__}"
-
-
-def on_device(value: Nested, device: torch.device) -> Nested:
-    """The same on `device`."""
-    moved = _on(device, _as_tuple(value))
-    return moved if isinstance(value, tuple) else moved[0]
-
-
-def _on(device: torch.device, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(tensor.to(device, non_blocking=True) for tensor in tensors)
 
 
 def _cut(whole: Microbatch, parts: int) -> list[Microbatch]:

@@ -40,7 +40,8 @@ class Pipeline:
             dtype; those without gradient travel forward only. Keyword-only arguments of a block's
             `forward` are constants of the step, parts of its batch, or `derived`. A parameter that
             several blocks share stays tied, on whichever stages they are. Blocks may be on the meta
-            device; those of this rank are then made real on its device, by `init` or `load`.
+            device; those of this rank are then made real on its device, by `init` or `load`. Data-
+            parallel ranks start with what the first of them has, but for what `load` gives.
         loss_fn: `loss_fn(*outputs, targets)`, the sum of the losses of a micro-batch's tokens. The
             pipeline divides by the number of tokens of the whole batch, so micro-batches and ranks
             of different size count by their tokens.

@@ -1,19 +1,17 @@
 """The FSDP2 seam: where a stage's parameters live, and when they are gathered and reduced."""
 
 from collections.abc import Callable, Mapping
+from itertools import product
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import (
-    FSDPModule,
-    MixedPrecisionPolicy,
-    fully_shard,
-    share_comm_ctx,
-)
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, share_comm_ctx
 
 import zeropp.runtime.compat as compat
 from zeropp.runtime.lane import Lane, Wait
+from zeropp.runtime.mesh import as_carried
 from zeropp.runtime.split_rules import GradientBuffers
 
 
@@ -165,11 +163,13 @@ def place_parameters(
     fill: Callable[[nn.Module], None] = lambda module: None,
 ) -> dict[int, Parameters]:
     """Shard the parameters of every stage over `dp_mesh`, or keep them whole without one, and then
-    `fill` what is still on the meta device.
+    `fill` what is still on the meta device. Collective.
 
     The stages share FSDP2's streams, and with them the buffers of collectives, of which each stage
     would otherwise keep its own.
     """
+    if dp_mesh is not None:
+        _start_alike(modules, dp_mesh)
     placed: dict[int, Parameters] = {}
     for stage, module in modules.items():
         if dp_mesh is None:
@@ -179,6 +179,17 @@ def place_parameters(
             placed[stage] = ShardedParameters(module, dp_mesh, precision, lane, fill)
     share_comm_ctx([module for module in modules.values() if isinstance(module, FSDPModule)])
     return placed
+
+
+@torch.no_grad()
+def _start_alike(modules: Mapping[int, nn.Module], mesh: DeviceMesh) -> None:
+    """Give all ranks of the mesh what the first of them has, as DDP does; what is to be loaded, and
+    buffers whose elements share memory, are left alone.
+    """
+    for axis, module in product(range(mesh.ndim), modules.values()):
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_contiguous() and not tensor.is_meta:
+                dist.broadcast(as_carried(tensor), group=mesh.get_group(axis), group_src=0)
 
 
 def require_trainable(module: nn.Module, *, sharded: bool) -> None:

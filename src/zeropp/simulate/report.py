@@ -7,13 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from zeropp.costs import Costs, floor
-from zeropp.ir.action import (
-    NEEDS_PARAMETERS,
-    SENDS,
-    WEIGHT,
-    Action,
-    Kind,
-)
+from zeropp.ir.action import NEEDS_PARAMETERS, SENDS, WEIGHT, Action, Kind
 from zeropp.ir.cause import Cause
 from zeropp.ir.collector import collector_paused
 from zeropp.ir.program import Program

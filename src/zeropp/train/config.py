@@ -10,16 +10,7 @@ import tomli_w
 
 from zeropp.ir.files import write_text
 from zeropp.ir.model import SIZES, GPTConfig
-from zeropp.ir.numbers import (
-    Amount,
-    Count,
-    Positive,
-    Seed,
-    Share,
-    Size,
-    Steps,
-    check_numbers,
-)
+from zeropp.ir.numbers import Amount, Count, Positive, Seed, Share, Size, Steps, check_numbers
 from zeropp.ir.toml_file import make, read_toml, table_of
 from zeropp.plan import Plan
 from zeropp.planner import SavedPlan, read_plan
