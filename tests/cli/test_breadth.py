@@ -48,8 +48,8 @@ def config_of(folder: Path, optim: OptimConfig, plan: Plan, **run: Any) -> Confi
 def trained(config: Config) -> list[dict[str, Any]]:
     """The metrics of a run."""
     with ExitStack() as held:
-        made, task = _prepared(config, _task(config, None), held)
-        run_ranks(task.saved.plan.world_size, train_task, made, task)
+        task = _prepared(config, _task(config, None), held)
+        run_ranks(task.saved.plan.world_size, train_task, config, task)
     lines = (config.folder / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
 
