@@ -31,8 +31,8 @@ from zeropp.planner import Problem
 from zeropp.planner.layout import Layout
 from zeropp.planner.pricing import cut, price
 from zeropp.planner.profile import Profile, Setting
+from zeropp.runtime.executor import Phase
 from zeropp.runtime.mesh import gathered
-from zeropp.runtime.observer import Phase
 from zeropp.runtime.pipeline import Pipeline
 from zeropp.simulate import Category, Report, simulate
 from zeropp.train.gpt import demo_gpt

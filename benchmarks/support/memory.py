@@ -20,7 +20,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 
 from zeropp.ir import Action, Kind
 from zeropp.measure.memory import Alive
-from zeropp.runtime.observer import Phase
+from zeropp.runtime.executor import Phase
 
 # environment of ranks whose allocator returns freed memory, so that only what is alive counts
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}

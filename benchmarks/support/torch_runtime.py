@@ -21,8 +21,8 @@ from torch.distributed.pipelining import PipelineStage
 import zeropp.torch
 from zeropp.ir import Action, Kind, stage_blocks
 from zeropp.plan import Plan
+from zeropp.runtime.executor import Observer, Phase
 from zeropp.runtime.mesh import PP, SHARD
-from zeropp.runtime.observer import Observer, Phase
 
 CPU = torch.device("cpu")
 Batch = tuple[Tensor, Tensor]

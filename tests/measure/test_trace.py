@@ -17,8 +17,8 @@ from zeropp.ir.cause import Cause
 from zeropp.measure.trace import Measured, Trace, measured
 from zeropp.plan import Plan
 from zeropp.program import without_collectives
+from zeropp.runtime.executor import Phase
 from zeropp.runtime.grid import pipelines
-from zeropp.runtime.observer import Phase
 from zeropp.show import show
 from zeropp.simulate import simulate
 

@@ -14,6 +14,7 @@ from support.features import (
     H,
     Masked,
     Packed,
+    Residual,
     Segments,
     documents,
     even,
@@ -150,3 +151,42 @@ def test_what_is_derived_is_made_once_for_a_microbatch() -> None:
         assert calls == B
         assert loss == pytest.approx(wanted, rel=1e-5)
         assert error < 1e-4
+
+
+class Disturbed(Residual):
+    """Adds what was drawn, once for all blocks of a micro-batch, and drops out."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.1)
+
+    def forward(self, x: Tensor, *, noise: Tensor, more: Tensor) -> Tensor:
+        return super().forward(x + noise * more)
+
+
+def noise(scale: Tensor) -> Tensor:
+    return torch.randn(H) * scale.mean()
+
+
+def disturbed(plan: Plan) -> tuple[list[float], list[float]]:
+    """Losses of two steps with drawn noise, and the norms of their gradients."""
+    torch.manual_seed(1)
+    blocks = stack(Disturbed)
+    torch.manual_seed(torch.distributed.get_rank())
+    derived = {"noise": noise, "more": lambda scale: torch.rand(H)}
+    pipe = pipeline(blocks, loss_sum, plan, derived=derived, seed=3)
+    batch = [(x, y, {"scale": torch.full((len(x), 1), 0.5)}) for x, y in pairs()]
+    found: tuple[list[float], list[float]] = ([], [])
+    for _ in range(2):
+        found[0].append(float(pipe.step(batch).loss))
+        found[1].append(float(pipe.clip_grad_norm_(1e9)))
+    pipe.close()
+    return found
+
+
+def test_what_is_derived_draws_the_same_in_every_layout() -> None:
+    ((losses, norms),) = run_ranks(1, disturbed, Plan(1, 1, B, unit_size=1))
+    assert losses[0] != losses[1]
+    for plan in (PLAN, Plan(1, 2, B, unit_size=2, recompute="full"), Plan(4, 1, B, "1f1b")):
+        for found in run_ranks(plan.world_size, disturbed, plan):
+            assert found[0] == losses
+            assert found[1] == pytest.approx(norms, rel=1e-5)

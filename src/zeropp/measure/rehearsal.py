@@ -31,8 +31,8 @@ from zeropp.plan import Plan
 from zeropp.runtime import Pipeline, close_mesh, make_mesh
 from zeropp.runtime.block import Tensors
 from zeropp.runtime.channel import Channels, Transport
+from zeropp.runtime.executor import Phase
 from zeropp.runtime.lane import Lane, ThreadLane, Wait
-from zeropp.runtime.observer import Phase
 from zeropp.simulate import simulate
 
 WIDTH = 8

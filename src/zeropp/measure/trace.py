@@ -22,8 +22,8 @@ import torch.distributed as dist
 from zeropp.costs import Costs
 from zeropp.ir import Action, Kind, Placement, Schedule, Span, Timeline, evaluate
 from zeropp.ir.cause import Cause
+from zeropp.runtime.executor import Phase
 from zeropp.runtime.mesh import gathered
-from zeropp.runtime.observer import Phase
 
 Marks = list[tuple[Action, Phase, float]]
 Medians = dict[tuple[Kind, int], float]

@@ -1,10 +1,10 @@
 """The engine: torch starts here; runs programs on ranks, exactly."""
 
 from zeropp.runtime.auxiliary import AuxiliaryLoss
+from zeropp.runtime.executor import Observer, Phase
 from zeropp.runtime.grid import check_world_size, close_mesh, make_mesh, pipelines
 from zeropp.runtime.keywords import Whole
 from zeropp.runtime.mesh import data_rank, data_size, default_device
-from zeropp.runtime.observer import Observer, Phase
 from zeropp.runtime.observers import Observers
 from zeropp.runtime.outcome import StepFailedError, StepOutput
 from zeropp.runtime.pipeline import Pipeline

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from zeropp.runtime.block import Block, Tensors, require_tensors, run_blocks
+from zeropp.runtime.block import Block, Draw, Tensors, require_tensors, run_blocks
 from zeropp.runtime.keywords import Derived, Named
 from zeropp.runtime.shard import compute_dtype
 
@@ -115,7 +115,7 @@ class Boundaries:
     def _walk(self, specs: Specs, tensors: frozenset[tuple[str, TensorSpec]]) -> list[Specs]:
         meta = torch.device("meta")
         empty = {name: spec.empty(meta) for name, spec in tensors}
-        named = Named(empty, self._derived)
+        named = Named(empty, self._derived, Draw(0, 0, 0).seeding)
         walked = []
         for blocks in self._stages[:-1]:
             walked.append(specs)

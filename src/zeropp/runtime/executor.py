@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from enum import StrEnum
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,9 +15,24 @@ from zeropp.runtime.channel import Arrival, Channels
 from zeropp.runtime.instructions import Instruction
 from zeropp.runtime.keywords import Named
 from zeropp.runtime.lane import Lane
-from zeropp.runtime.observer import Observer, Phase
 from zeropp.runtime.stage import Head, Stage
 from zeropp.runtime.watchdog import Watchdog
+
+
+class Phase(StrEnum):
+    """What of an action has just ended."""
+
+    BEGIN = "begin"  # the executor has come to it
+    INPUT = "input"  # its input is there
+    PARAMETERS = "parameters"  # so are its stage's parameters
+    COMPUTE = "compute"
+
+
+class Observer(Protocol):
+    """Told of every phase of a step, on the thread that computes: for traces and rehearsals."""
+
+    def observe(self, action: Action, phase: Phase) -> None:
+        """`phase` of `action` ends now."""
 
 
 class Work(NamedTuple):

@@ -13,6 +13,7 @@ None of them travels from stage to stage, and none gets a gradient.
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
 import torch
@@ -35,21 +36,25 @@ class Whole(NamedTuple):
 
 Constants = Mapping[str, Tensor | Whole]
 Derived = Mapping[str, Callable[..., Any]]
+Seeding = Callable[[int, tuple[Any, ...]], AbstractContextManager[None]]
+_FIRST = -2  # number of the first that is derived; below it those of no block
 
 
 class Named(Mapping[str, Any]):
     """What blocks may ask for with one micro-batch: tensors, and, if asked for, what functions make
-    of them, whose arguments are such names.
+    of them, whose arguments are such names; `seeding`, by number, lets all ranks draw the same.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], derived: Derived) -> None:
-        self.tensors, self._derived = tensors, derived
+    def __init__(self, tensors: Mapping[str, Tensor], derived: Derived, seeding: Seeding) -> None:
+        self.tensors, self._derived, self._seeding = tensors, derived, seeding
         self._made: dict[str, Any] = dict(tensors)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
-            function = self._derived[name]
-            self._made[name] = function(**{asked: self[asked] for asked in _arguments(function)})
+            function, number = self._derived[name], sorted(self._derived).index(name)
+            asked = {name: self[name] for name in inspect.signature(function).parameters}
+            with self._seeding(_FIRST - number, tuple(self.tensors.values())):
+                self._made[name] = function(**asked)
         return self._made[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -63,10 +68,6 @@ def asked_by(block: nn.Module) -> dict[str, bool]:
     """What `block` asks for by name, and whether it has to have each."""
     parameters = inspect.signature(type(block).forward).parameters.values()
     return {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
-def _arguments(function: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(function).parameters)
 
 
 class Keywords:
@@ -87,7 +88,9 @@ class Keywords:
         for name in derived.keys() - names:
             raise ValueError(f"derived: no block asks for {name} (a keyword-only argument)")
         required = {name for own in asked for name, must in own.items() if must}
-        arguments = {a for function in derived.values() for a in _arguments(function)}
+        arguments = {
+            a for function in derived.values() for a in inspect.signature(function).parameters
+        }
         self._given = (names | arguments) - derived.keys()
         self._required = (required | arguments) - derived.keys()
         self._derived, self._device, self._precision = derived, device, precision
@@ -123,9 +126,10 @@ class Keywords:
             return {}
         given = {n: c.tensor if isinstance(c, Whole) else c for n, c in (constants or {}).items()}
         header: list[Any] = [{name: (t.shape, t.dtype) for name, t in given.items()}]
-        own = self._mesh.get_group(PP)
         self._hosts = self._hosts or host_group(own_pipeline(self._mesh), "constants", self._device)
-        dist.broadcast_object_list(header, group=self._hosts or own, group_src=0)
+        dist.broadcast_object_list(
+            header, group=self._hosts or self._mesh.get_group(PP), group_src=0
+        )
         return {name: self._shared(given.get(name), *spec) for name, spec in header[0].items()}
 
     def _shared(self, given: Tensor | None, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -136,13 +140,15 @@ class Keywords:
         dist.broadcast(as_carried(tensor), group=self._mesh.get_group(PP), group_src=0)
         return self._cast(tensor)
 
-    def named(self, microbatch: Microbatch, constants: Mapping[str, Tensor]) -> Named:
+    def named(
+        self, microbatch: Microbatch, constants: Mapping[str, Tensor], seeding: Seeding
+    ) -> Named:
         """What blocks may ask for with a micro-batch."""
         own = {
             name: self._cast(tensor.to(self._device, non_blocking=True))
             for name, tensor in microbatch.keywords.items()
         }
-        return Named({**constants, **own}, self._derived)
+        return Named({**constants, **own}, self._derived, seeding)
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(compute_dtype(self._precision, tensor.dtype))

@@ -1,7 +1,7 @@
 """Several observers in the place of one."""
 
 from zeropp.ir.action import Action
-from zeropp.runtime.observer import Observer, Phase
+from zeropp.runtime.executor import Observer, Phase
 
 
 class Observers:

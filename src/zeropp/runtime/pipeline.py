@@ -16,13 +16,12 @@ from zeropp.runtime.agreement import Agreement, together
 from zeropp.runtime.assemble import Init, Model, assemble
 from zeropp.runtime.block import Draw, Tensors
 from zeropp.runtime.channel import Transport
-from zeropp.runtime.executor import Execution, Work
+from zeropp.runtime.executor import Execution, Observer, Work
 from zeropp.runtime.inputs import Batch, Microbatch, Nested, microbatches_of
 from zeropp.runtime.keywords import Constants, Derived, Keywords
 from zeropp.runtime.look import Look
 from zeropp.runtime.loss import Loss, LossFn, count_valid, finished, scalar
 from zeropp.runtime.mesh import PP, check_mesh, data_rank, data_size, default_device
-from zeropp.runtime.observer import Observer
 from zeropp.runtime.outcome import StepFailedError, StepOutput, outcome
 from zeropp.runtime.probe import Probe
 from zeropp.runtime.programs import Programs, named, sound
@@ -350,7 +349,7 @@ class Pipeline:
         for number, given in enumerate(microbatches):
             own = given.on(self.device, inputs=0 in self._machine.stages, targets=last)
             draw = Draw(self._seed, self.steps, before + number)
-            named = self._keywords.named(own, shared)
+            named = self._keywords.named(own, shared, draw.seeding)
             works.append(Work(own.inputs, named, partial(head, own.targets), draw))
         if self._machine.travels:
             with self._machine.watchdog.during("finding the shapes of what travels"):
