@@ -184,11 +184,12 @@ def place_parameters(
 @torch.no_grad()
 def _start_alike(modules: Mapping[int, nn.Module], mesh: DeviceMesh) -> None:
     """Give all ranks of the mesh what the first of them has, as DDP does; what is to be loaded, and
-    buffers whose elements share memory, are left alone.
+    buffers that are not one row of elements in memory, are left alone.
     """
     for axis, module in product(range(mesh.ndim), modules.values()):
         for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_contiguous() and not tensor.is_meta:
+            plain = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_meta)
+            if plain and tensor.is_contiguous():
                 dist.broadcast(as_carried(tensor), group=mesh.get_group(axis), group_src=0)
 
 
