@@ -23,6 +23,7 @@ from support.exactness import whole
 from support.ranks import run_ranks
 from zeropp.build import pipeline
 from zeropp.plan import Plan
+from zeropp.runtime import grid
 from zeropp.runtime.grid import make_mesh
 from zeropp.runtime.pipeline import Pipeline
 
@@ -194,3 +195,23 @@ def test_groups_are_made_by_their_members_alone() -> None:
     one, other = ("zeropp test 1-0 #1", 2.0, True), ("zeropp test 2-1 #1", 2.0, True)
     again = ("zeropp test 1-0 #2", 2.0, True)
     assert run_ranks(4, make_groups) == [[one, again], [one, other, again], [other], []]
+
+
+@pytest.mark.parametrize(
+    ("local_rank", "in_use", "chosen"), [("3", False, [3]), (None, False, [1]), ("3", True, [])]
+)
+def test_a_rank_takes_the_gpu_of_its_place_before_it_meets_others(
+    monkeypatch: pytest.MonkeyPatch, local_rank: str | None, in_use: bool, chosen: list[int]
+) -> None:
+    taken: list[int] = []
+    known = {"is_available": True, "is_initialized": in_use, "device_count": 4}
+    for name, value in known.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(dist, "get_backend_config", lambda: "cuda:nccl")
+    monkeypatch.setattr(dist, "get_rank", lambda: 5)
+    monkeypatch.setenv("LOCAL_RANK", local_rank or "")
+    if local_rank is None:
+        monkeypatch.delenv("LOCAL_RANK")
+    grid._choose_gpu()
+    assert taken == chosen

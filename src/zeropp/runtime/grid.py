@@ -1,5 +1,6 @@
 """All ranks laid out for pipelines: the mesh that a pipeline is given, and who is in which."""
 
+import os
 from collections.abc import Iterable
 
 import torch
@@ -39,12 +40,23 @@ def make_mesh(
             was given other sizes.
     """
     sizes = pp_size, dp_replicate, dp_shard
+    _choose_gpu()
     together(
         lambda: check_world_size(*sizes, dist.get_world_size()),
         lambda _: dict(zip(("pp_size", *AXES[1:]), sizes, strict=True)),
     )
     kind = (device or default_device()).type
     return init_device_mesh(kind, sizes, mesh_dim_names=AXES)
+
+
+def _choose_gpu() -> None:
+    """With NCCL, the GPU of this rank's place on its host, where none is in use yet: as torch's
+    meshes do, but before the first collective, for which all ranks of a host would take the first.
+    """
+    by_nccl = torch.cuda.is_available() and "nccl" in str(dist.get_backend_config())
+    if by_nccl and not torch.cuda.is_initialized():
+        place = os.environ.get("LOCAL_RANK", dist.get_rank() % torch.cuda.device_count())
+        torch.cuda.set_device(int(place))
 
 
 def close_mesh(mesh: DeviceMesh, modules: Iterable[nn.Module]) -> None:
