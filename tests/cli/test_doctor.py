@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from support.ranks import run_ranks
@@ -22,21 +23,27 @@ def examined(folder: Path, *launcher: str) -> "subprocess.CompletedProcess[str]"
     )
 
 
-def test_ranks_that_are_well(tmp_path: Path) -> None:
-    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    for launcher in ([], torchrun):
-        done = examined(tmp_path, *launcher)
-        assert done.returncode == 0, done.stderr
-        page = (tmp_path / "page.md").read_text()
-        assert page.strip() in done.stdout
-        assert page.startswith("# 2 ranks, cpu\n")
-        assert "ranks 0 to 1, CPU, torch 2." in page
-        assert (
-            len(re.findall(r"^- (?:zeropp|zb-v), P=\d V=2 D=\d: \d\.\de-0[78]$", page, re.M)) == 3
-        )
-        assert "ms predicted" in page
-        assert re.search(r"^- found on all ranks in \d\.\d s, with a timeout of 1 s$", page, re.M)
-        assert doctor.WRONG not in page
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param((), id="alone"),
+        pytest.param(TORCHRUN, id="torchrun", marks=pytest.mark.nightly),
+    ],
+)
+def test_ranks_that_are_well(launcher: tuple[str, ...], tmp_path: Path) -> None:
+    done = examined(tmp_path, *launcher)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.md").read_text()
+    assert page.strip() in done.stdout
+    assert page.startswith("# 2 ranks, cpu\n")
+    assert "ranks 0 to 1, CPU, torch 2." in page
+    assert len(re.findall(r"^- (?:zeropp|zb-v), P=\d V=2 D=\d: \d\.\de-0[78]$", page, re.M)) == 3
+    assert "ms predicted" in page
+    assert re.search(r"^- found on all ranks in \d\.\d s, with a timeout of 1 s$", page, re.M)
+    assert doctor.WRONG not in page
 
 
 def wrong() -> list[str]:

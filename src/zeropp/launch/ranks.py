@@ -26,7 +26,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from zeropp.launch import START, Ended, Refused, launched, under_torchrun
 from zeropp.launch.rendezvous import fresh_store
 from zeropp.launch.stops import Stops
-from zeropp.runtime.agreement import together
 
 _TRACEBACK = 14  # lines of it that are shown
 _LINGERS_S = 0.5  # a rank that fails: one that was killed makes others fail, and is to be first
@@ -235,6 +234,8 @@ def _run_rank(
 def _in_group(
     device: str, function: Callable[..., None], args: tuple[Any, ...], options: Mapping[str, object]
 ) -> None:
+    from zeropp.runtime.agreement import together  # which a launcher does without
+
     given = launched()
     if given is None:
         raise RuntimeError("a rank has a launcher")
