@@ -52,7 +52,7 @@ class Named(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
         if name not in self._made:
             function, number = self._derived[name], sorted(self._derived).index(name)
-            asked = {name: self[name] for name in inspect.signature(function).parameters}
+            asked = {one: self[one] for one in inspect.signature(function).parameters}
             with self._seeding(_FIRST - number, tuple(self.tensors.values())):
                 self._made[name] = function(**asked)
         return self._made[name]

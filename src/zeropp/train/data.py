@@ -42,8 +42,7 @@ def check_corpus(config: Config, model: "Model") -> None:
     folder = new_folder("run.folder", _folder(config), keep=(KeyboardInterrupt,))
     sets = eval_sets(config)
     with nullcontext() if all(map(_are_tokens, (config.data.path, *sets.values()))) else folder:
-        for path in (None, *sets.values()):
-            open_corpus(config, model, path)
+        open_corpora(config, model)
 
 
 def eval_sets(config: Config) -> dict[str, str]:
@@ -65,8 +64,8 @@ def open_corpus(config: Config, model: "Model", path: str | None = None) -> Corp
 
 def open_corpora(config: Config, model: "Model") -> Corpora:
     """The run's own text, and what is evaluated besides it, by name; ValueError as above."""
-    sets = {name: open_corpus(config, model, path) for name, path in eval_sets(config).items()}
-    return open_corpus(config, model), sets
+    own, sets = open_corpus(config, model), eval_sets(config)
+    return own, {name: open_corpus(config, model, path) for name, path in sets.items()}
 
 
 def fingerprints(corpora: Corpora) -> dict[str, object]:
